@@ -1,0 +1,42 @@
+# Every target makes .venv first and installs into it only when pyproject.toml has changed.
+# Without make (Windows), CONTRIBUTING.md has the same commands.
+
+PYTHON ?= python3
+ARGS ?=
+
+venv := .venv
+python := $(venv)/bin/python
+stamp := $(venv)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test train evaluate clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
+	@echo 'ARGS="..." is handed on to the command, PYTHON=python3.12 chooses the interpreter of a new $(venv).'
+
+demo: $(stamp)  ## run the demo
+	@$(python) -m lazydiff demo $(ARGS)
+
+test: $(stamp)  ## lint, type-check and test
+	@$(python) -m ruff check
+	@$(python) -m mypy
+	@$(python) -m pytest $(ARGS)
+
+train: $(stamp)  ## train a model
+	@$(python) -m lazydiff train $(ARGS)
+
+evaluate: $(stamp)  ## measure a model
+	@$(python) -m lazydiff evaluate $(ARGS)
+
+clean:  ## remove caches and build products, keep .venv
+	@rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	@find . -path ./$(venv) -prune -o -name __pycache__ -prune -exec rm -rf {} +
+
+# torch goes first and pinned: left to a dependency, pip takes the newest build with gigabytes of CUDA.
+$(stamp): pyproject.toml
+	@echo "Installing into $(venv) (a few minutes the first time)"
+	@$(PYTHON) -m venv $(venv)
+	@$(python) -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	@$(python) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
