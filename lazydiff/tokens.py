@@ -1,0 +1,105 @@
+"""Hole tokens: the patches of the canvas that are to be generated, with their places on the token grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class HoleTokens:
+    """Which tokens of a `grid` (rows, columns) are holes, for a batch of masks of different sizes.
+
+    index: [B, n] int64, places on the flattened grid in row order; rows of fewer than n tokens are padded with 0
+    valid: [B, n] bool, False at the padding
+    padded: whether there is any padding, known without asking the device
+    """
+
+    index: Tensor
+    valid: Tensor
+    grid: tuple[int, int]
+    padded: bool
+
+    @classmethod
+    def from_grid_mask(cls, mask: Tensor) -> HoleTokens:
+        """Hole tokens of a token mask [B, h, w] bool (True = hole)."""
+        flat = rearrange(mask, "b h w -> b (h w)")
+        count = flat.sum(1)
+        n = int(count.max()) if len(count) else 0
+        # A stable sort of "not hole" puts the hole tokens first and keeps their row order.
+        index = (~flat).to(torch.uint8).argsort(dim=1, stable=True)[:, :n]
+        valid = torch.arange(n, device=mask.device) < count[:, None]
+        padded = bool((count != n).any())
+        return cls(index.where(valid, torch.zeros_like(index)), valid, (mask.shape[1], mask.shape[2]), padded)
+
+    @property
+    def count(self) -> int:
+        """Tokens per row, padding included."""
+        return self.index.shape[1]
+
+    @property
+    def total(self) -> int:
+        """Tokens of the whole grid."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def key_mask(self) -> Tensor | None:
+        """[B, n] bool for attention (True = attend), or None when nothing is padded and no mask is needed."""
+        return self.valid if self.padded else None
+
+    @property
+    def positions(self) -> Tensor:
+        """[B, n, 2] int64: row and column of each token."""
+        return torch.stack((self.index // self.grid[1], self.index % self.grid[1]), dim=-1)
+
+    def to(self, device: torch.device | str) -> HoleTokens:
+        return replace(self, index=self.index.to(device), valid=self.valid.to(device))
+
+    def repeat(self, times: int) -> HoleTokens:
+        """Each row repeated `times` times in place: (a, b) -> (a, a, b, b)."""
+        index, valid = self.index.repeat_interleave(times, 0), self.valid.repeat_interleave(times, 0)
+        return replace(self, index=index, valid=valid)
+
+    def tile(self, times: int) -> HoleTokens:
+        """The whole batch repeated `times` times: (a, b) -> (a, b, a, b)."""
+        return replace(self, index=self.index.repeat(times, 1), valid=self.valid.repeat(times, 1))
+
+    def gather(self, tokens: Tensor) -> Tensor:
+        """All tokens [B, N, C] -> hole tokens [B, n, C]. Padded places repeat token 0."""
+        return tokens.gather(1, self.index[..., None].expand(-1, -1, tokens.shape[-1]))
+
+    def scatter(self, hole: Tensor, canvas: Tensor) -> Tensor:
+        """A copy of all tokens [B, N, C] in which the hole tokens [B, n, C] have replaced their own."""
+        # Padded rows write into one extra slot that is cut off again, so that token 0 stays as it was.
+        spare = torch.cat((canvas, canvas[:, :1]), dim=1)
+        index = self.index.where(self.valid, torch.full_like(self.index, self.total))
+        return spare.scatter(1, index[..., None].expand(-1, -1, hole.shape[-1]), hole.to(canvas.dtype))[:, :-1]
+
+
+def pad_ragged(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Rows [n_i, C] of different length -> one batch [B, n, C] padded with zeros, and its key mask [B, n]."""
+    batch = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+    lengths = torch.tensor([len(row) for row in rows], device=batch.device)
+    return batch, torch.arange(batch.shape[1], device=batch.device) < lengths[:, None]
+
+
+# PixArt reads patches channel-first (a convolution's weight, flattened) and writes them channel-last.
+
+
+def patchify(x: Tensor, patch: int) -> Tensor:
+    """[B, C, H, W] -> tokens [B, N, C·p·p] in the order (c, ph, pw)."""
+    return rearrange(x, "b c (h ph) (w pw) -> b (h w) (c ph pw)", ph=patch, pw=patch)
+
+
+def unpatchify(tokens: Tensor, grid: tuple[int, int], patch: int) -> Tensor:
+    """Tokens [B, N, C·p·p] in the order (c, ph, pw) -> [B, C, H, W]; the inverse of `patchify`."""
+    return rearrange(tokens, "b (h w) (c ph pw) -> b c (h ph) (w pw)", h=grid[0], ph=patch, pw=patch)
+
+
+def channels_first(tokens: Tensor, patch: int) -> Tensor:
+    """Tokens in PixArt's output order (ph, pw, c) -> the order of its input (c, ph, pw)."""
+    return rearrange(tokens, "b n (ph pw c) -> b n (c ph pw)", ph=patch, pw=patch)
