@@ -1,0 +1,84 @@
+"""One LazyDiffusion model: encoder, decoder, text encoder and latent space, with the settings it was made for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from .latents import PatchPCA
+from .networks.config import NetworkConfig
+from .networks.decoder import LazyDecoder, TextKeys
+from .networks.encoder import ContextEncoder
+from .networks.text import TextEncoder
+from .tokens import HoleTokens, patchify
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a model likes to be sampled; every setting can be overridden per edit."""
+
+    sampler: str = "iddpm"
+    steps: int = 50
+    guidance: float = 4.5
+    temperature: float = 1.0  # of the fresh noise of stochastic samplers
+    shift: float = 1.0  # > 1 spends more steps at high noise
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything a checkpoint says about itself."""
+
+    network: NetworkConfig
+    prediction: Literal["iddpm", "flow"]  # noise with learned variance, or clean tokens on a flow path
+    name: str = "lazydiffusion"
+    text_layers: int = 2
+    sampling: Sampling = field(default_factory=Sampling)
+
+
+class LazyDiffusion(nn.Module):
+    """The model that ships and its kind: latent space and text encoder are its own."""
+
+    def __init__(self, config: ModelConfig, vocabulary: bytes, **networks: Any):
+        super().__init__()
+        self.config = config
+        size = config.network
+        self.latent = PatchPCA(size.channels, size.cell)
+        self.text = TextEncoder(vocabulary, size.text_width, config.text_layers, size.text_length)
+        self.encoder = ContextEncoder(size, **networks)
+        self.decoder = LazyDecoder(size, **networks)
+
+    @property
+    def variance(self) -> Tensor:
+        """[C·p·p] variance of the clean tokens' channels."""
+        return self.latent.variance.repeat_interleave(self.config.network.patch**2)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A name of these very weights, by which a context knows the model that made it."""
+        digest = hashlib.sha256(repr(self.config).encode())
+        for name, tensor in self.encoder.state_dict().items():
+            digest.update(name.encode() + tensor.cpu().float().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def tokens(self, image: Tensor) -> Tensor:
+        """Image [B, 3, H, W] in -1…1 -> clean tokens of the whole canvas [B, N, C·p·p]."""
+        return patchify(self.latent.encode(image), self.config.network.patch)
+
+    def context(self, image: Tensor, mask: Tensor, hole: HoleTokens) -> Tensor:
+        """Context tokens [B, n, width]; what lies under the mask is replaced by mid grey and cannot be seen."""
+        return self.encoder(self.latent.encode(image * (1 - mask)), mask, hole)
+
+    def prompt(self, prompts: Sequence[str]) -> TextKeys:
+        """Keys and values of a batch of prompts for the decoder."""
+        return self.decoder.text_keys(*self.text(prompts))
+
+    def initialise(self, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.encoder.initialise()
+        self.decoder.initialise()

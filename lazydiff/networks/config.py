@@ -1,0 +1,60 @@
+"""What a LazyDiffusion model is made of, and the sizes that exist."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Sizes of one encoder-decoder pair; `canvas` is the side in pixels that it was trained on."""
+
+    canvas: int  # px
+    cell: int  # px of the canvas per latent cell
+    channels: int  # of the latent
+    patch: int  # latent cells per side of a token
+    width: int
+    heads: int
+    decoder_depth: int
+    encoder_depth: int
+    mask_channels: int = 4
+    mlp_ratio: int = 4
+    text_width: int = 4096
+    text_length: int = 120  # most tokens a prompt may have
+    learned_variance: bool = True
+    micro_conditions: bool = True  # canvas height, width and aspect ratio beside the time step (PixArt at 1024 px)
+
+    @property
+    def token(self) -> int:
+        """Pixels per side of a token."""
+        return self.cell * self.patch
+
+    @property
+    def grid(self) -> int:
+        """Tokens per side of the canvas."""
+        return self.canvas // self.token
+
+    @property
+    def interpolation(self) -> float:
+        """What positions are divided by: 1 at PixArt's 512 px, 2 at 1024, 4 at 2048; 1 for a model of its own grid."""
+        return max(self.grid / 32, 1.0) if self.width == 1152 else 1.0
+
+    @property
+    def position_base(self) -> int:
+        return self.grid
+
+
+# The paper's model: PixArt-α XL/2 with one added layer, and an encoder of depth 12 (spec of A.2: the paper is silent).
+PIXART_1024 = NetworkConfig(
+    canvas=1024, cell=8, channels=4, patch=2, width=1152, heads=16, decoder_depth=28, encoder_depth=12
+)
+PRESETS = {
+    "pixart-512": replace(PIXART_1024, canvas=512, micro_conditions=False),
+    "pixart-1024": PIXART_1024,
+    "pixart-2048": replace(PIXART_1024, canvas=2048),
+    # The model that ships: its latent is a linear transform of 8×8 px patches, so a token is one latent cell.
+    "small": NetworkConfig(
+        canvas=96, cell=8, channels=96, patch=1, width=192, heads=6, decoder_depth=6, encoder_depth=4,
+        text_width=96, text_length=32, learned_variance=False, micro_conditions=False,
+    ),
+}  # fmt: skip

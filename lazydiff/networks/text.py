@@ -1,0 +1,57 @@
+"""A small text encoder of T5's architecture with a sentencepiece vocabulary of its own."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+
+import sentencepiece
+import torch
+from torch import Tensor, nn
+from transformers import T5Config, T5EncoderModel
+
+
+class TextEncoder(nn.Module):
+    """Prompts -> hidden states [B, L, width] and key mask [B, L]; parameter names are those of T5 encoders."""
+
+    def __init__(self, vocabulary: bytes, width: int, layers: int = 2, max_length: int = 32):
+        super().__init__()
+        self.vocabulary, self.max_length = vocabulary, max_length
+        self.pieces = sentencepiece.SentencePieceProcessor(model_proto=vocabulary)
+        self.t5 = T5EncoderModel(
+            T5Config(
+                vocab_size=self.pieces.vocab_size(), d_model=width, d_kv=width // 4, d_ff=2 * width, num_layers=layers,
+                num_heads=4, feed_forward_proj="gated-gelu", dropout_rate=0.0, pad_token_id=0, eos_token_id=1,
+            )
+        )  # fmt: skip
+
+    def tokens(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token numbers [B, L], padded with 0, and their key mask; an empty prompt is the end token alone."""
+        rows = [[*self.pieces.encode(prompt), self.pieces.eos_id()] for prompt in prompts]
+        for prompt, row in zip(prompts, rows, strict=True):
+            if len(row) > self.max_length:
+                raise ValueError(
+                    f"the prompt is {len(row)} tokens long and this model reads {self.max_length}: "
+                    f"shorten “{prompt[:40]}…”"
+                )
+        ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.int64)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = torch.tensor(row)
+        return ids, ids != self.pieces.pad_id()
+
+    def forward(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        ids, mask = self.tokens(prompts)
+        device = self.t5.shared.weight.device
+        ids, mask = ids.to(device), mask.to(device)
+        return self.t5(input_ids=ids, attention_mask=mask).last_hidden_state, mask
+
+
+def train_vocabulary(captions: Iterable[str], size: int) -> bytes:
+    """A unigram sentencepiece model of `size` pieces, case-folding, with T5's special tokens; deterministic."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(captions), model_writer=model, vocab_size=size, model_type="unigram",
+        normalization_rule_name="nmt_nfkc_cf", pad_id=0, eos_id=1, unk_id=2, bos_id=-1, num_threads=1,
+        hard_vocab_limit=False, minloglevel=2,
+    )  # fmt: skip
+    return model.getvalue()
