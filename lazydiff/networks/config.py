@@ -36,15 +36,11 @@ class NetworkConfig:
 
     @property
     def interpolation(self) -> float:
-        """What positions are divided by: 1 at PixArt's 512 px, 2 at 1024, 4 at 2048; 1 for a model of its own grid."""
-        return max(self.grid / 32, 1.0) if self.width == 1152 else 1.0
-
-    @property
-    def position_base(self) -> int:
-        return self.grid
+        """What positions are divided by: 1 at PixArt's 512 px and below, 2 at 1024, 4 at 2048."""
+        return max(self.grid / 32, 1.0)
 
 
-# The paper's model: PixArt-α XL/2 with one added layer, and an encoder of depth 12 (spec of A.2: the paper is silent).
+# The paper's model: PixArt-α XL/2 with one added layer. It does not state the encoder's depth: at 12 its times add up.
 PIXART_1024 = NetworkConfig(
     canvas=1024, cell=8, channels=4, patch=2, width=1152, heads=16, decoder_depth=28, encoder_depth=12
 )

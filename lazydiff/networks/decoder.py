@@ -146,8 +146,9 @@ class LazyDecoder(nn.Module):
         Source: paper, section 3.2; spec A.3.
         """
         h = self.x_embedder(x)
-        table = position_table(hole.grid, self.config.width, self.config.position_base, self.config.interpolation)
-        h = h + table.to(h)[hole.index]
+        size = self.config
+        table = position_table(hole.grid, size.width, size.grid, size.interpolation, h.device, h.dtype)
+        h = h + table[hole.index]
         h = self.ctx_fuse(torch.cat((h, torch.zeros_like(h) if context is None else context.to(h.dtype)), dim=-1))
 
         time = self.time_embedding(t, hole, h.dtype)

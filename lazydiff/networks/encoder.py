@@ -60,8 +60,9 @@ class ContextEncoder(nn.Module):
         """
         x = torch.cat((latent, self.mask_down(mask.to(latent.dtype))), dim=1)
         x = rearrange(self.patch_embed(x), "b d h w -> b (h w) d")
-        table = position_table(hole.grid, self.config.width, self.config.position_base, self.config.interpolation)
-        x = x + table.to(x)
+        size = self.config
+        table = position_table(hole.grid, size.width, size.grid, size.interpolation, x.device, x.dtype)
+        x = x + table
         for block in self.blocks[:-1]:
             x = block(x)
         # Only hole tokens leave the encoder, so the last block computes nothing else (exact: blocks mix tokens

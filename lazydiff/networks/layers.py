@@ -46,8 +46,11 @@ def sinusoid(x: Tensor, dim: int = 256, max_period: float = 10000.0) -> Tensor:
 
 
 @lru_cache(maxsize=16)
-def position_table(grid: tuple[int, int], dim: int, base: int, interpolation: float) -> Tensor:
-    """Fixed 2-D sine-cosine table [h·w, dim], columns (x) first, as PixArt-α computes it.
+@torch.inference_mode(False)  # the host samples in inference mode, whose tensors no later training could use
+def position_table(
+    grid: tuple[int, int], dim: int, base: int, interpolation: float, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """Fixed 2-D sine-cosine table [h·w, dim], columns (x) first, as PixArt-α computes it; made once per device.
 
     base: side of the grid that positions are scaled to; interpolation: what they are divided by.
     """
@@ -56,7 +59,7 @@ def position_table(grid: tuple[int, int], dim: int, base: int, interpolation: fl
     y = torch.arange(h, dtype=torch.float64) * (base / h) / interpolation
     x = torch.arange(w, dtype=torch.float64) * (base / w) / interpolation
     y, x = (axis.flatten()[:, None] * omega for axis in torch.meshgrid(y, x, indexing="ij"))
-    return torch.cat((x.sin(), x.cos(), y.sin(), y.cos()), dim=1).float()
+    return torch.cat((x.sin(), x.cos(), y.sin(), y.cos()), dim=1).to(device, dtype)
 
 
 class Mlp(nn.Module):

@@ -1,0 +1,104 @@
+"""Masks against scipy's morphology and against what a user sees: nothing lost, nothing beyond the radius."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from lazydiff.masks import binarise, feather, grow, pad_to_multiple, to_grid
+
+RADII = [1, 2, 3, 5]
+
+
+def random_mask(density: float = 0.03, size: tuple[int, int] = (30, 41)) -> Tensor:
+    """[2, 1, H, W] with scattered holes, one of them in a corner."""
+    mask = (torch.rand(2, 1, *size) < density).float()
+    mask[0, 0, 0, 0] = 1
+    return mask
+
+
+def disc(radius: int) -> np.ndarray:
+    y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
+    return x * x + y * y <= radius * radius
+
+
+def each(function, mask: Tensor) -> Tensor:
+    return torch.stack([torch.from_numpy(function(m[0].numpy() > 0)).float()[None] for m in mask])
+
+
+def test_binarise():
+    soft = torch.tensor([0.0, 0.49, 0.5, 0.51, 1.0]).view(1, 1, 1, 5)
+    assert binarise(soft).flatten().tolist() == [0, 0, 0, 1, 1]
+    assert binarise(soft, 0.1).flatten().tolist() == [0, 1, 1, 1, 1]
+    assert binarise(soft.half()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("radius", RADII)
+def test_grow_is_dilation_by_a_disc(radius):
+    mask = random_mask()
+    expected = each(lambda m: ndimage.binary_dilation(m, disc(radius)), mask)
+    assert torch.equal(grow(mask, radius), expected)
+    assert expected.sum() > mask.sum()
+
+
+@pytest.mark.parametrize("radius", RADII)
+def test_grow_below_zero_is_erosion_by_a_disc(radius):
+    mask = 1 - random_mask(0.01)
+    # What lies beyond the canvas does not eat into a mask that touches the border.
+    expected = each(lambda m: ndimage.binary_erosion(m, disc(radius), border_value=1), mask)
+    assert torch.equal(grow(mask, -radius), expected)
+    assert 0 < expected.sum() < mask.sum()
+
+
+@pytest.mark.parametrize("function", [grow, feather])
+def test_nothing_to_do_changes_nothing(function):
+    mask = random_mask()
+    assert torch.equal(function(mask, 0), mask)
+    assert not function(torch.zeros_like(mask), 4).any()
+    assert torch.equal(function(torch.ones_like(mask), 4), torch.ones_like(mask))
+
+
+@pytest.mark.parametrize("pixels", RADII)
+def test_feather_falls_with_distance(pixels):
+    mask = random_mask(0.002)
+    soft = feather(mask, pixels)
+    assert soft.min() >= 0 and soft.max() <= 1
+    assert torch.equal(soft[mask > 0], torch.ones_like(soft[mask > 0]))
+    distance = each(lambda m: ndimage.distance_transform_edt(~m), mask)
+    assert not soft[distance >= pixels].any()
+    # One value per whole ring, so farther is never more opaque.
+    ring = torch.ceil(distance)
+    expected = (1 - ring / pixels).clamp(min=0)
+    torch.testing.assert_close(soft, expected, atol=1e-6, rtol=0)  # rounding of the division alone
+    assert ((soft > 0) & (soft < 1)).any() == (pixels > 1)
+
+
+@pytest.mark.parametrize("cell, size", [(8, (32, 48)), (16, (32, 48)), (1, (5, 7))])
+def test_any_hole_pixel_makes_a_hole(cell, size):
+    mask = random_mask(0.01, size)
+    cells = to_grid(mask, cell)
+    assert cells.shape == (2, 1, size[0] // cell, size[1] // cell)
+    for b in range(2):
+        for y in range(cells.shape[2]):
+            for x in range(cells.shape[3]):
+                pixels = mask[b, 0, y * cell : (y + 1) * cell, x * cell : (x + 1) * cell]
+                assert cells[b, 0, y, x] == float(pixels.any())
+
+
+def test_grids_nest():
+    """The token mask is the same whether pooled from pixels or from the latent mask (8 px cells, patches of 2)."""
+    mask = random_mask(0.01, (64, 96))
+    assert torch.equal(to_grid(to_grid(mask, 8), 2), to_grid(mask, 16))
+
+
+@pytest.mark.parametrize("size, padded", [((30, 41), (32, 48)), ((32, 48), (32, 48)), ((1, 17), (16, 32))])
+def test_pad_repeats_the_edge(size, padded):
+    x = torch.randn(2, 3, *size)
+    result = pad_to_multiple(x, 16)
+    assert result.shape == (2, 3, *padded)
+    rows = torch.arange(padded[0]).clamp(max=size[0] - 1)
+    columns = torch.arange(padded[1]).clamp(max=size[1] - 1)
+    assert torch.equal(result, x[:, :, rows][:, :, :, columns])
