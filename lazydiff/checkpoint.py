@@ -1,0 +1,92 @@
+"""Checkpoints: one safetensors file that holds weights, vocabulary and, as JSON in its metadata, the configuration."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from .model import LazyDiffusion, ModelConfig, Sampling
+from .networks.config import NetworkConfig
+
+FORMAT = 1
+METADATA = "lazydiffusion"  # the metadata entry that tells our checkpoints from all others
+VOCABULARY = "spiece_model"  # the name under which T5 checkpoints carry their sentencepiece model
+SHIPPED = Path(__file__).parent / "models" / "lazydiffusion-small.safetensors"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message names the file and the reason."""
+
+
+def save_checkpoint(model: LazyDiffusion, path: Path | str, dtype: torch.dtype = torch.float16) -> None:
+    """Write a model; a file that was there stays whole until the new one is."""
+    path = Path(path)
+    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
+    # The latent space is a few kilobytes that every pixel goes through.
+    tensors |= {f"latent.{name}": tensor.detach().cpu() for name, tensor in model.latent.state_dict().items()}
+    tensors.pop("text.t5.encoder.embed_tokens.weight", None)  # the same tensor as text.t5.shared.weight
+    tensors[VOCABULARY] = torch.frombuffer(bytearray(model.text.vocabulary), dtype=torch.uint8)
+    metadata = {METADATA: json.dumps({"format": FORMAT, **asdict(model.config)})}
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file(tensors, unfinished, metadata)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path | str, **networks: Any) -> LazyDiffusion:
+    """Read a model for inference, in fp32 on the CPU; `networks` are `operations` and `attention` of its networks.
+
+    Errors: `CheckpointError` for a missing, truncated or foreign file, an unknown version, missing or misshapen
+    weights.
+    """
+    path = Path(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            config = read_config(path, file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: there is no such file") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
+
+    if VOCABULARY not in tensors:
+        raise CheckpointError(f"{path}: the text encoder's vocabulary ({VOCABULARY}) is missing")
+    model = LazyDiffusion(config, tensors.pop(VOCABULARY).numpy().tobytes(), **networks)
+    expected = model.state_dict()
+    expected.pop("text.t5.encoder.embed_tokens.weight", None)
+    if missing := sorted(expected.keys() - tensors.keys()):
+        raise CheckpointError(f"{path}: {len(missing)} weights are missing, the first is {missing[0]}")
+    if unknown := sorted(tensors.keys() - expected.keys()):
+        raise CheckpointError(f"{path}: {len(unknown)} weights are not of this model, the first is {unknown[0]}")
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            raise CheckpointError(
+                f"{path}: {name} has the shape {list(tensor.shape)}, the model needs {list(expected[name].shape)}"
+            )
+    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=False)
+    return model.eval().requires_grad_(False)
+
+
+def read_config(path: Path, metadata: dict[str, str]) -> ModelConfig:
+    """The configuration of a checkpoint, from its metadata."""
+    if METADATA not in metadata:
+        raise CheckpointError(f"{path}: not a LazyDiffusion checkpoint (its metadata has no entry “{METADATA}”)")
+    try:
+        values = json.loads(metadata[METADATA])
+        version = values.pop("format")
+        if version != FORMAT:
+            raise CheckpointError(f"{path}: checkpoint format {version} is unknown here, this version reads {FORMAT}")
+        values["network"] = NetworkConfig(**values["network"])
+        values["sampling"] = Sampling(**values["sampling"])
+        return ModelConfig(**values)
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: the configuration in its metadata cannot be read ({error!r})") from error

@@ -1,0 +1,34 @@
+"""The context: what hole tokens know about the visible ones, made once and read by any number of samplers."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from .tokens import HoleTokens
+
+
+class LazyContext(NamedTuple):
+    """Canvases with their holes, encoded by one model; immutable, and shared rather than copied.
+
+    Usually one canvas (B = 1) for any number of samples; a batch of B canvases may have holes of different sizes.
+    """
+
+    model: str  # fingerprint of the model that made it
+    hole: HoleTokens
+    tokens: Tensor  # [B, n, width], the learned context
+    canvas: Tensor  # [B, N, C·p·p], clean tokens of the whole canvas
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LazyContext:
+        return self
+
+    @property
+    def share(self) -> float:
+        """Hole tokens as a share of the canvas, 0…1."""
+        return self.hole.count / self.hole.total
+
+    @property
+    def megabytes(self) -> float:
+        """Size of the learned context in half precision."""
+        return self.tokens.numel() * 2 / 2**20

@@ -1,0 +1,61 @@
+"""What every test relies on: one thread, a fixed seed, a tiny model, skips that say why."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lazydiff.model import LazyDiffusion, ModelConfig, Sampling
+from lazydiff.networks.config import PRESETS
+from lazydiff.networks.text import train_vocabulary
+from lazydiff.scenes import all_captions, random_sample
+from lazydiff.storyboard import from_array
+
+# The tensors here are tiny: more threads only cost time, and the order of a sum would depend on the machine.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def vocabulary() -> bytes:
+    return train_vocabulary(all_captions(), 160)
+
+
+@pytest.fixture(scope="session", params=["flow", "iddpm"])
+def model(request: pytest.FixtureRequest, vocabulary: bytes) -> LazyDiffusion:
+    """A model of the shipped one's shape with next to no width and random weights, for each prediction type."""
+    network = replace(
+        PRESETS["small"], width=24, heads=2, decoder_depth=2, encoder_depth=2, text_width=16, channels=12,
+        learned_variance=request.param == "iddpm",
+    )  # fmt: skip
+    sampler = {"flow": "ancestral", "iddpm": "iddpm"}[request.param]
+    config = ModelConfig(network, request.param, "tiny", 1, Sampling(sampler, steps=3, guidance=2.0))
+    tiny = LazyDiffusion(config, vocabulary)
+    tiny.initialise(0)
+    torch.nn.init.normal_(tiny.decoder.final_layer.linear.weight, std=0.02)  # it starts at zero: nothing would show
+    tiny.latent.fit(torch.cat([scene(i)[0] for i in range(30)]) * 2 - 1)
+    return tiny.eval().requires_grad_(False)
+
+
+def scene(number: int) -> tuple[Tensor, Tensor, str]:
+    """Image [1, 3, 96, 96] in 0…1, mask [1, 1, 96, 96] and caption of a sample of the world."""
+    sample = random_sample(np.random.default_rng([7, number]), "object")
+    return from_array(sample.image), torch.from_numpy(sample.mask)[None, None].float(), sample.caption
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Last, because the host boots inside this process: no library test may run on the state it leaves behind.
+    items.sort(key=lambda item: item.get_closest_marker("host") is not None)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
