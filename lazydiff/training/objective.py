@@ -1,0 +1,52 @@
+"""The training objective: one encoding of each scene, several noise levels, the loss on hole tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..diffusion.flow import flow_loss, noise_levels
+from ..diffusion.iddpm import TIMESTEPS, iddpm_loss
+from ..masks import to_grid
+from ..model import LazyDiffusion
+from ..tokens import HoleTokens
+from .config import TrainingConfig
+from .data import Batch
+
+
+class Objective(nn.Module):
+    """Batch -> loss; a module of its own so that a distributed wrapper sees every parameter used in one forward."""
+
+    def __init__(self, model: LazyDiffusion, config: TrainingConfig):
+        super().__init__()
+        self.model, self.config = model, config
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """generator: on the CPU, seeded by the step, so that a resumed run draws what the unbroken one would have."""
+        model, levels = self.model, self.config.noise_levels
+        device = model.latent.mean.device
+        image = batch.image.to(device).float() / 127.5 - 1
+        mask = batch.mask.to(device).float()
+        hole = HoleTokens.from_grid_mask(to_grid(mask, model.config.network.token)[:, 0] > 0)
+
+        context = model.context(image, mask, hole).repeat_interleave(levels, 0)
+        text = model.prompt(self._drop(batch.captions, generator)).repeat(levels)
+        clean = hole.gather(model.tokens(image)).repeat_interleave(levels, 0)
+        hole = hole.repeat(levels)
+        noise = torch.randn(clean.shape, generator=generator).to(device)
+
+        def network(x: Tensor, t: Tensor) -> Tensor:
+            return model.decoder(x, t, text, hole, context)
+
+        if model.config.prediction == "iddpm":
+            t = torch.randint(TIMESTEPS, (len(clean),), generator=generator).to(device)
+            return iddpm_loss(network, clean, noise, t, hole.valid)
+        config = self.config
+        sigma = noise_levels(len(clean) // levels, levels, -config.noise_mean, config.noise_deviation, generator)
+        return flow_loss(network, clean, noise, sigma.to(device), model.variance, hole.valid)
+
+    def _drop(self, captions: Sequence[str], generator: torch.Generator) -> list[str]:
+        keep = torch.rand(len(captions), generator=generator) >= self.config.drop_text
+        return [caption if kept else "" for caption, kept in zip(captions, keep.tolist(), strict=True)]

@@ -1,0 +1,162 @@
+"""Training: a run that was killed and taken up again equals the unbroken one, step by step and weight by weight."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from lazydiff.diffusion.flow import Preconditioning, flow_loss, noise_levels, predict_clean
+from lazydiff.model import LazyDiffusion
+from lazydiff.networks.layers import explicit_attention, sdpa
+from lazydiff.training import train as loop
+from lazydiff.training.config import TrainingConfig
+from lazydiff.training.data import Batch, SceneStream
+from lazydiff.training.objective import Objective
+from lazydiff.training.train import rate, train
+
+
+@pytest.fixture
+def config(model: LazyDiffusion) -> TrainingConfig:
+    return TrainingConfig(
+        model.config, steps=6, scenes=2, noise_levels=2, precision="no", workers=0, checkpoint_every=2,
+        picture_every=100, warm_up=2,
+    )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "FIT_SCENES", 20)
+    monkeypatch.setattr(loop, "sample_grid", lambda model, seed: Image.new("RGB", (1, 1)))
+
+
+def log(folder: Path) -> list[list[str]]:
+    with (folder / "log.csv").open() as file:
+        return list(csv.reader(file))
+
+
+def test_killed_run_goes_on_without_losing_or_repeating_a_step(
+    config: TrainingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(config, tmp_path / "whole")
+
+    forward, calls = Objective.forward, [0]
+
+    def killed(self: Objective, batch: Batch, generator: torch.Generator) -> torch.Tensor:
+        calls[0] += 1
+        if calls[0] == 4:  # in the second step after the first checkpoint
+            raise KeyboardInterrupt
+        return forward(self, batch, generator)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Objective, "forward", killed)
+        train(config, tmp_path / "broken")
+    assert [path.name for path in (tmp_path / "broken").glob("state-*")] == ["state-2"]
+    train(config, tmp_path / "broken")
+
+    assert log(tmp_path / "broken") == log(tmp_path / "whole")
+    assert [row[0] for row in log(tmp_path / "whole")] == ["step", *map(str, range(6))]
+    whole, broken = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "broken"))
+    assert whole.keys() == broken.keys() and all(torch.equal(whole[name], broken[name]) for name in whole)
+
+
+def test_training_lowers_the_loss_on_one_batch(config: TrainingConfig, vocabulary: bytes) -> None:
+    model = loop.new_model(config.model, 0)
+    objective = Objective(model, config)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    batch = next(iter(SceneStream(0, 0, 2, 8, pool=1)))
+    losses = []
+    for _ in range(25):
+        loss = objective(batch, torch.Generator().manual_seed(0))
+        optimiser.zero_grad()
+        loss.backward()
+        assert all(p.grad is not None for p in model.parameters()), "a parameter that nothing trains"
+        optimiser.step()
+        losses.append(float(loss))
+    assert losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.parametrize("start", [0, 1, 5, 16, 37])
+def test_data_stream_starts_anywhere(start: int) -> None:
+    whole = list(islice(SceneStream(3, 0, 2, 8, pool=4), start, start + 3))
+    resumed = list(islice(SceneStream(3, 0, 2, 8, pool=4, start=start), 3))
+    for a, b in zip(whole, resumed, strict=True):
+        assert torch.equal(a.image, b.image) and torch.equal(a.mask, b.mask) and a.captions == b.captions
+
+
+def test_processes_see_different_scenes() -> None:
+    first, second = (next(iter(SceneStream(3, rank, 2, 8, pool=1))) for rank in (0, 1))
+    assert not torch.equal(first.image, second.image)
+
+
+def test_preconditioned_target_has_unit_variance() -> None:
+    """What the network is asked for is of one size at every noise level and in channels of any variance."""
+    variance = torch.tensor([0.01, 1.0, 30.0])
+    x = torch.randn(4, 20000, 3) * variance.sqrt()
+    for sigma in (0.02, 0.3, 0.7, 0.98):
+        level = torch.full((4,), sigma)
+        z = (1 - sigma) * x + sigma * torch.randn_like(x)
+        factor = Preconditioning.at(level, variance)
+        target = (x - factor.skip * z) / factor.out
+        assert torch.allclose(target.var((0, 1)), torch.ones(3), rtol=0.05)
+        assert torch.allclose((factor.scale * z).var((0, 1)), torch.ones(3), rtol=0.05)
+        # A network that knows nothing leaves the Wiener estimate, whose error is what is predicted.
+        estimate = predict_clean(lambda z, t: torch.zeros_like(z), z, level, variance)
+        assert torch.allclose((estimate - x).var((0, 1)), factor.out[0, 0] ** 2, rtol=0.05)
+
+
+def test_flow_loss_ignores_padding() -> None:
+    x, noise, sigma = torch.randn(2, 5, 3), torch.randn(2, 5, 3), torch.tensor([0.3, 0.6])
+    valid = torch.tensor([[True] * 5, [True] * 2 + [False] * 3])
+
+    def network(z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return 0.5 * z
+
+    def loss(x: torch.Tensor) -> torch.Tensor:
+        return flow_loss(network, x, noise, sigma, torch.ones(3), valid)
+
+    disturbed = x.clone()
+    disturbed[1, 2:] = 99
+    assert torch.equal(loss(x), loss(disturbed))
+    rows = [
+        flow_loss(network, x[i : i + 1, :n], noise[i : i + 1, :n], sigma[i : i + 1], torch.ones(3), valid[:1, :n])
+        for i, n in ((0, 5), (1, 2))
+    ]
+    assert torch.allclose(loss(x), (rows[0] + rows[1]) / 2)
+
+
+def test_noise_levels_are_stratified_and_cover_everything() -> None:
+    sigma = noise_levels(500, 4, 0.7, 1.3, torch.Generator().manual_seed(0))
+    assert sigma.shape == (2000,) and 0 < sigma.min() < 0.02 and 0.98 < sigma.max() < 1
+    assert abs(sigma.median() - torch.sigmoid(torch.tensor(0.7))) < 0.03
+
+
+def test_learning_rate_warms_up_and_ends_at_zero(config: TrainingConfig) -> None:
+    plan = replace(config, steps=100, warm_up=10, decay_from=0.4)
+    shares = [rate(step, plan) for step in range(101)]
+    assert shares[0] == 0.1 and shares[9:41] == [1.0] * 32 and shares[100] == 0
+    assert np.all(np.diff(shares[40:]) < 0)
+
+
+def test_explicit_attention_equals_the_fused_one() -> None:
+    q, k, v = torch.randn(3, 2, 4, 9, 8)
+    mask = torch.rand(2, 1, 1, 9) > 0.3
+    mask[..., 0] = True
+    for m in (None, mask):
+        assert torch.allclose(explicit_attention(q, k, v, m), sdpa(q, k, v, m), atol=1e-6)
+
+
+def test_configuration_of_the_shipped_model_reads(tmp_path: Path) -> None:
+    shipped = Path(loop.__file__).with_name("small.toml")
+    config = TrainingConfig.read(shipped, steps=7)
+    assert config.steps == 7 and config.model.network.canvas == 96
+    (tmp_path / "bad.toml").write_text(shipped.read_text() + "\nlerning_rate = 1\n")
+    with pytest.raises(ValueError, match="lerning_rate"):
+        TrainingConfig.read(tmp_path / "bad.toml")
