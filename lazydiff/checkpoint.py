@@ -18,6 +18,8 @@ from .networks.config import NetworkConfig
 FORMAT = 1
 METADATA = "lazydiffusion"  # the metadata entry that tells our checkpoints from all others
 VOCABULARY = "spiece_model"  # the name under which T5 checkpoints carry their sentencepiece model
+# ComfyUI looks for a diffusion model under this prefix and hands on nothing else, so the encoder goes there too.
+PREFIXES = {"decoder.": "model.diffusion_model.", "encoder.": "model.diffusion_model.encoder."}
 SHIPPED = Path(__file__).parent / "models" / "lazydiffusion-small.safetensors"
 
 
@@ -28,10 +30,9 @@ class CheckpointError(ValueError):
 def save_checkpoint(model: LazyDiffusion, path: Path | str, dtype: torch.dtype = torch.float16) -> None:
     """Write a model; a file that was there stays whole until the new one is."""
     path = Path(path)
-    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in weights(model).items()}
     # The latent space is a few kilobytes that every pixel goes through.
     tensors |= {f"latent.{name}": tensor.detach().cpu() for name, tensor in model.latent.state_dict().items()}
-    tensors.pop("text.t5.encoder.embed_tokens.weight", None)  # the same tensor as text.t5.shared.weight
     tensors[VOCABULARY] = torch.frombuffer(bytearray(model.text.vocabulary), dtype=torch.uint8)
     metadata = {METADATA: json.dumps({"format": FORMAT, **asdict(model.config)})}
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
@@ -61,8 +62,7 @@ def load_checkpoint(path: Path | str, **networks: Any) -> LazyDiffusion:
     if VOCABULARY not in tensors:
         raise CheckpointError(f"{path}: the text encoder's vocabulary ({VOCABULARY}) is missing")
     model = LazyDiffusion(config, tensors.pop(VOCABULARY).numpy().tobytes(), **networks)
-    expected = model.state_dict()
-    expected.pop("text.t5.encoder.embed_tokens.weight", None)
+    expected = weights(model)
     if missing := sorted(expected.keys() - tensors.keys()):
         raise CheckpointError(f"{path}: {len(missing)} weights are missing, the first is {missing[0]}")
     if unknown := sorted(tensors.keys() - expected.keys()):
@@ -72,8 +72,23 @@ def load_checkpoint(path: Path | str, **networks: Any) -> LazyDiffusion:
             raise CheckpointError(
                 f"{path}: {name} has the shape {list(tensor.shape)}, the model needs {list(expected[name].shape)}"
             )
-    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=False)
+    for name, tensor in tensors.items():
+        expected[name].copy_(tensor)
     return model.eval().requires_grad_(False)
+
+
+def weights(model: LazyDiffusion) -> dict[str, torch.Tensor]:
+    """The model's own tensors by their names in a checkpoint."""
+    named = model.state_dict()
+    del named["text.t5.encoder.embed_tokens.weight"]  # the same tensor as text.t5.shared.weight
+    return {file_name(name): tensor for name, tensor in named.items()}
+
+
+def file_name(name: str) -> str:
+    for ours, theirs in PREFIXES.items():
+        if name.startswith(ours):
+            return theirs + name.removeprefix(ours)
+    return name
 
 
 def read_config(path: Path, metadata: dict[str, str]) -> ModelConfig:

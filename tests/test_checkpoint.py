@@ -34,9 +34,17 @@ def test_round_trip_is_exact(model: LazyDiffusion, path: Path) -> None:
     assert torch.equal(edit(model, *scene(1)), edit(loaded, *scene(1)))
 
 
+def test_public_loaders_find_the_decoder(path: Path, model: LazyDiffusion) -> None:
+    """By PixArt's key names under the prefix that ComfyUI looks for."""
+    prefix = "model.diffusion_model."
+    names = {name.removeprefix(prefix) for name in load_file(path) if name.startswith(prefix)}
+    assert {name for name in names if not name.startswith("encoder.")} == set(model.decoder.state_dict())
+    assert "t_block.1.weight" in names
+
+
 def test_half_precision_keeps_the_latent_space(model: LazyDiffusion, tmp_path: Path) -> None:
     save_checkpoint(model, tmp_path / "half.safetensors")
-    assert load_file(tmp_path / "half.safetensors")["encoder.norm.weight"].dtype == torch.float16
+    assert load_file(tmp_path / "half.safetensors")["model.diffusion_model.encoder.norm.weight"].dtype == torch.float16
     assert torch.equal(load_checkpoint(tmp_path / "half.safetensors").latent.basis, model.latent.basis)
 
 
@@ -51,6 +59,7 @@ def rewrite(path: Path, change: Callable[[dict[str, torch.Tensor]], object], **c
     save_file(tensors, path, {METADATA: json.dumps({**json.loads(metadata(path)[METADATA]), **config})})
 
 
+BIAS = "model.diffusion_model.ctx_fuse.bias"
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing file": (lambda path: path.unlink(), "no such file"),
     "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-1000]), "not a whole safetensors file"),
@@ -59,12 +68,12 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "of another kind": (lambda path: save_file({"w": torch.ones(1)}, path), "not a LazyDiffusion checkpoint"),
     "later version": (lambda path: rewrite(path, lambda tensors: None, format=99), "format 99 is unknown"),
     "foreign setting": (lambda path: rewrite(path, lambda tensors: None, flavour=1), "flavour"),
-    "missing weight": (lambda path: rewrite(path, lambda t: t.pop("decoder.ctx_fuse.bias")), "decoder.ctx_fuse.bias"),
+    "missing weight": (lambda path: rewrite(path, lambda t: t.pop(BIAS)), BIAS),
     "unknown weight": (lambda path: rewrite(path, lambda t: t.update(extra=torch.ones(1))), "extra"),
     "missing vocabulary": (lambda path: rewrite(path, lambda t: t.pop(VOCABULARY)), "vocabulary"),
     "wrong shape": (
-        lambda path: rewrite(path, lambda t: t.update({"decoder.ctx_fuse.bias": torch.ones(3)})),
-        r"decoder.ctx_fuse.bias has the shape \[3\], the model needs \[24\]",
+        lambda path: rewrite(path, lambda t: t.update({BIAS: torch.ones(3)})),
+        rf"{BIAS} has the shape \[3\], the model needs \[24\]",
     ),
 }
 

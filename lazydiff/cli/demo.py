@@ -1,0 +1,146 @@
+"""The demonstration: chains of edits on one canvas, a storyboard of them, and time per step against mask area."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..masks import grow, to_grid
+from ..model import LazyDiffusion, Sampling
+from ..pipeline import Blend, denoiser, edit, encode
+from ..scenes import Background, Placed, Scene, Thing, blank_canvas, render
+from ..storyboard import from_array, grid
+from .files import box_mask, save_figure, save_picture
+
+ENLARGE = 3  # of the canvases on the storyboard
+
+
+@dataclass(frozen=True)
+class Stroke:
+    """One edit of a story: what, where (x, y, width, height in pixels), and how it joins the canvas."""
+
+    prompt: str
+    box: tuple[int, int, int, int]
+    seed: int = 0
+    blend: Blend = "poisson"
+
+
+@dataclass(frozen=True)
+class Story:
+    """A canvas and the edits that follow one another on it."""
+
+    name: str
+    canvas: np.ndarray  # uint8 [H, W, 3]
+    strokes: tuple[Stroke, ...]
+
+
+def stories() -> tuple[Story, ...]:
+    """One from a blank canvas; one that goes on with a scene it has never seen."""
+    mugs = Thing("mug", "orange", "striped", "large")
+    table = Scene(
+        Background("table", 0, 4), "left", (Placed(mugs, 8, 8), Placed(mugs, 40, 8), Placed(mugs, 8, 56))
+    )  # fmt: skip
+    return (
+        Story(
+            "blank", blank_canvas(), (
+                Stroke("blue sky over green grass", (0, 0, 96, 96)),
+                Stroke("a red house", (6, 40, 28, 32)),
+                Stroke("a green tree", (38, 40, 28, 32)),
+                Stroke("another tree", (66, 40, 28, 32)),
+                Stroke("a yellow flower", (8, 66, 30, 30)),
+                Stroke("another one", (42, 66, 30, 30)),
+            ),
+        ),
+        Story(
+            "scene", render(table), (
+                Stroke("another one", (38, 54, 30, 32)),
+                Stroke("a dotted blue donut", (64, 6, 32, 32)),
+                Stroke("another donut", (64, 54, 32, 32)),
+                Stroke("background", (4, 4, 34, 34)),
+                Stroke("a red fish", (6, 6, 30, 30)),
+            ),
+        ),
+    )  # fmt: skip
+
+
+def demo(model: LazyDiffusion, sampling: Sampling, folder: Path) -> None:
+    """Write every state of every story, storyboard.png and time-per-step.png into the folder."""
+    cells: list[tuple[Tensor, str]] = []
+    everything = stories()
+    steps = sampling.steps * sum(len(story.strokes) for story in everything)
+    columns = max(len(story.strokes) for story in everything)
+    with tqdm(total=steps, unit="step", desc="edits") as bar:
+        for story in everything:
+            before, after = tell(model, sampling, story, folder, bar)
+            for row in (before, after):
+                cells += row + [(torch.ones_like(row[0][0]), "")] * (columns - len(row))
+    save_figure(grid(cells, columns, ENLARGE), folder / "storyboard.png")
+    plot_time(model, folder / "time-per-step.png")
+    print(f"{folder / 'storyboard.png'}\n{folder / 'time-per-step.png'}")
+
+
+def tell(
+    model: LazyDiffusion, sampling: Sampling, story: Story, folder: Path, bar: tqdm
+) -> tuple[list[tuple[Tensor, str]], list[tuple[Tensor, str]]]:
+    """Play one story; returns the canvases with their masks outlined, and the results, each with its words."""
+    canvas = from_array(story.canvas)
+    save_picture(canvas[0], folder / f"{story.name}-0.png", ENLARGE)
+    before, after = [], []
+    for number, stroke in enumerate(story.strokes, 1):
+        mask = box_mask(canvas, *stroke.box)
+        tokens = int(to_grid(mask, model.config.network.token).sum())
+        before.append((outlined(canvas, mask)[0], f"{number}. {stroke.prompt}"))
+        start = time.perf_counter()
+        canvas = edit(
+            model, canvas, mask, stroke.prompt, [stroke.seed], sampling, blend=stroke.blend,
+            callback=lambda done, total, x0: bar.update(),
+        )  # fmt: skip
+        milliseconds = 1000 * (time.perf_counter() - start)
+        after.append((canvas[0], f"{tokens} of {model.config.network.grid**2} tokens, {milliseconds:.0f} ms"))
+        save_picture(canvas[0], folder / f"{story.name}-{number}.png", ENLARGE)
+    return before, after
+
+
+def outlined(image: Tensor, mask: Tensor) -> Tensor:
+    """The canvas with a magenta line along the inner edge of the mask."""
+    line = mask * (1 - grow(mask, -1))
+    return torch.where(line > 0, torch.tensor([1.0, 0.0, 1.0])[:, None, None], image)
+
+
+def plot_time(model: LazyDiffusion, path: Path, repeat: int = 5) -> None:
+    """Median time of one guided decoder step of this model against the share of the canvas that is masked."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    size = model.config.network.canvas
+    shares, times = [], []
+    for tokens in range(1, model.config.network.grid + 1):  # squares of 1, 4, 9, … tokens
+        side = tokens * model.config.network.token
+        mask = box_mask(torch.zeros(1, 3, size, size), 0, 0, side, side)
+        context = encode(model, torch.full((1, 3, size, size), 0.5), mask)
+        denoise = denoiser(model, context, ["another one"], guidance=2.0)
+        z = torch.randn(1, context.hole.count, context.canvas.shape[-1])
+        seconds = []
+        with torch.no_grad():
+            for _ in range(repeat):
+                start = time.perf_counter()
+                denoise(z, 0.5, 0.5)
+                seconds.append(time.perf_counter() - start)
+        shares.append(100 * context.share)
+        times.append(1000 * float(np.median(seconds)))
+    figure, axes = plt.subplots(figsize=(6, 3.6))
+    axes.plot(shares, times, "o-")
+    axes.set(xlabel="mask, % of the canvas's tokens", ylabel="ms per step", ylim=(0, None))
+    axes.set_title("Time per guided step follows the mask (shipped model, CPU)", fontsize=10)
+    axes.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

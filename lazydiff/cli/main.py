@@ -1,0 +1,144 @@
+"""Arguments of the commands, and what they have in common: one clear line for an error, a clean stop on Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+from ..checkpoint import SHIPPED
+from ..diffusion.samplers import SAMPLERS
+from ..model import ModelConfig, Sampling
+from ..pipeline import Blend
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit status: 0, 2 for input that cannot be used, 130 when it was stopped."""
+    options = parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    root = argparse.ArgumentParser("lazydiff", description="Local edits whose cost follows the mask, not the canvas.")
+    commands = root.add_subparsers(required=True, metavar="command")
+
+    demo = commands.add_parser("demo", help="chain edits on a blank canvas and on a scene, and draw a storyboard")
+    demo.add_argument("--output", type=Path, default=Path("output/demo"), help="folder for the pictures (%(default)s)")
+    add_sampling(demo)
+    demo.set_defaults(run=run_demo)
+
+    edit = commands.add_parser("edit", help="generate what a mask covers, one picture per seed")
+    edit.add_argument("--image", type=Path, required=True, help="the canvas, an RGB picture")
+    where = edit.add_mutually_exclusive_group(required=True)
+    where.add_argument("--mask", type=Path, help="a picture of the canvas's size, white = generate")
+    where.add_argument("--box", type=int, nargs=4, metavar=("X", "Y", "W", "H"), help="a rectangle instead of a mask")
+    edit.add_argument("--prompt", required=True, help="what to put there")
+    edit.add_argument("--negative", default="", help="what to stay away from")
+    edit.add_argument("--seed", type=int, nargs="+", default=[0], help="one variation each, all from one encoding")
+    edit.add_argument("--sketch", type=Path, help="a picture of the canvas's size with colours to start from")
+    edit.add_argument("--strength", type=float, default=0.8, help="how far a sketch may be changed, 0…1 (%(default)s)")
+    edit.add_argument("--blend", choices=get_args(Blend), default="poisson", help="how the hole joins (%(default)s)")
+    edit.add_argument("--output", type=Path, required=True, help="folder for edit-SEED.png")
+    add_sampling(edit)
+    edit.set_defaults(run=run_edit)
+
+    train = commands.add_parser("train", help="train a model, or go on with a run that was stopped")
+    train.add_argument("--config", type=Path, default=Path(__file__).parents[1] / "training" / "small.toml")
+    train.add_argument("--output", type=Path, default=Path("output/train"), help="folder of the run (%(default)s)")
+    train.add_argument("--steps", type=int, help="instead of the configuration's")
+    train.set_defaults(run=run_train)
+
+    evaluate = commands.add_parser("evaluate", help="measure a model on held-out scenes")
+    evaluate.add_argument("--output", type=Path, required=True, help="folder for evaluation.json, a table and a grid")
+    evaluate.add_argument("--scenes", type=int, default=500, help="held-out scenes per question (%(default)s)")
+    evaluate.add_argument("--checkpoint", type=Path, default=SHIPPED)
+    evaluate.set_defaults(run=run_evaluate)
+
+    info = commands.add_parser("info", help="what a checkpoint is made of")
+    info.add_argument("--checkpoint", type=Path, default=SHIPPED)
+    info.set_defaults(run=run_info)
+    return root
+
+
+def add_sampling(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--steps", type=int, help="the checkpoint's own if not given, like the next three")
+    command.add_argument("--guidance", type=float, help="how strongly the prompt is followed; 1 = as trained")
+    command.add_argument("--sampler", choices=list(SAMPLERS))
+    command.add_argument("--temperature", type=float, help="of the fresh noise of the ancestral sampler")
+    command.add_argument("--checkpoint", type=Path, default=SHIPPED)
+
+
+def chosen(options: argparse.Namespace, config: ModelConfig) -> Sampling:
+    """The checkpoint's sampling settings with what the user has changed."""
+    names = ("steps", "guidance", "sampler", "temperature")
+    return replace(config.sampling, **{name: value for name in names if (value := getattr(options, name)) is not None})
+
+
+# Commands import what only they need, so that each starts quickly and asks for no package that it does not use.
+
+
+def run_demo(options: argparse.Namespace) -> None:
+    from ..checkpoint import load_checkpoint
+    from .demo import demo
+    from .files import writable_folder
+
+    folder = writable_folder(options.output)
+    model = load_checkpoint(options.checkpoint)
+    demo(model, chosen(options, model.config), folder)
+
+
+def run_edit(options: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from ..checkpoint import load_checkpoint
+    from ..pipeline import edit
+    from .files import box_mask, read_image, read_mask, save_picture, writable_folder
+
+    image = read_image(options.image)
+    mask = read_mask(options.mask) if options.mask else box_mask(image, *options.box)
+    sketch = read_image(options.sketch) if options.sketch else None
+    folder = writable_folder(options.output)
+    model = load_checkpoint(options.checkpoint)
+    sampling = chosen(options, model.config)
+    with tqdm(total=sampling.steps, unit="step", leave=False) as bar:
+        results = edit(
+            model, image, mask, options.prompt, options.seed, sampling, options.negative, sketch, options.strength,
+            options.blend, callback=lambda done, total, x0: bar.update(),
+        )  # fmt: skip
+    for seed, result in zip(options.seed, results, strict=True):
+        print(save_picture(result, folder / f"edit-{seed}.png"))
+
+
+def run_train(options: argparse.Namespace) -> None:
+    from ..training.config import TrainingConfig
+    from ..training.train import train
+
+    print(train(TrainingConfig.read(options.config, steps=options.steps), options.output))
+
+
+def run_evaluate(options: argparse.Namespace) -> None:
+    from ..checkpoint import load_checkpoint
+    from ..evaluation import evaluate
+    from .files import writable_folder
+
+    folder = writable_folder(options.output)
+    evaluate(load_checkpoint(options.checkpoint), folder, options.scenes)
+    print((folder / "evaluation.md").read_text("utf-8"))
+
+
+def run_info(options: argparse.Namespace) -> None:
+    from ..checkpoint import load_checkpoint
+    from .info import describe
+
+    print(describe(load_checkpoint(options.checkpoint), options.checkpoint))
