@@ -42,7 +42,7 @@ class Row:
 
 def decoder_macs(config: NetworkConfig, n: int, text_length: int) -> int:
     """Multiply-adds of one decoder call on `n` tokens with cached text keys, one sample; the embedding of the time step
-    is left out. Source: spec A.12."""
+    is left out."""
     d, patch = config.width, config.channels * config.patch**2
     linear = (6 + 2 * config.mlp_ratio) * d**2 * n  # four of self-attention, two of cross-attention, the MLP
     attention = 2 * d * n**2 + 2 * d * text_length * n

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from .model import LazyDiffusion, ModelConfig, Sampling
 from .networks.config import NetworkConfig
+from .networks.text import TextEncoder
 
 FORMAT = 1
 METADATA = "lazydiffusion"  # the metadata entry that tells our checkpoints from all others
@@ -28,12 +29,16 @@ class CheckpointError(ValueError):
 
 
 def save_checkpoint(model: LazyDiffusion, path: Path | str, dtype: torch.dtype = torch.float16) -> None:
-    """Write a model; a file that was there stays whole until the new one is."""
+    """Write a model; a file that was there stays whole until the new one is.
+
+    Text encoder and latent space are written where they are the model's own, not where they are public ones.
+    """
     path = Path(path)
     tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in weights(model).items()}
-    # The latent space is a few kilobytes that every pixel goes through.
-    tensors |= {f"latent.{name}": tensor.detach().cpu() for name, tensor in model.latent.state_dict().items()}
-    tensors[VOCABULARY] = torch.frombuffer(bytearray(model.text.vocabulary), dtype=torch.uint8)
+    if isinstance(model.text, TextEncoder):
+        tensors[VOCABULARY] = torch.frombuffer(bytearray(model.text.vocabulary), dtype=torch.uint8)
+        # The latent space is a few kilobytes that every pixel goes through.
+        tensors |= {f"latent.{name}": tensor.cpu() for name, tensor in model.latent.state_dict().items()}
     metadata = {METADATA: json.dumps({"format": FORMAT, **asdict(model.config)})}
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -43,9 +48,11 @@ def save_checkpoint(model: LazyDiffusion, path: Path | str, dtype: torch.dtype =
         unfinished.unlink(missing_ok=True)
 
 
-def load_checkpoint(path: Path | str, **networks: Any) -> LazyDiffusion:
-    """Read a model for inference, in fp32 on the CPU; `networks` are `operations` and `attention` of its networks.
+def load_checkpoint(path: Path | str, text: Any = None, latent: Any = None, **networks: Any) -> LazyDiffusion:
+    """Read a model for inference, in fp32 on the CPU.
 
+    text, latent: for a checkpoint without its own, e.g. `PretrainedT5` and `DiffusersVAE`
+    networks: `operations` and `attention` of encoder and decoder
     Errors: `CheckpointError` for a missing, truncated or foreign file, an unknown version, missing or misshapen
     weights.
     """
@@ -59,9 +66,12 @@ def load_checkpoint(path: Path | str, **networks: Any) -> LazyDiffusion:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
 
-    if VOCABULARY not in tensors:
-        raise CheckpointError(f"{path}: the text encoder's vocabulary ({VOCABULARY}) is missing")
-    model = LazyDiffusion(config, tensors.pop(VOCABULARY).numpy().tobytes(), **networks)
+    if VOCABULARY in tensors:
+        model = LazyDiffusion.self_contained(config, tensors.pop(VOCABULARY).numpy().tobytes(), **networks)
+    elif text is None or latent is None:
+        raise CheckpointError(f"{path}: it has no text encoder ({VOCABULARY}) of its own and none was given")
+    else:
+        model = LazyDiffusion(config, text, latent, **networks)
     expected = weights(model)
     if missing := sorted(expected.keys() - tensors.keys()):
         raise CheckpointError(f"{path}: {len(missing)} weights are missing, the first is {missing[0]}")
@@ -78,9 +88,10 @@ def load_checkpoint(path: Path | str, **networks: Any) -> LazyDiffusion:
 
 
 def weights(model: LazyDiffusion) -> dict[str, torch.Tensor]:
-    """The model's own tensors by their names in a checkpoint."""
-    named = model.state_dict()
-    del named["text.t5.encoder.embed_tokens.weight"]  # the same tensor as text.t5.shared.weight
+    """The tensors that a checkpoint of the model holds, by their names in the file."""
+    parts = ("encoder.", "decoder.") if not isinstance(model.text, TextEncoder) else ("",)
+    named = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(parts)}
+    named.pop("text.t5.encoder.embed_tokens.weight", None)  # the same tensor as text.t5.shared.weight
     return {file_name(name): tensor for name, tensor in named.items()}
 
 

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 class LatentSpace(Protocol):
     """Images [B, 3, H, W] in -1…1 <-> latents [B, C, H/cell, W/cell]."""
 
+    variance: Tensor  # [C] of the latents of ordinary pictures
+
     def encode(self, image: Tensor) -> Tensor: ...
 
     def decode(self, latent: Tensor) -> Tensor: ...
@@ -62,11 +64,15 @@ class PatchPCA(nn.Module):
         return rearrange(image, "b c (h y) (w x) -> b h w (c y x)", y=self.cell, x=self.cell)
 
 
-class DiffusersVAE:
+class DiffusersVAE(nn.Module):
     """The latent space of a diffusers `AutoencoderKL`: the posterior's mode, scaled as its configuration says."""
 
+    variance: Tensor
+
     def __init__(self, vae: Any):
+        super().__init__()
         self.vae = vae
+        self.register_buffer("variance", torch.ones(vae.config.latent_channels))  # what the scaling is chosen for
 
     def encode(self, image: Tensor) -> Tensor:
         return self.vae.encode(image).latent_dist.mode() * self.vae.config.scaling_factor

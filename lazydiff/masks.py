@@ -39,7 +39,10 @@ def to_grid(mask: Tensor, cell: int) -> Tensor:
     return F.max_pool2d(mask, cell)
 
 
-def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """Extend [B, C, H, W] right and below by repeating its edge until both sides are multiples of `multiple`."""
-    right, below = -x.shape[-1] % multiple, -x.shape[-2] % multiple
-    return F.pad(x, (0, right, 0, below), mode="replicate") if right or below else x
+def pad_to_multiple(image: Tensor, mask: Tensor, multiple: int) -> tuple[Tensor, Tensor]:
+    """Extend image [B, C, H, W] and mask [B, 1, H, W] right and below until both sides are multiples of `multiple`.
+
+    The image repeats its edge there, and what is added counts as visible.
+    """
+    missing = (0, -image.shape[-1] % multiple, 0, -image.shape[-2] % multiple)
+    return F.pad(image, missing, mode="replicate"), F.pad(mask, missing)

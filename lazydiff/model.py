@@ -42,21 +42,31 @@ class ModelConfig:
 
 
 class LazyDiffusion(nn.Module):
-    """The model that ships and its kind: latent space and text encoder are its own."""
+    """Encoder and decoder with what stands before and behind them.
 
-    def __init__(self, config: ModelConfig, vocabulary: bytes, **networks: Any):
+    text: prompts -> hidden states [B, L, text_width] and key mask [B, L]
+    latent: a latent space, see `latents.LatentSpace`
+    networks: `operations` and `attention` of encoder and decoder
+    """
+
+    def __init__(self, config: ModelConfig, text: Any, latent: Any, **networks: Any):
         super().__init__()
-        self.config = config
+        self.config, self.text, self.latent = config, text, latent
+        self.encoder = ContextEncoder(config.network, **networks)
+        self.decoder = LazyDecoder(config.network, **networks)
+
+    @classmethod
+    def self_contained(cls, config: ModelConfig, vocabulary: bytes, **networks: Any) -> LazyDiffusion:
+        """A model like the one that ships, whose text encoder and latent space are its own."""
         size = config.network
-        self.latent = PatchPCA(size.channels, size.cell)
-        self.text = TextEncoder(vocabulary, size.text_width, config.text_layers, size.text_length)
-        self.encoder = ContextEncoder(size, **networks)
-        self.decoder = LazyDecoder(size, **networks)
+        text = TextEncoder(vocabulary, size.text_width, config.text_layers, size.text_length)
+        return cls(config, text, PatchPCA(size.channels, size.cell), **networks)
 
     @property
     def variance(self) -> Tensor:
         """[C·p·p] variance of the clean tokens' channels."""
-        return self.latent.variance.repeat_interleave(self.config.network.patch**2)
+        variance: Tensor = self.latent.variance
+        return variance.repeat_interleave(self.config.network.patch**2)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -14,7 +14,7 @@ from .context import LazyContext
 from .diffusion.guidance import branches, guide
 from .diffusion.noise import CanvasNoise
 from .diffusion.samplers import SAMPLERS, Callback, Denoiser, flow_denoiser, iddpm_denoiser
-from .masks import binarise, to_grid
+from .masks import binarise, pad_to_multiple, to_grid
 from .model import LazyDiffusion, Sampling
 from .poisson import poisson_blend
 from .tokens import HoleTokens, unpatchify
@@ -51,8 +51,8 @@ def edit(
     if not mask.any():
         return image.repeat(len(seeds), 1, 1, 1)
     fit = Fit.of(image, model.config.network.canvas)
-    context = encode(model, fit.image(image), fit.mask(mask))
-    sketch = None if sketch is None else fit.image(sketch)
+    context = encode(model, *fit.canvas(image, mask))
+    sketch = None if sketch is None else fit.canvas(sketch, mask)[0]
     tokens = sample(model, context, [prompt] * len(seeds), seeds, sampling, negative, sketch, strength, callback)
     return composite(image, fit.back(decode(model, context, tokens)), mask, blend)
 
@@ -160,17 +160,12 @@ class Fit:
         scale = self.side / max(self.height, self.width)
         return max(round(self.height * scale), 1), max(round(self.width * scale), 1)
 
-    def image(self, image: Tensor) -> Tensor:
-        height, width = self.inner
-        if (height, width) != (self.height, self.width):
-            image = F.interpolate(image, (height, width), mode="bicubic", antialias=True).clamp(0, 1)
-        return F.pad(image, (0, self.side - width, 0, self.side - height), mode="replicate")
-
-    def mask(self, mask: Tensor) -> Tensor:
-        """Any hole pixel makes a hole."""
-        height, width = self.inner
-        mask = F.adaptive_max_pool2d(mask, (height, width))
-        return F.pad(mask, (0, self.side - width, 0, self.side - height))
+    def canvas(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Image and mask as the model takes them; any hole pixel makes a hole."""
+        if self.inner != (self.height, self.width):
+            image = F.interpolate(image, self.inner, mode="bicubic", antialias=True).clamp(0, 1)
+            mask = F.adaptive_max_pool2d(mask, self.inner)
+        return pad_to_multiple(image, mask, self.side)
 
     def back(self, image: Tensor) -> Tensor:
         image = image[..., : self.inner[0], : self.inner[1]]

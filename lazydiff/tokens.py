@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -78,13 +77,6 @@ class HoleTokens:
         spare = torch.cat((canvas, canvas[:, :1]), dim=1)
         index = self.index.where(self.valid, torch.full_like(self.index, self.total))
         return spare.scatter(1, index[..., None].expand(-1, -1, hole.shape[-1]), hole.to(canvas.dtype))[:, :-1]
-
-
-def pad_ragged(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Rows [n_i, C] of different length -> one batch [B, n, C] padded with zeros, and its key mask [B, n]."""
-    batch = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
-    lengths = torch.tensor([len(row) for row in rows], device=batch.device)
-    return batch, torch.arange(batch.shape[1], device=batch.device) < lengths[:, None]
 
 
 # PixArt reads patches channel-first (a convolution's weight, flattened) and writes them channel-last.

@@ -38,7 +38,7 @@ def model(request: pytest.FixtureRequest, vocabulary: bytes) -> LazyDiffusion:
     )  # fmt: skip
     sampler = {"flow": "ancestral", "iddpm": "iddpm"}[request.param]
     config = ModelConfig(network, request.param, "tiny", 1, Sampling(sampler, steps=3, guidance=2.0))
-    tiny = LazyDiffusion(config, vocabulary)
+    tiny = LazyDiffusion.self_contained(config, vocabulary)
     tiny.initialise(0)
     torch.nn.init.normal_(tiny.decoder.final_layer.linear.weight, std=0.02)  # it starts at zero: nothing would show
     tiny.latent.fit(torch.cat([scene(i)[0] for i in range(30)]) * 2 - 1)

@@ -70,7 +70,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "foreign setting": (lambda path: rewrite(path, lambda tensors: None, flavour=1), "flavour"),
     "missing weight": (lambda path: rewrite(path, lambda t: t.pop(BIAS)), BIAS),
     "unknown weight": (lambda path: rewrite(path, lambda t: t.update(extra=torch.ones(1))), "extra"),
-    "missing vocabulary": (lambda path: rewrite(path, lambda t: t.pop(VOCABULARY)), "vocabulary"),
+    "missing vocabulary": (lambda path: rewrite(path, lambda t: t.pop(VOCABULARY)), "no text encoder"),
     "wrong shape": (
         lambda path: rewrite(path, lambda t: t.update({BIAS: torch.ones(3)})),
         rf"{BIAS} has the shape \[3\], the model needs \[24\]",

@@ -95,9 +95,11 @@ def test_grids_nest():
 
 
 @pytest.mark.parametrize("size, padded", [((30, 41), (32, 48)), ((32, 48), (32, 48)), ((1, 17), (16, 32))])
-def test_pad_repeats_the_edge(size, padded):
-    x = torch.randn(2, 3, *size)
-    result = pad_to_multiple(x, 16)
+def test_pad_repeats_the_edge_and_is_visible(size, padded):
+    x, mask = torch.randn(2, 3, *size), torch.ones(2, 1, *size)
+    result, padded_mask = pad_to_multiple(x, mask, 16)
+    assert padded_mask.shape == (2, 1, *padded) and padded_mask.sum() == mask.sum()
+    assert padded_mask[..., : size[0], : size[1]].all()
     assert result.shape == (2, 3, *padded)
     rows = torch.arange(padded[0]).clamp(max=size[0] - 1)
     columns = torch.arange(padded[1]).clamp(max=size[1] - 1)

@@ -123,7 +123,7 @@ def test_holes_of_different_size_in_one_batch(model: LazyDiffusion) -> None:
 
 
 def test_context_of_another_model_is_refused(model: LazyDiffusion, vocabulary: bytes) -> None:
-    other = LazyDiffusion(model.config, vocabulary)
+    other = LazyDiffusion.self_contained(model.config, vocabulary)
     other.initialise(1)
     context = encode(model, *scene(1)[:2])
     with pytest.raises(ValueError, match="another model"):
@@ -172,8 +172,9 @@ def test_any_canvas_size(model: LazyDiffusion, height: int, width: int) -> None:
     outside = (mask == 0).expand_as(image)
     assert torch.equal(result[outside], image[outside])
     fit = Fit.of(image, 96)
-    assert fit.image(image).shape == (1, 3, 96, 96) and fit.mask(mask).shape == (1, 1, 96, 96)
-    assert fit.back(fit.image(image)).shape == image.shape
+    small, hole = fit.canvas(image, mask)
+    assert small.shape == (1, 3, 96, 96) and hole.shape == (1, 1, 96, 96)
+    assert fit.back(small).shape == image.shape
 
 
 def test_latent_space_is_patchwise_and_orthogonal(model: LazyDiffusion) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lazydiff.tokens import HoleTokens, channels_first, pad_ragged, patchify, unpatchify
+from lazydiff.tokens import HoleTokens, channels_first, patchify, unpatchify
 
 GRID = (5, 7)
 
@@ -87,16 +87,6 @@ def test_hole_tokens_are_frozen():
     hole = HoleTokens.from_grid_mask(random_masks(0.5))
     with pytest.raises(AttributeError):
         hole.padded = True
-
-
-@pytest.mark.parametrize("lengths", [(3, 1, 2), (4,), (2, 2), (0, 2)])
-def test_pad_ragged(lengths):
-    rows = [torch.randn(length, 5) for length in lengths]
-    batch, mask = pad_ragged(rows)
-    assert batch.shape == (len(rows), max(lengths), 5) and mask.shape == batch.shape[:2]
-    for b, row in enumerate(rows):
-        assert torch.equal(batch[b, : len(row)], row) and not batch[b, len(row) :].any()
-        assert mask[b].tolist() == [i < len(row) for i in range(max(lengths))]
 
 
 @pytest.mark.parametrize("channels, height, width, patch", [(4, 8, 8, 2), (3, 4, 10, 2), (5, 3, 4, 1), (2, 6, 3, 3)])

@@ -18,7 +18,7 @@ def guide(network: Network, guidance: float, learned_variance: bool = False) -> 
 
     network: bound to `branches(guidance)` times the rows, all conditional rows first: [conditional; unconditional]
     learned_variance: the second half of the channels is the variance; the conditional branch's is passed on as it is
-    Source: spec A.7. The original DiT and PixArt codes guide 3 of 4 channels by mistake; this guides all.
+    The original DiT and PixArt codes guide 3 of 4 channels by mistake; this guides all.
     """
     if branches(guidance) == 1:
         return network

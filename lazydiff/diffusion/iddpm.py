@@ -51,7 +51,7 @@ def posterior_table(timesteps: Sequence[int]) -> Tensor:
     """The columns of `Posterior` for the chain that visits only these time steps, [K, 6] in double precision.
 
     timesteps: rising
-    Source: Nichol & Dhariwal, section 4 and equations 10, 11, 15; spec A.7.
+    Source: Nichol & Dhariwal, section 4 and equations 10, 11, 15.
     """
     alpha_bar = ALPHA_BARS[list(timesteps)]
     previous = torch.cat((torch.ones(1, dtype=torch.float64), alpha_bar[:-1]))

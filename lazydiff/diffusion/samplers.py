@@ -122,7 +122,7 @@ def iddpm_sample(
 ) -> Tensor:
     """The paper's sampler: the respaced ancestral chain of IDDPM with the variance that the model has learned.
 
-    A model without one gets the smaller bound of it. Source: Nichol & Dhariwal, section 4; spec A.7.
+    A model without one gets the smaller bound of it. Source: Nichol & Dhariwal, section 4.
     """
     timesteps = respace(steps)
     rows = posterior_table(timesteps).tolist()

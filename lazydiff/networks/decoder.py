@@ -143,7 +143,7 @@ class LazyDecoder(nn.Module):
 
         x: [B, n, C·p·p] noisy hole tokens in the order (c, ph, pw); t: [B]
         context: [B, n, width] from the encoder, or None: tokens that cannot see the canvas (stock PixArt's behaviour)
-        Source: paper, section 3.2; spec A.3.
+        Source: paper, section 3.2; Chen et al. 2023 (PixArt-α), section 2.3.
         """
         h = self.x_embedder(x)
         size = self.config
@@ -159,7 +159,8 @@ class LazyDecoder(nn.Module):
         return channels_first(self.final_layer(h, time), self.config.patch)
 
     def time_embedding(self, t: Tensor, hole: HoleTokens, dtype: torch.dtype) -> Tensor:
-        """Time step, and for models that know it the size of the whole canvas in pixels (spec A.6). [B, width]"""
+        """Time step, and for models that know it the size of the whole canvas in pixels as PixArt-α's
+        micro-conditions. [B, width]"""
         time = self.t_embedder(t, dtype)
         if not self.config.micro_conditions:
             return time

@@ -53,7 +53,7 @@ def from_pixart(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
     The weights may lie under `state_dict` and under ComfyUI's prefix, beside other networks. `ctx_fuse` is there only
     if the checkpoint has it: see `LazyDecoder.ignore_context`.
 
-    ValueError: not a PixArt-α state dict, or one with missing or unexpected keys. Source: spec A.14.
+    ValueError: not a PixArt-α state dict, or one with missing or unexpected keys.
     """
     state = state_dict.get("state_dict", state_dict)
     for prefix in (COMFY_PREFIX, "diffusion_model."):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import sentencepiece
 import torch
@@ -29,11 +30,7 @@ class TextEncoder(nn.Module):
         """Token numbers [B, L], padded with 0, and their key mask; an empty prompt is the end token alone."""
         rows = [[*self.pieces.encode(prompt), self.pieces.eos_id()] for prompt in prompts]
         for prompt, row in zip(prompts, rows, strict=True):
-            if len(row) > self.max_length:
-                raise ValueError(
-                    f"the prompt is {len(row)} tokens long and this model reads {self.max_length}: "
-                    f"shorten “{prompt[:40]}…”"
-                )
+            check_length(prompt, len(row), self.max_length)
         ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.int64)
         for i, row in enumerate(rows):
             ids[i, : len(row)] = torch.tensor(row)
@@ -44,6 +41,30 @@ class TextEncoder(nn.Module):
         device = self.t5.shared.weight.device
         ids, mask = ids.to(device), mask.to(device)
         return self.t5(input_ids=ids, attention_mask=mask).last_hidden_state, mask
+
+
+class PretrainedT5(nn.Module):
+    """A T5 encoder of transformers with its tokenizer, as PixArt-α uses T5-XXL with 120 tokens."""
+
+    def __init__(self, tokenizer: Any, t5: nn.Module, max_length: int = 120):
+        super().__init__()
+        self.tokenizer, self.t5, self.max_length = tokenizer, t5, max_length
+
+    def forward(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Prompts -> hidden states [B, L, width] and key mask [B, L]."""
+        batch = self.tokenizer(list(prompts), padding=True, return_tensors="pt")
+        mask = batch["attention_mask"].bool()
+        for prompt, length in zip(prompts, mask.sum(1).tolist(), strict=True):
+            check_length(prompt, length, self.max_length)
+        device = next(self.t5.parameters()).device
+        ids, mask = batch["input_ids"].to(device), mask.to(device)
+        return self.t5(input_ids=ids, attention_mask=mask).last_hidden_state, mask
+
+
+def check_length(prompt: str, length: int, most: int) -> None:
+    """Errors: ValueError for a prompt of more tokens than the model reads; nothing is cut off in silence."""
+    if length > most:
+        raise ValueError(f"the prompt is {length} tokens long and this model reads {most}: shorten “{prompt[:40]}…”")
 
 
 def train_vocabulary(captions: Iterable[str], size: int) -> bytes:

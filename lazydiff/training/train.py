@@ -90,7 +90,7 @@ def train(config: TrainingConfig, output: Path) -> Path:
 def new_model(config: ModelConfig, seed: int, attention: AttentionFunction = sdpa) -> LazyDiffusion:
     """A model with fresh weights, its vocabulary and latent space measured on the world of scenes."""
     set_seed(seed)
-    model = LazyDiffusion(config, train_vocabulary(all_captions(), VOCABULARY), attention=attention)
+    model = LazyDiffusion.self_contained(config, train_vocabulary(all_captions(), VOCABULARY), attention=attention)
     model.initialise(seed)
     rng = np.random.default_rng([seed, FIT_SCENES])
     images = collate([random_sample(rng) for _ in range(FIT_SCENES)]).image.float() / 127.5 - 1
