@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..files import whole_file
 from ..scenes import CANVAS
 from ..storyboard import grid
 from .questions import Question
@@ -73,12 +73,8 @@ def write_report(
 
 
 def write(path: Path, content: bytes) -> None:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with whole_file(path) as unfinished:
         unfinished.write_bytes(content)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def table(figures: Mapping[str, float], settings: Mapping[str, Any], counts: Mapping[str, int]) -> str:
