@@ -50,21 +50,22 @@ def stories() -> tuple[Story, ...]:
     return (
         Story(
             "blank", blank_canvas(), (
-                Stroke("blue sky over green grass", (0, 0, 96, 96)),
-                Stroke("a green tree", (5, 37, 30, 31)),
-                Stroke("another one", (37, 37, 30, 31)),
-                Stroke("a red house", (66, 37, 30, 31)),
-                Stroke("a yellow flower", (5, 67, 30, 29)),
-                Stroke("another flower", (37, 67, 30, 29)),
+                Stroke("blue sky", (0, 0, 96, 32), blend="paste"),
+                Stroke("green grass", (0, 32, 96, 64), blend="paste"),
+                Stroke("a red house", (5, 37, 30, 31)),
+                Stroke("another one", (37, 37, 30, 31), seed=9),
+                Stroke("a green tree", (66, 37, 30, 31)),
+                Stroke("a yellow flower", (21, 67, 30, 29)),
             ),
         ),
         Story(
             "scene", render(table), (
-                Stroke("another one", (37, 53, 30, 31)),
-                Stroke("a dotted blue donut", (66, 5, 30, 31)),
-                Stroke("another donut", (66, 53, 30, 31)),
+                Stroke("another one", (37, 53, 30, 31), seed=4),
+                Stroke("another mug", (66, 5, 30, 31), seed=2),
+                Stroke("a dotted blue donut", (66, 53, 30, 31)),
                 Stroke("background", (4, 4, 32, 33)),
                 Stroke("a red fish", (5, 5, 30, 30)),
+                Stroke("a striped pink heart", (37, 5, 28, 30)),
             ),
         ),
     )  # fmt: skip
