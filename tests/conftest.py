@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from samples import scene
 
 from lazydiff.model import LazyDiffusion, ModelConfig, Sampling
 from lazydiff.networks.config import PRESETS
 from lazydiff.networks.text import train_vocabulary
-from lazydiff.scenes import all_captions, random_sample
-from lazydiff.storyboard import from_array
+from lazydiff.scenes import all_captions
 
 # The tensors here are tiny: more threads only cost time, and the order of a sum would depend on the machine.
 torch.set_num_threads(1)
@@ -43,12 +41,6 @@ def model(request: pytest.FixtureRequest, vocabulary: bytes) -> LazyDiffusion:
     torch.nn.init.normal_(tiny.decoder.final_layer.linear.weight, std=0.02)  # it starts at zero: nothing would show
     tiny.latent.fit(torch.cat([scene(i)[0] for i in range(30)]) * 2 - 1)
     return tiny.eval().requires_grad_(False)
-
-
-def scene(number: int) -> tuple[Tensor, Tensor, str]:
-    """Image [1, 3, 96, 96] in 0…1, mask [1, 1, 96, 96] and caption of a sample of the world."""
-    sample = random_sample(np.random.default_rng([7, number]), "object")
-    return from_array(sample.image), torch.from_numpy(sample.mask)[None, None].float(), sample.caption
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import scene
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from samples import scene
 
 from lazydiff.checkpoint import METADATA, VOCABULARY, CheckpointError, load_checkpoint, save_checkpoint
 from lazydiff.model import LazyDiffusion

@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from conftest import scene
+from samples import scene
 from torch import Tensor
 
 from lazydiff.latents import PatchPCA
