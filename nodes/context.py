@@ -7,6 +7,7 @@ from typing import Any
 import comfy.utils
 import torch
 from comfy_api.latest import io, ui
+from server import PromptServer
 from torch import Tensor
 
 from ..lazydiff.context import LazyContext
@@ -91,12 +92,15 @@ class LazyContextInfo(io.ComfyNode):
             description="Says what a context is made of and what a sampling step on it costs.",
             inputs=[LazyContextIO.Input("context", tooltip="From Lazy Context Encode.")],
             outputs=[io.String.Output("text", tooltip="What the node shows.")],
+            hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
 
     @classmethod
     def execute(cls, context: LazyContext) -> io.NodeOutput:
         text = describe(context)
+        if (server := getattr(PromptServer, "instance", None)) is not None:  # there is none in a process without a UI
+            server.send_progress_text(text, cls.hidden.unique_id)
         return io.NodeOutput(text, ui=ui.PreviewText(text))
 
 
