@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import comfy.utils
 import torch
 from comfy_api.latest import io, ui
-from server import PromptServer
 from torch import Tensor
 
 from ..lazydiff.context import LazyContext
@@ -99,8 +99,8 @@ class LazyContextInfo(io.ComfyNode):
     @classmethod
     def execute(cls, context: LazyContext) -> io.NodeOutput:
         text = describe(context)
-        if (server := getattr(PromptServer, "instance", None)) is not None:  # there is none in a process without a UI
-            server.send_progress_text(text, cls.hidden.unique_id)
+        if "server" in sys.modules:  # the host's; without it there is no UI to show anything
+            sys.modules["server"].PromptServer.instance.send_progress_text(text, cls.hidden.unique_id)
         return io.NodeOutput(text, ui=ui.PreviewText(text))
 
 

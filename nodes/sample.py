@@ -99,7 +99,7 @@ class LazySample(io.ComfyNode):
             canvas = torch.where(mask, encode_sketch(context, sketch), canvas)
         canvas, mask = canvas.repeat(variations, 1, 1, 1), mask.float().repeat(variations, 1, 1, 1)
         noise = PlacedNoise(context, seed, len(canvas))
-        chosen = ancestral(model, noise) if sampler == OWN else comfy.samplers.ksampler(sampler)
+        chosen = ancestral(model, noise) if sampler == OWN else comfy.samplers.sampler_object(sampler)
         sigmas = comfy.samplers.KSampler(model, steps, "cpu", sampler, scheduler, denoise).sigmas
         samples = comfy.sample.sample_custom(
             model, noise.next(), cfg, chosen, sigmas, positive, negative, canvas, mask,

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from boot import stand_in  # noqa: E402
 from in_process import Pack  # noqa: E402
-from server import PACK, Server, running  # noqa: E402
+from running_server import PACK, Server, running  # noqa: E402
 
 
 def checkout() -> Path:

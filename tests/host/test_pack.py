@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 from in_process import Pack
+from running_server import PACK
 
 pytestmark = pytest.mark.host
 
@@ -32,12 +38,49 @@ def test_ids_and_inputs_are_for_ever(pack: Pack) -> None:
         assert (Path(__file__).parents[2] / "web" / "docs" / f"{node}.md").is_file()
 
 
+def test_import_is_quick_and_opens_no_connection(host: ModuleType) -> None:
+    """In a process of its own, with the host's modules already there. CPU time, so that a busy machine is no slower."""
+    script, checkout = Path(__file__).with_name("import_pack.py"), Path(host.__file__).parent
+    command = [sys.executable, str(script), str(checkout), str(PACK)]
+    times = []
+    for _ in range(2):  # the first one compiles
+        run = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert run.returncode == 0, run.stderr[-2000:]
+        times.append(float(run.stdout.split("seconds")[-1]))
+    assert min(times) < 0.5
+
+
+def test_failing_import_is_one_clear_line(pack: Pack, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """And leaves the host running."""
+    shutil.copy(PACK / "__init__.py", tmp_path)
+    (tmp_path / "nodes").mkdir()
+    (tmp_path / "nodes" / "__init__.py").write_text("import a_package_that_is_missing")
+    assert not asyncio.run(pack.host.load_custom_node(str(tmp_path)))
+    ours = [record.message for record in caplog.records if "Lazy Diffusion cannot start" in record.message]
+    assert len(ours) == 1 and "a_package_that_is_missing" in ours[0]
+
+
 def test_loading_twice_registers_once(pack: Pack) -> None:
     import comfy.supported_models
 
     pack.part("nodes.host.model").register()
     names = [model.__name__ for model in comfy.supported_models.models]
     assert names.count("LazyConfig") == 1
+
+
+@pytest.mark.parametrize("node", ["LazyContextEncode", "LazySample", "LazyContextApply"])
+def test_stock_model_is_refused_in_words(pack: Pack, node: str) -> None:
+    """A MODEL is a patcher around a network; of a stock one, only the kind of the network matters here."""
+
+    class Flux: ...
+
+    arguments = {
+        "LazyContextEncode": dict.fromkeys(NODES["LazyContextEncode"][1:]),
+        "LazySample": dict.fromkeys(NODES["LazySample"][1:]),
+        "LazyContextApply": {"context": None},
+    }[node]
+    with pytest.raises(ValueError, match="this MODEL is a Flux.*Connect the MODEL of a Lazy Checkpoint Loader"):
+        pack.call(node, model=SimpleNamespace(model=Flux()), **arguments)
 
 
 @pytest.mark.parametrize("gradients", ["source", "mixed"])

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from running_server import PACK, Server
 from safetensors.torch import load_file, save_file
-from server import PACK, Execution, Server
 
 pytestmark = pytest.mark.host
 
@@ -59,19 +57,12 @@ def test_workflow_runs_and_leaves_the_visible_part_alone(server: Server, name: s
     table = Image.open(PACK / "workflows" / "pictures" / "lazydiffusion-table.png")
     canvas, outside = np.asarray(table.convert("RGB")), np.asarray(table.getchannel("A")) == 255
     if name == "3-chain-of-four-edits":
+        outside = np.ones_like(outside)
         for x, y, width, height in boxes(workflow(name)):
             outside[y : y + height, x : x + width] = False
-        outside |= False
-        outside &= True
     for result in results:
         assert (result != canvas).any()
-        if name == "3-chain-of-four-edits":
-            full = np.ones_like(outside)
-            for x, y, width, height in boxes(workflow(name)):
-                full[y : y + height, x : x + width] = False
-            assert (result[full] == canvas[full]).all()
-        else:
-            assert (result[outside] == canvas[outside]).all()
+        assert (result[outside] == canvas[outside]).all()
 
 
 def boxes(prompt: Prompt) -> list[tuple[int, int, int, int]]:
@@ -150,9 +141,8 @@ def test_encoding_shows_its_progress(server: Server) -> None:
     encoder = node(prompt, "LazyContextEncode")
     prompt[encoder]["inputs"]["grow"] = 3
     prompt[node(prompt, "LazySample")]["inputs"]["steps"] = 2
-    seen: list[int] = []
-    server.run(prompt, lambda kind, data: seen.append(1) if kind == "progress" and data.get("node") == encoder else None)
-    assert len(seen) >= 2
+    events = server.run(prompt).events
+    assert len([data for kind, data in events if kind == "progress" and data.get("node") == encoder]) >= 2
 
 
 def test_info_says_what_a_step_costs(server: Server) -> None:
@@ -241,18 +231,13 @@ def incomplete(server: Server) -> Prompt:
     return prompt
 
 
-def nan_latent() -> Prompt:
-    """0 divided by 0, through the host's own latent nodes."""
+def nan_latent(server: Server) -> Prompt:
+    """From a file, as Save Latent writes them."""
+    tensors = {"latent_tensor": torch.full((1, 96, 12, 12), float("nan")), "latent_format_version_0": torch.tensor([])}
+    save_file(tensors, server.folder / "input" / "nan.latent")
     prompt = workflow("6-stock-ksampler")
-    prompt["90"] = {"class_type": "LatentMultiply", "inputs": {"samples": ["5", 0], "multiplier": 1e38}}
+    prompt["90"] = {"class_type": "LoadLatent", "inputs": {"latent": "nan.latent"}}
     prompt["6"]["inputs"]["samples"] = ["90", 0]
-    return prompt
-
-
-def stock_vae(server: Server) -> Prompt:
-    prompt = workflow("1-first-edit")
-    prompt["90"] = {"class_type": "VAELoader", "inputs": {"vae_name": "pixel_space"}}
-    prompt["5"]["inputs"]["vae"] = ["90", 0]
     return prompt
 
 
@@ -266,7 +251,7 @@ def stock_vae(server: Server) -> Prompt:
         (other_model, "another model"),
         (damaged, "not a whole safetensors file"),
         (incomplete, "blocks.3.mlp.fc1.weight"),
-        (lambda server: nan_latent(), "not numbers"),
+        (nan_latent, "not numbers"),
     ],
 )
 def test_bad_graph_is_refused_in_words(server: Server, make: Any, message: str) -> None:
@@ -276,16 +261,19 @@ def test_bad_graph_is_refused_in_words(server: Server, make: Any, message: str) 
     assert server.run(with_mask(0.0)).end == "execution_success"  # the queue goes on
 
 
-def test_missing_checkpoint_is_refused_before_anything_runs(server: Server) -> None:
+def test_missing_checkpoint_is_refused_by_name(server: Server) -> None:
+    """0.33 sees before anything runs that it is not in the list, 0.3.64 when it is to be loaded."""
     prompt = workflow("1-first-edit")
     prompt["1"]["inputs"]["checkpoint"] = "missing.safetensors"
     execution = server.run(prompt)
-    assert execution.end == "refused" and "missing.safetensors" in json.dumps(execution.history)
+    assert execution.end in ("refused", "execution_error")
+    assert "missing.safetensors" in json.dumps(execution.history)
 
 
 def test_wrong_socket_is_refused_before_anything_runs(server: Server) -> None:
     prompt = workflow("1-first-edit")
     prompt["7"]["inputs"]["context"] = ["5", 1]
+    del prompt["6"]  # an output of its own, for which the rest would run
     execution = server.run(prompt)
     assert execution.end == "refused" and "LAZY_CONTEXT" in json.dumps(execution.history)
 
@@ -302,10 +290,3 @@ def test_full_masks_and_batches(server: Server, batch: int, masks: int) -> None:
     execution = server.run(prompt)
     assert execution.end == "execution_success", execution.error
     assert len(server.pictures(execution)) == max(batch, masks)
-
-
-def test_pack_starts_quickly_and_offline(server: Server) -> None:
-    """What the host measures of our import; the half second is of an idle machine, so the bound here is generous."""
-    log = (server.folder / "server.log").read_text("utf-8")
-    lines = [line for line in log.splitlines() if "seconds" in line and "lazydiffusion" in line]
-    assert lines and "IMPORT FAILED" not in lines[0], lines
