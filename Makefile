@@ -3,17 +3,20 @@
 
 PYTHON ?= python3
 ARGS ?=
+EXTRAS ?= dev
 
 venv := .venv
 python := $(venv)/bin/python
 stamp := $(venv)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test train evaluate clean
+.PHONY: help install demo test train evaluate clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
 	@echo 'ARGS="..." is handed on to the command, PYTHON=python3.12 chooses the interpreter of a new $(venv).'
+
+install: $(stamp)  ## make .venv; the other targets do it by themselves
 
 demo: $(stamp)  ## run the demo
 	@$(python) -m lazydiff demo $(ARGS)
@@ -27,7 +30,7 @@ train: $(stamp)  ## train a model
 	@$(python) -m lazydiff train $(ARGS)
 
 evaluate: $(stamp)  ## measure a model
-	@$(python) -m lazydiff evaluate $(ARGS)
+	@$(python) -m lazydiff evaluate --output output/evaluation $(ARGS)
 
 clean:  ## remove caches and build products, keep .venv
 	@rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
@@ -38,5 +41,5 @@ $(stamp): pyproject.toml
 	@echo "Installing into $(venv) (a few minutes the first time)"
 	@$(PYTHON) -m venv $(venv)
 	@$(python) -m pip install --quiet --disable-pip-version-check torch==2.13.0
-	@$(python) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(python) -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'
 	@touch $@

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from .files import whole_file
 from .model import LazyDiffusion, ModelConfig, Sampling
 from .networks.config import NetworkConfig
 from .networks.text import TextEncoder
@@ -34,19 +34,14 @@ def save_checkpoint(model: LazyDiffusion, path: Path | str, dtype: torch.dtype =
 
     Text encoder and latent space are written where they are the model's own, not where they are public ones.
     """
-    path = Path(path)
     tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in weights(model).items()}
     if isinstance(model.text, TextEncoder):
         tensors[VOCABULARY] = torch.frombuffer(bytearray(model.text.vocabulary), dtype=torch.uint8)
         # The latent space is a few kilobytes that every pixel goes through.
         tensors |= {f"latent.{name}": tensor.cpu() for name, tensor in model.latent.state_dict().items()}
     metadata = {METADATA: json.dumps({"format": FORMAT, **asdict(model.config)})}
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with whole_file(Path(path)) as unfinished:
         save_file(tensors, unfinished, metadata)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path | str, text: Any = None, latent: Any = None, **networks: Any) -> LazyDiffusion:

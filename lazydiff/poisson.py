@@ -38,7 +38,7 @@ def poisson_blend(
     mask:        [B, 1, H, W] in 0..1 or bool; above 0.5 is hole. An item that is all hole becomes the source.
     gradients:   "source", or "mixed": per edge and channel, the stronger of the source's and the destination's.
     iterations:  of the solver; the default leaves less than 0.02 of a grey level (of 255) in float32 on painted masks.
-                 A megapixel hole strewn with single known pixels can take ITERS for that.
+                 A megapixel hole strewn with single known pixels can take 32 for that.
 
     Returns a new tensor with the shape and dtype of `destination`, neither clipped nor rounded, without autograd. Half
     precision is solved in float32, float64 in itself. The canvas border is free (no flux), so a hole may touch it.

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from lazydiff.checkpoint import SHIPPED
 from lazydiff.diffusion.flow import Preconditioning, flow_loss, noise_levels, predict_clean
 from lazydiff.model import LazyDiffusion
 from lazydiff.networks.layers import explicit_attention, sdpa
@@ -49,11 +50,11 @@ def test_killed_run_goes_on_without_losing_or_repeating_a_step(
 
     forward, calls = Objective.forward, [0]
 
-    def killed(self: Objective, batch: Batch, generator: torch.Generator) -> torch.Tensor:
+    def killed(self: Objective, batch: Batch, generator: torch.Generator, step: int) -> torch.Tensor:
         calls[0] += 1
         if calls[0] == 4:  # in the second step after the first checkpoint
             raise KeyboardInterrupt
-        return forward(self, batch, generator)
+        return forward(self, batch, generator, step)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Objective, "forward", killed)
@@ -74,7 +75,7 @@ def test_training_lowers_the_loss_on_one_batch(config: TrainingConfig, vocabular
     batch = next(iter(SceneStream(0, 0, 2, 8, pool=1)))
     losses = []
     for _ in range(25):
-        loss = objective(batch, torch.Generator().manual_seed(0))
+        loss = objective(batch, torch.Generator().manual_seed(0), step=0)
         optimiser.zero_grad()
         loss.backward()
         assert all(p.grad is not None for p in model.parameters()), "a parameter that nothing trains"
@@ -120,16 +121,28 @@ def test_flow_loss_ignores_padding() -> None:
         return 0.5 * z
 
     def loss(x: torch.Tensor) -> torch.Tensor:
-        return flow_loss(network, x, noise, sigma, torch.ones(3), valid)
+        return flow_loss(network, x, noise, sigma, torch.ones(3), valid, torch.ones(3))
 
     disturbed = x.clone()
     disturbed[1, 2:] = 99
     assert torch.equal(loss(x), loss(disturbed))
-    rows = [
-        flow_loss(network, x[i : i + 1, :n], noise[i : i + 1, :n], sigma[i : i + 1], torch.ones(3), valid[:1, :n])
-        for i, n in ((0, 5), (1, 2))
-    ]
-    assert torch.allclose(loss(x), (rows[0] + rows[1]) / 2)
+    one = torch.ones(3)
+    first = flow_loss(network, x[:1], noise[:1], sigma[:1], one, valid[:1], one)
+    second = flow_loss(network, x[1:, :2], noise[1:, :2], sigma[1:], one, valid[1:, :2], one)
+    assert torch.allclose(loss(x), (first + second) / 2)
+
+
+def test_channels_count_by_their_variance_from_a_step_on(config: TrainingConfig) -> None:
+    if config.model.prediction == "iddpm":
+        pytest.skip("the paper's loss has no such weight")
+    model = loop.new_model(config.model, 0)
+    plan = replace(config, weigh_variance_from=3)
+    batch = next(iter(SceneStream(0, 0, 2, 8, pool=1)))
+    alike, still, weighed = (
+        float(Objective(model, plan)(batch, torch.Generator().manual_seed(0), step).detach()) for step in (0, 2, 3)
+    )
+    assert alike == still != weighed
+    assert model.variance.argmax() == 0 and model.variance[0] > 4 * model.variance.mean()
 
 
 def test_noise_levels_are_stratified_and_cover_everything() -> None:
@@ -154,7 +167,7 @@ def test_explicit_attention_equals_the_fused_one() -> None:
 
 
 def test_configuration_of_the_shipped_model_reads(tmp_path: Path) -> None:
-    shipped = Path(loop.__file__).with_name("small.toml")
+    shipped = SHIPPED.with_suffix(".toml")
     config = TrainingConfig.read(shipped, steps=7)
     assert config.steps == 7 and config.model.network.canvas == 96
     (tmp_path / "bad.toml").write_text(shipped.read_text() + "\nlerning_rate = 1\n")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..files import whole_file
 from ..masks import grow, to_grid
 from ..model import LazyDiffusion, Sampling
 from ..pipeline import Blend, denoiser, edit, encode
@@ -50,20 +51,20 @@ def stories() -> tuple[Story, ...]:
         Story(
             "blank", blank_canvas(), (
                 Stroke("blue sky over green grass", (0, 0, 96, 96)),
-                Stroke("a red house", (6, 40, 28, 32)),
-                Stroke("a green tree", (38, 40, 28, 32)),
-                Stroke("another tree", (66, 40, 28, 32)),
-                Stroke("a yellow flower", (8, 66, 30, 30)),
-                Stroke("another one", (42, 66, 30, 30)),
+                Stroke("a green tree", (5, 37, 30, 31)),
+                Stroke("another one", (37, 37, 30, 31)),
+                Stroke("a red house", (66, 37, 30, 31)),
+                Stroke("a yellow flower", (5, 67, 30, 29)),
+                Stroke("another flower", (37, 67, 30, 29)),
             ),
         ),
         Story(
             "scene", render(table), (
-                Stroke("another one", (38, 54, 30, 32)),
-                Stroke("a dotted blue donut", (64, 6, 32, 32)),
-                Stroke("another donut", (64, 54, 32, 32)),
-                Stroke("background", (4, 4, 34, 34)),
-                Stroke("a red fish", (6, 6, 30, 30)),
+                Stroke("another one", (37, 53, 30, 31)),
+                Stroke("a dotted blue donut", (66, 5, 30, 31)),
+                Stroke("another donut", (66, 53, 30, 31)),
+                Stroke("background", (4, 4, 32, 33)),
+                Stroke("a red fish", (5, 5, 30, 30)),
             ),
         ),
     )  # fmt: skip
@@ -142,5 +143,6 @@ def plot_time(model: LazyDiffusion, path: Path, repeat: int = 5) -> None:
     axes.set_title("Time per guided step follows the mask (shipped model, CPU)", fontsize=10)
     axes.grid(alpha=0.3)
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    with whole_file(path) as unfinished:
+        figure.savefig(unfinished, format="png", dpi=120)
     plt.close(figure)

@@ -10,6 +10,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from ..files import whole_file
 from ..storyboard import from_array, to_pil
 
 
@@ -60,12 +61,8 @@ def save_picture(image: Tensor, path: Path, enlarge: int = 1) -> Path:
 
 def save_figure(picture: Image.Image, path: Path) -> Path:
     """Write a PNG; one that was there stays whole until the new one is."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with whole_file(path) as unfinished:
         picture.save(unfinished, "png")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
     return path
 
 

@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     edit.set_defaults(run=run_edit)
 
     train = commands.add_parser("train", help="train a model, or go on with a run that was stopped")
-    train.add_argument("--config", type=Path, default=Path(__file__).parents[1] / "training" / "small.toml")
+    train.add_argument("--config", type=Path, default=SHIPPED.with_suffix(".toml"))
     train.add_argument("--output", type=Path, default=Path("output/train"), help="folder of the run (%(default)s)")
     train.add_argument("--steps", type=int, help="instead of the configuration's")
     train.set_defaults(run=run_train)

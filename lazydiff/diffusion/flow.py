@@ -38,12 +38,17 @@ def predict_clean(network: Network, z: Tensor, sigma: Tensor, variance: Tensor) 
     return factor.skip * z + factor.out * network(factor.scale * z, 1000 * sigma)
 
 
-def flow_loss(network: Network, x: Tensor, noise: Tensor, sigma: Tensor, variance: Tensor, valid: Tensor) -> Tensor:
-    """Mean squared error of the network's own target, averaged over each row's valid tokens, then over rows."""
+def flow_loss(
+    network: Network, x: Tensor, noise: Tensor, sigma: Tensor, variance: Tensor, valid: Tensor, weight: Tensor
+) -> Tensor:
+    """Mean squared error of the network's own target, averaged over each row's valid tokens, then over rows.
+
+    weight: [C] how much each channel counts, 1 on average
+    """
     factor = Preconditioning.at(sigma, variance)
     z = (1 - sigma[:, None, None]) * x + sigma[:, None, None] * noise
     target = (x - factor.skip * z) / factor.out
-    error = (network(factor.scale * z, 1000 * sigma).float() - target).square().mean(-1)
+    error = (weight * (network(factor.scale * z, 1000 * sigma).float() - target).square()).mean(-1)
     return ((error * valid).sum(1) / valid.sum(1).clamp(min=1)).mean()
 
 

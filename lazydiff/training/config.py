@@ -35,6 +35,7 @@ class TrainingConfig:
     drop_text: float = 0.1
     noise_mean: float = -1.2  # of the signal share's logit (flow path)
     noise_deviation: float = 1.2
+    weigh_variance_from: int = 0  # from this step on, channels count by their variance, before it alike (flow path)
     precision: str = "bf16"
     workers: int = 1
     checkpoint_every: int = 500

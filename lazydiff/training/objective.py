@@ -23,7 +23,7 @@ class Objective(nn.Module):
         super().__init__()
         self.model, self.config = model, config
 
-    def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
+    def forward(self, batch: Batch, generator: torch.Generator, step: int) -> Tensor:
         """generator: on the CPU, seeded by the step, so that a resumed run draws what the unbroken one would have."""
         model, levels = self.model, self.config.noise_levels
         device = model.latent.mean.device
@@ -45,7 +45,10 @@ class Objective(nn.Module):
             return iddpm_loss(network, clean, noise, t, hole.valid)
         config = self.config
         sigma = noise_levels(len(clean) // levels, levels, -config.noise_mean, config.noise_deviation, generator)
-        return flow_loss(network, clean, noise, sigma.to(device), model.variance, hole.valid)
+        # A few channels hold nearly all of what is seen, the flat colours. Counted alike they are learned last.
+        variance = model.variance
+        weight = variance / variance.mean() if step >= config.weigh_variance_from else torch.ones_like(variance)
+        return flow_loss(network, clean, noise, sigma.to(device), variance, hole.valid, weight)
 
     def _drop(self, captions: Sequence[str], generator: torch.Generator) -> list[str]:
         keep = torch.rand(len(captions), generator=generator) >= self.config.drop_text

@@ -63,7 +63,7 @@ def train(config: TrainingConfig, output: Path) -> Path:
     for step in bar:
         generator = step_generator(config.seed, accelerator.process_index, step)
         with accelerator.autocast():
-            loss = objective(next(batches), generator)
+            loss = objective(next(batches), generator, step)
         accelerator.backward(loss)
         norm = accelerator.clip_grad_norm_(objective.parameters(), config.clip)
         optimiser.step()

@@ -1,0 +1,5 @@
+"""The measured quality of a model."""
+
+from .evaluate import evaluate
+
+__all__ = ["evaluate"]

@@ -1,0 +1,129 @@
+"""The measured quality of a model: questions asked, answers judged, everything written at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from tqdm import tqdm
+
+from ..masks import to_grid
+from ..model import LazyDiffusion, Sampling
+from ..pipeline import Blend, composite, decode, encode, sample
+from ..scenes import CANVAS
+from .edges import roughness, seam
+from .judge import Judge
+from .questions import ObjectQuestion, Question, object_questions, ordinary_questions
+from .report import write_report
+
+SEED = 1
+QUICK = 40  # scenes
+BATCH = 50
+BLEND: Blend = "poisson"
+
+Rule = Callable[[Judge, ObjectQuestion, np.ndarray], bool]
+
+# figure: the questions it is a percentage of, and the rule that must hold
+PERCENTAGES: dict[str, tuple[str, Rule]] = {
+    "sibling_colour": ("sibling", Judge.colour),
+    "sibling_shape": ("sibling", Judge.shape),
+    "swapped_colour": ("swapped", Judge.former_colour),
+    "swapped_follows_other": ("swapped", Judge.colour),
+    "swapped_shape": ("swapped", Judge.shape),
+    "caption_blank": ("caption_blank", Judge.both),
+    "caption_against_siblings": ("caption_against_siblings", Judge.both),
+    "removal": ("removal", Judge.clean),
+}
+MAIN = ("sibling_colour", "sibling_shape", "caption_blank", "removal")
+COMPARED = ("sibling", "caption_blank", "removal")  # the questions of MAIN
+
+
+def evaluate(
+    model: LazyDiffusion,
+    output: Path,
+    scenes: int = 500,
+    seed: int = SEED,
+    quick: bool = False,
+    progress: bool = True,
+) -> dict[str, float]:
+    """Measure a model on held-out scenes, with its own sampler settings and Poisson blending; returns the figures.
+
+    scenes: questions of each kind, a fifth of which also compare numbers of steps
+    quick: at most QUICK scenes, and a less trained judge
+    Writes evaluation.json, evaluation.md and grid.png into `output`, all at the end: an interrupted run leaves none.
+    Every percentage has a ceiling: the same rule on the real renders.
+    Errors: ValueError for fewer than one scene, or a model of another canvas than the scenes'.
+    """
+    if model.config.network.canvas != CANVAS:
+        raise ValueError(f"scenes are {CANVAS} px wide, and this model is made for {model.config.network.canvas} px")
+    if scenes < 1:
+        raise ValueError(f"{scenes} scenes: choose at least 1")
+    output.mkdir(parents=True, exist_ok=True)
+    scenes = min(scenes, QUICK) if quick else scenes
+    judge = Judge(seed, scenes=400 if quick else 1000)
+    judged = object_questions(seed, scenes)
+    asked: dict[str, Sequence[Question]] = {**judged, "ordinary": ordinary_questions(seed, scenes)}
+    compared = {kind: judged[kind][: -(-scenes // 5)] for kind in COMPARED}
+
+    sampling = model.config.sampling
+    rows = sum(map(len, asked.values())) + 2 * sum(map(len, compared.values()))
+    with tqdm(total=rows, unit="picture", disable=not progress) as bar:
+        answers = {kind: answer(model, questions, sampling, bar) for kind, questions in asked.items()}
+        few, many = (
+            {kind: answer(model, questions, setting, bar) for kind, questions in compared.items()}
+            for setting in (replace(sampling, steps=20), replace(sampling, steps=50))
+        )
+
+    renders = {kind: np.stack([question.image for question in questions]) for kind, questions in asked.items()}
+    figures = {figure: percentage(judge, figure, judged, answers) for figure in PERCENTAGES}
+    figures |= {f"{figure}_ceiling": percentage(judge, figure, judged, renders) for figure in PERCENTAGES}
+    holes = np.stack([question.mask for question in asked["ordinary"]])
+    for figure, measure in {"seam_ratio": seam, "roughness_ratio": roughness}.items():
+        figures[figure] = measure(answers["ordinary"], holes) / measure(renders["ordinary"], holes)
+    gains = [percentage(judge, main, compared, few) - percentage(judge, main, compared, many) for main in MAIN]
+    figures["steps20_minus_steps50"] = sum(gains) / len(gains)
+    figures = {figure: round(value, 3) for figure, value in figures.items()}
+
+    settings = {
+        "checkpoint": model.config.name, "fingerprint": model.fingerprint, "seed": seed, "quick": quick,
+        "sampling": asdict(sampling), "blend": BLEND,
+    }  # fmt: skip
+    counts = {kind: len(questions) for kind, questions in asked.items()}
+    counts["steps20_and_50"] = len(compared["sibling"])
+    write_report(output, figures, settings, counts, asked, answers)
+    return figures
+
+
+def answer(
+    model: LazyDiffusion, questions: Sequence[Question], sampling: Sampling, bar: tqdm | None = None
+) -> np.ndarray:
+    """The model's pictures, uint8 [S, 96, 96, 3]; question i is answered with seed i.
+
+    Questions with similar numbers of hole tokens share a batch, so that little is padded.
+    """
+    device = next(model.parameters()).device
+    canvas = torch.from_numpy(np.stack([question.canvas for question in questions])).to(device)
+    canvas = rearrange(canvas, "s h w c -> s c h w").float() / 255
+    mask = torch.from_numpy(np.stack([question.mask for question in questions]))[:, None].float().to(device)
+    pictures = torch.empty_like(canvas)
+    order = to_grid(mask, model.config.network.token).sum((1, 2, 3)).argsort(stable=True)
+    for rows in order.split(BATCH):
+        context, numbers = encode(model, canvas[rows], mask[rows]), rows.tolist()
+        tokens = sample(model, context, [questions[i].caption for i in numbers], numbers, sampling)
+        pictures[rows] = composite(canvas[rows], decode(model, context, tokens), mask[rows], BLEND)
+        if bar is not None:
+            bar.update(len(rows))
+    return rearrange((pictures * 255).round().byte(), "s c h w -> s h w c").cpu().numpy()
+
+
+def percentage(
+    judge: Judge, figure: str, asked: Mapping[str, Sequence[ObjectQuestion]], pictures: Mapping[str, np.ndarray]
+) -> float:
+    """How many of the pictures obey the figure's rule, in percent."""
+    kind, rule = PERCENTAGES[figure]
+    return 100 * float(np.mean([rule(judge, *pair) for pair in zip(asked[kind], pictures[kind], strict=True)]))
+
