@@ -43,10 +43,10 @@ class LazySample(io.ComfyNode):
                     control_after_generate=True,
                     tooltip="The noise to begin with. It belongs to places of the canvas: another mask, same noise.",
                 ),
-                io.Int.Input("steps", default=30, min=1, max=1000, tooltip="More steps, finer and slower."),
+                io.Int.Input("steps", default=20, min=1, max=1000, tooltip="More steps, finer and slower."),
                 io.Float.Input(
                     "cfg",
-                    default=1.5,
+                    default=1.0,
                     min=0.0,
                     max=50.0,
                     step=0.1,
