@@ -114,8 +114,10 @@ class Server:
 @contextmanager
 def running(checkout: Path, folder: Path, *arguments: str, pack: Path = PACK) -> Iterator[Server]:
     """A server of `checkout` with the pack and nothing else, all of whose files lie in `folder`."""
-    for name in ("custom_nodes", "input", "output", "temp", "user", "models/vae_approx"):
+    for name in ("custom_nodes", "input", "output", "temp", "user", "models/vae"):
         (folder / name).mkdir(parents=True, exist_ok=True)
+    # The front end of 0.3.64 does not know a loader that has nothing to load.
+    (folder / "models" / "vae" / "vae-ft-mse-840000-ema-pruned.safetensors").touch()
     link = folder / "custom_nodes" / "lazydiffusion"
     if not link.exists():
         link.symlink_to(pack, target_is_directory=True)
