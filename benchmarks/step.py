@@ -40,16 +40,6 @@ class Row:
     speedup_in_theory: float  # the same of multiply-adds
 
 
-def decoder_macs(config: NetworkConfig, n: int, text_length: int) -> int:
-    """Multiply-adds of one decoder call on `n` tokens with cached text keys, one sample; the embedding of the time step
-    is left out."""
-    d, patch = config.width, config.channels * config.patch**2
-    linear = (6 + 2 * config.mlp_ratio) * d**2 * n  # four of self-attention, two of cross-attention, the MLP
-    attention = 2 * d * n**2 + 2 * d * text_length * n
-    outputs = patch * (2 if config.learned_variance else 1)
-    return config.decoder_depth * (linear + attention) + n * d * (patch + outputs) + 2 * d**2 * n
-
-
 def interleaved_medians(
     calls: Sequence[Callable[[], object]], repeat: int, clock: Callable[[], float] = time.perf_counter
 ) -> list[float]:
@@ -87,7 +77,7 @@ def measure(
     counts = [max(1, round(config.grid**2 * percent / 100)) for percent in percents]
     clock = time.process_time if device == "cpu" else time.perf_counter
     seconds = interleaved_medians([call(n) for n in counts], repeat, clock)
-    macs = [decoder_macs(config, n, config.text_length) for n in counts]
+    macs = [config.macs(n, config.text_length) for n in counts]
     return [
         Row(percent, n, 1000 * second, seconds[-1] / second, macs[-1] / mac)
         for percent, n, second, mac in zip(percents, counts, seconds, macs, strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -52,15 +53,7 @@ def load_checkpoint(path: Path | str, text: Any = None, latent: Any = None, **ne
     weights.
     """
     path = Path(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            config = read_config(path, file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: there is no such file") from None
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
-
+    config, tensors = read_checkpoint(path)
     if VOCABULARY in tensors:
         model = LazyDiffusion.self_contained(config, tensors.pop(VOCABULARY).numpy().tobytes(), **networks)
     elif text is None or latent is None:
@@ -80,6 +73,26 @@ def load_checkpoint(path: Path | str, text: Any = None, latent: Any = None, **ne
     for name, tensor in tensors.items():
         expected[name].copy_(tensor)
     return model.eval().requires_grad_(False)
+
+
+def read_checkpoint(path: Path | str) -> tuple[ModelConfig, dict[str, torch.Tensor]]:
+    """Configuration and tensors of a checkpoint, by their names in the file.
+
+    Errors: `CheckpointError` for a missing, truncated or foreign file, or an unknown version.
+    """
+    path = Path(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return read_config(path, file.metadata() or {}), {name: file.get_tensor(name) for name in file.keys()}
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: there is no such file") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
+
+
+def part(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """The tensors under a prefix, by their names without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def weights(model: LazyDiffusion) -> dict[str, torch.Tensor]:

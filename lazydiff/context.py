@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from .networks.config import NetworkConfig
 from .tokens import HoleTokens
 
 
@@ -19,6 +20,8 @@ class LazyContext(NamedTuple):
     hole: HoleTokens
     tokens: Tensor  # [B, n, width], the learned context
     canvas: Tensor  # [B, N, C·p·p], clean tokens of the whole canvas
+    network: NetworkConfig  # of that model
+    space: Any = None  # what the canvas was encoded with, for those who encode a sketch alike later
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LazyContext:
         return self
@@ -27,6 +30,17 @@ class LazyContext(NamedTuple):
     def share(self) -> float:
         """Hole tokens as a share of the canvas, 0…1."""
         return self.hole.count / self.hole.total
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the canvas in pixels."""
+        return self.hole.grid[0] * self.network.token, self.hole.grid[1] * self.network.token
+
+    @property
+    def cost(self) -> float:
+        """Work of one decoder step as a share of a step over the whole canvas, 0…1."""
+        hole, canvas = (self.network.macs(n, self.network.text_length) for n in (self.hole.count, self.hole.total))
+        return hole / canvas
 
     @property
     def megabytes(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -71,10 +71,7 @@ class LazyDiffusion(nn.Module):
     @cached_property
     def fingerprint(self) -> str:
         """A name of these very weights, by which a context knows the model that made it."""
-        digest = hashlib.sha256(repr(self.config).encode())
-        for name, tensor in self.encoder.state_dict().items():
-            digest.update(name.encode() + tensor.cpu().float().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return fingerprint(self.config, self.encoder.state_dict())
 
     def tokens(self, image: Tensor) -> Tensor:
         """Image [B, 3, H, W] in -1…1 -> clean tokens of the whole canvas [B, N, C·p·p]."""
@@ -92,3 +89,11 @@ class LazyDiffusion(nn.Module):
         torch.manual_seed(seed)
         self.encoder.initialise()
         self.decoder.initialise()
+
+
+def fingerprint(config: ModelConfig, encoder: Mapping[str, Tensor]) -> str:
+    """A name of an encoder's weights and settings, whatever precision they are loaded in."""
+    digest = hashlib.sha256(repr(config).encode())
+    for name, tensor in sorted(encoder.items()):
+        digest.update(name.encode() + tensor.cpu().float().numpy().tobytes())
+    return digest.hexdigest()[:16]

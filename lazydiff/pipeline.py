@@ -65,7 +65,8 @@ def encode(model: LazyDiffusion, image: Tensor, mask: Tensor) -> LazyContext:
     """
     image = image * 2 - 1
     hole = HoleTokens.from_grid_mask(to_grid(mask, model.config.network.token)[:, 0] > 0)
-    return LazyContext(model.fingerprint, hole, model.context(image, mask, hole), model.tokens(image))
+    tokens, canvas = model.context(image, mask, hole), model.tokens(image)
+    return LazyContext(model.fingerprint, hole, tokens, canvas, model.config.network)
 
 
 @torch.no_grad()

@@ -3,14 +3,41 @@
 from __future__ import annotations
 
 import logging
+import shutil
+from pathlib import Path
 
+import folder_paths
 from comfy_api.latest import ComfyExtension, io
+
+from .blend import PoissonBlend
+from .context import LazyContextApply, LazyContextEncode, LazyContextInfo
+from .host.model import register
+from .host.settings import add_folders
+from .load import LazyCheckpointLoader
+from .sample import LazySample
+
+PICTURES = Path(__file__).parents[1] / "workflows" / "pictures"
 
 
 class LazyDiffusionExtension(ComfyExtension):
-    """What ComfyUI loads. This version brings the library only; the nodes come in the next one."""
+    """What ComfyUI loads."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """The node classes, none so far."""
-        logging.info("Lazy Diffusion: this version has no nodes yet, only the Python library (python -m lazydiff).")
-        return []
+        """The node classes. The host calls this once at its start, before it reads any schema."""
+        add_folders()
+        register()
+        add_pictures()
+        return [
+            LazyCheckpointLoader, LazyContextEncode, LazySample, LazyContextApply, PoissonBlend, LazyContextInfo,
+        ]  # fmt: skip
+
+
+def add_pictures() -> None:
+    """Put the templates' pictures where Load Image finds them; one that is there stays."""
+    for picture in PICTURES.glob("*.png"):
+        target = Path(folder_paths.get_input_directory()) / picture.name
+        try:
+            if not target.exists():
+                shutil.copyfile(picture, target)
+        except OSError as error:
+            logging.warning("Lazy Diffusion: the templates' picture %s could not be copied: %s", target, error)

@@ -48,6 +48,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("host") is not None)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many tests had a ComfyUI to run in: a run without one passes too, and should not look the same."""
+    reports = {
+        kind: [r for r in terminalreporter.getreports(kind) if "host" in getattr(r, "keywords", {})]
+        for kind in ("passed", "failed", "error", "skipped")
+    }
+    ran = len(reports["passed"]) + len(reports["failed"]) + len(reports["error"])
+    if ran or reports["skipped"]:
+        terminalreporter.write_line(f"host tests: {ran} ran, {len(reports['skipped'])} skipped")
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")

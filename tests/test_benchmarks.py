@@ -19,7 +19,7 @@ def test_work_falls_with_the_mask_as_the_paper_says(n, speedup):
     """The cost model's table has the prompt in every step: the caption MLP, then keys and values of each layer."""
     d, length = PIXART_1024.width, PIXART_1024.text_length
     text = length * (PIXART_1024.text_width * d + d**2) + PIXART_1024.decoder_depth * 2 * length * d**2
-    lazy, full = (step.decoder_macs(PIXART_1024, tokens, length) + text for tokens in (n, 4096))
+    lazy, full = (PIXART_1024.macs(tokens, length) + text for tokens in (n, 4096))
     assert full / lazy == pytest.approx(speedup, rel=0.002)
 
 

@@ -17,7 +17,6 @@ from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.step import decoder_macs
 from lazydiff.networks.config import PIXART_1024, PRESETS, NetworkConfig
 from lazydiff.networks.decoder import LazyDecoder
 from lazydiff.networks.encoder import ContextEncoder
@@ -362,7 +361,7 @@ def count_flops(config: NetworkConfig, n: int, device: str) -> int:
 def test_work_of_a_step_is_the_formula_of_the_paper(config, device, n):
     """Within 1 %: the formula leaves out the embedding of the time step."""
     n = min(n, config.grid**2)
-    assert count_flops(config, n, device) == pytest.approx(2 * decoder_macs(config, n, config.text_length), rel=0.01)
+    assert count_flops(config, n, device) == pytest.approx(2 * config.macs(n, config.text_length), rel=0.01)
 
 
 def test_parameter_counts_of_the_paper():

@@ -39,6 +39,15 @@ class NetworkConfig:
         """What positions are divided by: 1 at PixArt's 512 px and below, 2 at 1024, 4 at 2048."""
         return max(self.grid / 32, 1.0)
 
+    def macs(self, n: int, text_length: int) -> int:
+        """Multiply-adds of one decoder call on `n` tokens with cached text keys, one sample; the embedding of the time
+        step is left out."""
+        d, patch = self.width, self.channels * self.patch**2
+        linear = (6 + 2 * self.mlp_ratio) * d**2 * n  # four of self-attention, two of cross-attention, the MLP
+        attention = 2 * d * n**2 + 2 * d * text_length * n
+        outputs = patch * (2 if self.learned_variance else 1)
+        return self.decoder_depth * (linear + attention) + n * d * (patch + outputs) + 2 * d**2 * n
+
 
 # The paper's model: PixArt-α XL/2 with one added layer. It does not state the encoder's depth: at 12 its times add up.
 PIXART_1024 = NetworkConfig(

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from .config import NetworkConfig
 from .decoder import LazyDecoder
 
 # LazyDecoder's layers, which are the original's, and those of diffusers' PixArtTransformer2DModel that stand for them
@@ -80,6 +81,28 @@ def to_pixart(state_dict: Mapping[str, Tensor], layout: Layout = "original") -> 
         parts = ((theirs, state_dict[ours].chunk(len(theirs))) for ours, theirs in rows.items())
         return {key: part.clone() for theirs, chunks in parts for key, part in zip(theirs, chunks, strict=True)}
     raise ValueError(f"no layout '{layout}': choose original, comfy or diffusers")
+
+
+def read_sizes(state: Mapping[str, Tensor]) -> NetworkConfig:
+    """Sizes of an encoder-decoder pair of PixArt-α's kind, from the shapes of its weights (the encoder's under
+    `encoder.`); what shapes do not tell, heads and canvas, is as published for 512 and 1024 px."""
+    width, channels, patch = state["x_embedder.proj.weight"].shape[:3]
+    large = "csize_embedder.mlp.0.weight" in state
+    return NetworkConfig(
+        canvas=1024 if large else 512,
+        cell=state["encoder.mask_down.weight"].shape[-1],
+        channels=channels,
+        patch=patch,
+        width=width,
+        heads=16,
+        decoder_depth=len({key.split(".")[1] for key in state if key.startswith("blocks.")}),
+        encoder_depth=len({key.split(".")[2] for key in state if key.startswith("encoder.blocks.")}),
+        mask_channels=state["encoder.mask_down.weight"].shape[0],
+        mlp_ratio=state["blocks.0.mlp.fc1.weight"].shape[0] // width,
+        text_width=state["y_embedder.y_proj.fc1.weight"].shape[1],
+        learned_variance=state["final_layer.linear.weight"].shape[0] == 2 * channels * patch**2,
+        micro_conditions=large,
+    )
 
 
 def load_pixart(decoder: LazyDecoder, path: str | Path) -> None:

@@ -9,13 +9,14 @@ from typing import Any
 import sentencepiece
 import torch
 from torch import Tensor, nn
-from transformers import T5Config, T5EncoderModel
 
 
 class TextEncoder(nn.Module):
     """Prompts -> hidden states [B, L, width] and key mask [B, L]; parameter names are those of T5 encoders."""
 
     def __init__(self, vocabulary: bytes, width: int, layers: int = 2, max_length: int = 32):
+        from transformers import T5Config, T5EncoderModel  # here, because it takes seconds and few callers need it
+
         super().__init__()
         self.vocabulary, self.max_length = vocabulary, max_length
         self.pieces = sentencepiece.SentencePieceProcessor(model_proto=vocabulary)

@@ -1,45 +1,67 @@
-"""Boots a real ComfyUI, once per run.
+"""ComfyUI for the tests: inside this process, once per run, and as a running server.
 
-It boots inside the test process: ten seconds once, and tests call the host's functions directly. The price is order:
-the checkout goes to the front of `sys.path`, so that the host's `nodes` is found and not this repository's folder of
-that name, and the host is told to use the CPU before anything of it asks for a device.
+In process it takes ten seconds once, and tests call the host's functions directly. The price is order: the checkout
+goes to the front of `sys.path`, so that the host's `nodes` is found and not this repository's folder of that name, and
+the host is told to use the CPU before anything of it asks for a device.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import asyncio
 import os
 import sys
-from importlib.machinery import ModuleSpec
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
 
-def stand_in_for_torchvision() -> None:
-    """Let the host import where no torchvision is installed; it is called by none of the nodes tested here."""
-    for name in ("torchvision", "torchvision.transforms"):
-        module = sys.modules[name] = ModuleType(name)
-        module.__spec__ = ModuleSpec(name, None, is_package=True)
-        module.__path__ = []
+from boot import stand_in  # noqa: E402
+from in_process import Pack  # noqa: E402
+from running_server import PACK, Server, running  # noqa: E402
+
+
+def checkout() -> Path:
+    path = Path(os.environ.get("COMFYUI_PATH") or "~/comfy/ComfyUI").expanduser().resolve()
+    if not (path / "nodes.py").is_file():
+        pytest.skip(f"no ComfyUI at {path}: clone github.com/comfyanonymous/ComfyUI and set COMFYUI_PATH")
+    return path
 
 
 @pytest.fixture(scope="session")
-def host() -> ModuleType:
+def host(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     """ComfyUI's own `nodes` module, on the CPU; skips where there is no checkout or it cannot be imported."""
-    checkout = Path(os.environ.get("COMFYUI_PATH") or "~/comfy/ComfyUI").expanduser().resolve()
-    if not (checkout / "nodes.py").is_file():
-        pytest.skip(f"no ComfyUI checkout at {checkout}: set COMFYUI_PATH to one")
-    if importlib.util.find_spec("torchvision") is None:
-        stand_in_for_torchvision()
-    sys.path.insert(0, str(checkout))
+    path = checkout()
+    stand_in()
+    sys.path.insert(0, str(path))
     try:
         from comfy.cli_args import args
 
         args.cpu = True
         import nodes
     except (ImportError, OSError, RuntimeError) as error:  # the last two: a torchvision built for another torch
-        pytest.skip(f"the ComfyUI at {checkout} cannot be imported (pip install -e '.[host]'): {error!r}")
-    assert Path(nodes.__file__).parent == checkout
+        pytest.skip(f"the ComfyUI at {path} cannot be imported (pip install -e '.[host]'): {error!r}")
+    assert Path(nodes.__file__).parent == path
+    import folder_paths
+
+    for name in ("input", "output", "temp"):
+        getattr(folder_paths, f"set_{name}_directory")(str(tmp_path_factory.mktemp(name)))
     return nodes
+
+
+@pytest.fixture(scope="session")
+def pack(host: ModuleType) -> Pack:
+    assert asyncio.run(host.load_custom_node(str(PACK))), "the host's log says why"
+    asyncio.run(host.load_custom_node(str(Path(host.__file__).parent / "comfy_extras" / "nodes_custom_sampler.py")))
+    asyncio.run(host.load_custom_node(str(Path(host.__file__).parent / "comfy_extras" / "nodes_mask.py")))
+    return Pack(host)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A running ComfyUI with the pack and nothing else; it ends with the tests."""
+    pytest.importorskip("aiohttp", reason="the host's packages are missing: pip install -e '.[host]'")
+    with running(checkout(), tmp_path_factory.mktemp("comfyui"), *os.environ.get("COMFYUI_ARGS", "").split()) as server:
+        yield server

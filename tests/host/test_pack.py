@@ -3,19 +3,106 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import subprocess
+import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
+import torch
+from in_process import Pack
+from running_server import PACK
 
 pytestmark = pytest.mark.host
 
-PACK = Path(__file__).parents[2]
+NODES = {
+    "LazyCheckpointLoader": ["checkpoint"],
+    "LazyContextEncode": ["model", "vae", "image", "mask", "grow", "feather"],
+    "LazySample": [
+        "model", "context", "positive", "negative", "seed", "steps", "cfg", "sampler", "scheduler", "denoise",
+        "variations", "sketch",
+    ],
+    "LazyContextApply": ["model", "context"],
+    "PoissonBlend": ["destination", "source", "mask", "gradients", "grow"],
+    "LazyContextInfo": ["context"],
+}  # fmt: skip
 
 
-def test_pack_loads_and_leaves_other_nodes_alone(host: ModuleType, caplog: pytest.LogCaptureFixture) -> None:
-    before = dict(host.NODE_CLASS_MAPPINGS)
-    with caplog.at_level("INFO"):
-        assert asyncio.run(host.load_custom_node(str(PACK))), caplog.text  # the host logs errors instead of raising
-    assert host.NODE_CLASS_MAPPINGS == before, "this version has no nodes"
-    assert "no nodes yet" in caplog.text
+def test_ids_and_inputs_are_for_ever(pack: Pack) -> None:
+    """Saved workflows hold these names, and widget values by position: nothing may move, new inputs go last."""
+    for node, names in NODES.items():
+        schema = pack.host.NODE_CLASS_MAPPINGS[node].GET_SCHEMA()
+        assert [each.id for each in schema.inputs][: len(names)] == names
+        assert all(each.tooltip for each in schema.inputs), f"{node} has an input without a tooltip"
+        assert (Path(__file__).parents[2] / "web" / "docs" / f"{node}.md").is_file()
+
+
+def test_import_is_quick_and_opens_no_connection(host: ModuleType) -> None:
+    """In a process of its own, with the host's modules already there. CPU time, so that a busy machine is no slower."""
+    script, checkout = Path(__file__).with_name("import_pack.py"), Path(host.__file__).parent
+    command = [sys.executable, str(script), str(checkout), str(PACK)]
+    times = []
+    for _ in range(2):  # the first one compiles
+        run = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert run.returncode == 0, run.stderr[-2000:]
+        times.append(float(run.stdout.split("seconds")[-1]))
+    assert min(times) < 0.5
+
+
+def test_failing_import_is_one_clear_line(pack: Pack, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """And leaves the host running."""
+    shutil.copy(PACK / "__init__.py", tmp_path)
+    (tmp_path / "nodes").mkdir()
+    (tmp_path / "nodes" / "__init__.py").write_text("import a_package_that_is_missing")
+    assert not asyncio.run(pack.host.load_custom_node(str(tmp_path)))
+    ours = [record.message for record in caplog.records if "Lazy Diffusion cannot start" in record.message]
+    assert len(ours) == 1 and "a_package_that_is_missing" in ours[0]
+
+
+def test_loading_twice_registers_once(pack: Pack) -> None:
+    import comfy.supported_models
+
+    pack.part("nodes.host.model").register()
+    names = [model.__name__ for model in comfy.supported_models.models]
+    assert names.count("LazyConfig") == 1
+
+
+@pytest.mark.parametrize("node", ["LazyContextEncode", "LazySample", "LazyContextApply"])
+def test_stock_model_is_refused_in_words(pack: Pack, node: str) -> None:
+    """A MODEL is a patcher around a network; of a stock one, only the kind of the network matters here."""
+
+    class Flux: ...
+
+    arguments = {
+        "LazyContextEncode": dict.fromkeys(NODES["LazyContextEncode"][1:]),
+        "LazySample": dict.fromkeys(NODES["LazySample"][1:]),
+        "LazyContextApply": {"context": None},
+    }[node]
+    with pytest.raises(ValueError, match="this MODEL is a Flux.*Connect the MODEL of a Lazy Checkpoint Loader"):
+        pack.call(node, model=SimpleNamespace(model=Flux()), **arguments)
+
+
+@pytest.mark.parametrize("gradients", ["source", "mixed"])
+def test_poisson_blend_keeps_the_outside_bit_by_bit(pack: Pack, gradients: str) -> None:
+    destination, source, mask = torch.rand(2, 40, 60, 3), torch.rand(1, 40, 60, 3), torch.zeros(1, 40, 60)
+    mask[:, 10:20, 10:30] = 1
+    (result,) = pack.call("PoissonBlend", destination, source, mask, gradients, 2)
+    assert result.shape == destination.shape and result.min() >= 0 and result.max() <= 1
+    changed = (result != destination).any(-1)
+    assert changed[:, 10:20, 10:30].all() and not changed[:, :7].any() and not changed[:, :, 33:].any()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mask": torch.zeros(1, 8, 8)}, "mask"),
+        ({"source": torch.rand(1, 20, 20, 3)}, "make the source match"),
+        ({"source": torch.rand(3, 40, 60, 3), "destination": torch.rand(2, 40, 60, 3)}, "batches of different length"),
+        ({"source": torch.full((1, 40, 60, 3), float("nan"))}, "NaN"),
+    ],
+)
+def test_poisson_blend_refuses_in_words(pack: Pack, changes: dict[str, torch.Tensor], message: str) -> None:
+    good = {"destination": torch.rand(1, 40, 60, 3), "source": torch.rand(1, 40, 60, 3), "mask": torch.ones(1, 40, 60)}
+    with pytest.raises(ValueError, match=message):
+        pack.call("PoissonBlend", **{**good, **changes}, gradients="source", grow=0)

@@ -1,0 +1,334 @@
+"""The library's encoder and decoder as a MODEL of the host's.
+
+Full-canvas latents go through the host's samplers. Only inside a model call are the hole tokens gathered, decoded and
+scattered back, so that every sampler, scheduler and guider works and a call costs what the hole costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import comfy.conds
+import comfy.model_base
+import comfy.model_management as mm
+import comfy.model_patcher
+import comfy.ops
+import comfy.supported_models
+import comfy.supported_models_base
+import comfy.utils
+import torch
+import torch.nn.functional as F
+from comfy.ldm.modules.attention import optimized_attention
+from comfy.patcher_extension import WrappersMP
+from einops import repeat
+from torch import Tensor
+
+from ...lazydiff.checkpoint import CheckpointError
+from ...lazydiff.context import LazyContext
+from ...lazydiff.diffusion.flow import predict_clean
+from ...lazydiff.masks import to_grid
+from ...lazydiff.model import fingerprint
+from ...lazydiff.networks.config import NetworkConfig
+from ...lazydiff.networks.decoder import LazyDecoder
+from ...lazydiff.networks.encoder import ContextEncoder
+from ...lazydiff.tokens import HoleTokens, patchify, unpatchify
+from .settings import SIGNATURE, Settings
+
+KEY = "lazydiffusion"  # under which a context travels with a MODEL
+
+
+class HostAttention:
+    """The host's attention function in the library's form."""
+
+    def __init__(self) -> None:
+        self.options: dict[str, Any] = {}  # of the call in progress: how users replace the attention function
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        if mask is not None:  # not all of the host's functions take a bool mask
+            # Written out per query: one of them cuts the mask into the same pieces as the queries.
+            mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, torch.finfo(q.dtype).min)
+            mask = mask.expand(-1, -1, q.shape[2], -1)
+        options = {"skip_reshape": True, "skip_output_reshape": True, "transformer_options": self.options}
+        return optimized_attention(q, k, v, q.shape[1], mask=mask, **options)
+
+
+class HostDecoder(LazyDecoder):
+    """The library's decoder, built as the host builds its networks."""
+
+    def __init__(self, network: NetworkConfig, dtype: torch.dtype, device: Any, operations: Any, **unused: Any):
+        super().__init__(network, operations, HostAttention(), dtype=dtype, device=device)
+        self.dtype = dtype
+
+    @property
+    def attention(self) -> HostAttention:
+        return self.blocks[0].attn.attention
+
+
+class Run(NamedTuple):
+    """One sampling: what was found out when it began."""
+
+    noise: Tensor  # the tensor by which it is recognised
+    context: LazyContext  # on the sampling device
+    known: Tensor  # [n, C, h, w], the canvas latent as the sampler sees it
+    raw: Tensor  # the same as it came in, for the way out
+    hole: Tensor  # [n or 1, 1, h, w] bool, cells that may change
+
+
+class LazyModel(comfy.model_base.BaseModel):
+    """Decoder, its sampling and its context encoder, which has a patcher of its own and is loaded only to encode."""
+
+    def __init__(self, model_config: Any, settings: Settings, encoder: Mapping[str, Tensor], device: Any = None):
+        self.settings, network = settings, settings.config.network
+        kind = comfy.model_base.ModelType
+        super().__init__(
+            model_config, kind.FLOW if settings.config.prediction == "flow" else kind.EPS, device,
+            unet_model=partial(HostDecoder, network),
+        )  # fmt: skip
+        self.fingerprint = fingerprint(settings.config, encoder)
+        module = ContextEncoder(network, comfy.ops.manual_cast, HostAttention(), dtype=self.get_dtype())
+        try:
+            module.load_state_dict(encoder)
+        except RuntimeError as error:
+            raise CheckpointError(f"the context encoder of this checkpoint is damaged: {error}") from error
+        module.eval().requires_grad_(False)
+        # A patcher is no module: the encoder is not loaded, saved or counted with the decoder.
+        self.encoder = comfy.model_patcher.ModelPatcher(module, mm.get_torch_device(), mm.unet_offload_device())
+        self.share = 1.0  # of the canvas that is hole, as far as it is known before a run begins
+        self.run: Run | None = None
+        self.latents: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def network(self) -> NetworkConfig:
+        return self.settings.config.network
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        return self.manual_cast_dtype or self.get_dtype()
+
+    def load_model_weights(self, sd: dict[str, Tensor], unet_prefix: str = "", *args: Any, **kwargs: Any) -> Any:
+        missing = [name for name in self.diffusion_model.state_dict() if unet_prefix + name not in sd]
+        if missing:
+            raise CheckpointError(f"this checkpoint is damaged: {len(missing)} weights are missing, first {missing[0]}")
+        return super().load_model_weights(sd, unet_prefix, *args, **kwargs)
+
+    def memory_required(self, input_shape: Any, *args: Any, **kwargs: Any) -> float:
+        running = self.current_patcher is not None and self.run is not None
+        share = self.run.context.share if running else self.share
+        return super().memory_required(input_shape, *args, **kwargs) * max(share, 0.02)
+
+    # Encoding
+
+    def context(self, latent: Tensor, visible: Tensor, mask: Tensor, beside: tuple[Any, ...] = ()) -> LazyContext:
+        """Encode canvases into a context.
+
+        latent: [B, C, h, w], the canvas as a VAE makes it; visible: the same with mid grey in the hole
+        mask: [B, 1, H, W] of zeros and ones, pixels
+        beside: patchers that must stay loaded
+        Errors: ValueError for latents that are no numbers.
+        """
+        check_numbers(latent)
+        hole = HoleTokens.from_grid_mask(to_grid(mask, self.network.token)[:, 0] > 0)
+        canvas = patchify(latent.float(), self.network.patch)
+        tokens = latent.new_zeros(len(latent), 0, self.network.width)
+        if hole.count:
+            device, dtype = self.encoder.load_device, self.compute_dtype
+            mm.load_models_gpu([*beside, self.encoder], memory_required=super().memory_required(list(latent.shape)))
+            visible = self.latent_format.process_in(visible.to(device)).to(dtype)
+            tokens = self.encoder.model(visible, mask.to(device, dtype), hole.to(device)).float()
+        home = mm.intermediate_device()
+        return LazyContext(self.fingerprint, hole.to(home), tokens.to(home), canvas.to(home), self.network)
+
+    def check(self, context: LazyContext, height: int, width: int) -> None:
+        """Errors: ValueError for a context that this model did not make, or of a canvas of another size (in cells)."""
+        if context.model != self.fingerprint:
+            raise ValueError("this context was made by another model: encode the canvas again with this one")
+        if context.size != (height * self.network.cell, width * self.network.cell):
+            cell = self.network.cell
+            made, canvas = (f"{x}×{y}" for y, x in (context.size, (height * cell, width * cell)))
+            raise ValueError(f"this context was made for {made}, the canvas is {canvas}: encode it again")
+
+    # Sampling, in the order in which the host calls
+
+    def process_latent_in(self, latent: Tensor) -> Tensor:
+        processed = super().process_latent_in(latent)
+        self.latents = (processed, latent)
+        return processed
+
+    def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
+        """Prompts of any length become one length and a mask, so that all of them go through the model together."""
+        noise = kwargs["noise"]
+        if self.run is None or self.run.noise is not noise:
+            self.run = self.begin(noise, kwargs.get("latent_image"), kwargs.get("denoise_mask"))
+        text = kwargs["cross_attn"]
+        length = text.shape[1]
+        missing = max(self.network.text_length - length, 0)
+        mask = torch.ones(len(text), length, dtype=torch.long, device=text.device)  # the host would cast a bool mask
+        return {
+            "c_crossattn": comfy.conds.CONDRegular(F.pad(text, (0, 0, 0, missing))),
+            "text_mask": comfy.conds.CONDRegular(F.pad(mask, (0, missing))),
+        }
+
+    def begin(self, noise: Tensor, latent: Tensor | None, mask: Tensor | None) -> Run:
+        """The context that was attached to the MODEL, or one of the canvas latent and the latent's noise mask."""
+        rows, _, height, width = noise.shape
+        known = torch.zeros_like(noise) if latent is None else latent
+        raw = self.latents[1] if self.latents is not None and self.latents[0] is known else known
+        self.latents = None
+        check_numbers(known)
+        cells = torch.ones_like(noise[:1, :1], dtype=torch.bool) if mask is None else mask[:, :1] > 0
+        context = self.current_patcher.model_options["transformer_options"].get(KEY)
+        if context is None:
+            context = self.encode_latent(raw, cells)
+        self.check(context, height, width)
+        hole = hole_cells(context).to(cells.device)
+        if mask is None:
+            cells = hole
+        elif (cells & ~hole.repeat(-(-len(cells) // len(hole)), 1, 1, 1)[: len(cells)]).any():
+            raise ValueError("the latent's noise mask covers more than this context's hole: encode with the same mask")
+        if rows % len(context.tokens):
+            raise ValueError(f"this context is of {len(context.tokens)} canvases, the batch is of {rows} latents")
+        device = noise.device
+        context = context._replace(hole=context.hole.to(device), tokens=context.tokens.to(device))
+        return Run(noise, context, known, raw, cells)
+
+    def encode_latent(self, raw: Tensor, cells: Tensor) -> LazyContext:
+        """A context from what stock nodes know, a latent and a mask of its cells."""
+        cells = cells.expand(len(raw), -1, -1, -1)
+        scaled = self.settings.grey.to(raw)[None, :, None, None]
+        grey = self.latent_format.process_out(scaled)
+        pixels = repeat(cells.float(), "b 1 h w -> b 1 (h y) (w x)", y=self.network.cell, x=self.network.cell)
+        return self.context(raw, torch.where(cells, grey, raw), pixels, beside=(self.current_patcher,))
+
+    def _apply_model(
+        self,
+        x: Tensor,
+        t: Tensor,
+        c_concat: Any = None,
+        c_crossattn: Any = None,
+        control: Any = None,
+        transformer_options: Any = None,
+        text_mask: Any = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        run = self.run
+        if run is None or x.shape[-2:] != run.known.shape[-2:]:
+            raise ValueError(
+                "a lazy model sees the whole canvas: it cannot be given a part of it "
+                "(instead of Conditioning (Set Area), use Conditioning (Set Mask))"
+            )
+        known = run.known.to(x).repeat(len(x) // len(run.known), 1, 1, 1)
+        context = run.context
+        if not context.hole.count:
+            return known
+        times = len(x) // len(context.tokens)
+        hole, tokens = context.hole.tile(times), context.tokens.repeat(times, 1, 1)
+        dtype, patch = self.compute_dtype, self.network.patch
+        decoder: HostDecoder = self.diffusion_model
+        decoder.attention.options = transformer_options or {}
+        text = decoder.text_keys(c_crossattn.to(x.device, dtype), text_mask > 0)
+
+        def network(z: Tensor, time: Tensor) -> Tensor:
+            return decoder(z.to(dtype), time, text, hole, tokens.to(dtype)).float()
+
+        denoised = self.denoise(network, x.float(), t, hole)
+        canvas = hole.scatter(hole.gather(patchify(denoised, patch)), patchify(known, patch))
+        return unpatchify(canvas, hole.grid, patch)
+
+    def denoise(self, network: Callable[[Tensor, Tensor], Tensor], x: Tensor, t: Tensor, hole: HoleTokens) -> Tensor:
+        """Estimate of the clean latent [B, C, h, w], of meaning in the hole; t: [B] noise levels as samplers count."""
+        patch = self.network.patch
+        tokens = hole.gather(patchify(self.model_sampling.calculate_input(t, x), patch))
+        if self.settings.config.prediction == "flow":
+            variance = self.settings.variance.to(x).repeat_interleave(patch**2)
+            predicted = predict_clean(network, tokens, t.float(), variance)
+        else:
+            predicted = network(tokens, self.model_sampling.timestep(t).float())[..., : tokens.shape[-1]]
+        canvas = hole.scatter(predicted, predicted.new_zeros(len(x), hole.total, tokens.shape[-1]))
+        canvas = unpatchify(canvas, hole.grid, patch)
+        if self.settings.config.prediction == "flow":
+            return canvas
+        return self.model_sampling.calculate_denoised(t, canvas, x)
+
+    def process_latent_out(self, latent: Tensor) -> Tensor:
+        """What a sampler returns, with the visible cells bit by bit as they came in."""
+        out, run = super().process_latent_out(latent), self.run
+        if self.current_patcher is None or run is None or out.shape != run.raw.shape:
+            return out
+        self.run = None
+        return torch.where(run.hole, out, run.raw.to(out))
+
+
+class LazyConfig(comfy.supported_models_base.BASE):
+    """What the host's loaders find when they ask which model a state dict is."""
+
+    memory_usage_factor = 0.5
+    supported_inference_dtypes = [torch.bfloat16, torch.float32]
+
+    @classmethod
+    def matches(cls, unet_config: Any, state_dict: Any = None, *args: Any, **kwargs: Any) -> bool:
+        return state_dict is not None and SIGNATURE in state_dict
+
+    def get_model(self, state_dict: dict[str, Tensor], prefix: str = "", device: Any = None) -> LazyModel:
+        settings = Settings.of(state_dict)
+        self.latent_format = settings.latent_format
+        self.sampling_settings = {
+            "beta_schedule": "sqrt_linear", "linear_start": 1e-4, "linear_end": 2e-2, "timesteps": 1000,
+            "shift": settings.config.sampling.shift,
+        }  # fmt: skip
+        names = [name for name in state_dict if name.startswith("encoder.")]
+        encoder = {name.removeprefix("encoder."): state_dict.pop(name) for name in names}
+        return LazyModel(self, settings, encoder, device)
+
+
+def register() -> None:
+    """Let the host's loaders know our checkpoints. It has a list and no function for that."""
+    models = comfy.supported_models.models
+    if not any(model.__name__ == LazyConfig.__name__ for model in models):
+        models.insert(0, LazyConfig)
+
+
+def check_numbers(latent: Tensor) -> None:
+    if not torch.isfinite(latent).all():
+        raise ValueError("the latent has values that are not numbers: the step before failed, often a VAE in fp16")
+
+
+def hole_cells(context: LazyContext) -> Tensor:
+    """[B, 1, h, w] bool, the latent cells of the hole's tokens."""
+    hole, patch = context.hole, context.network.patch
+    ones = torch.ones(*hole.index.shape, patch**2, device=hole.index.device)
+    return unpatchify(hole.scatter(ones, ones.new_zeros(len(ones), hole.total, patch**2)), hole.grid, patch) > 0
+
+
+def lazy_model(model: Any) -> LazyModel:
+    """Errors: ValueError for a MODEL that is none of ours, saying what would come of it."""
+    if not isinstance(model.model, LazyModel):
+        raise ValueError(
+            f"this MODEL is a {type(model.model).__name__}: it has no context encoder and would compute the whole "
+            "canvas in every step. Connect the MODEL of a Lazy Checkpoint Loader"
+        )
+    return model.model
+
+
+def attach(model: Any, context: LazyContext) -> Any:
+    """A clone of the MODEL whose samplings are of this context."""
+    lazy = lazy_model(model)
+    lazy.check(context, *(side // lazy.network.cell for side in context.size))
+    model = model.clone()
+    model.model_options["transformer_options"][KEY] = context
+    model.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
+    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, outer_sample)
+    return model
+
+
+def outer_sample(executor: Any, noise: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Around a sampling, before any weights are loaded: refuse what does not fit, ask for a hole's share of memory."""
+    patcher = executor.class_obj.model_patcher
+    model, context = patcher.model, patcher.model_options["transformer_options"][KEY]
+    model.check(context, *noise.shape[-2:])
+    model.share = context.share
+    try:
+        return executor(noise, *args, **kwargs)
+    finally:
+        model.share = 1.0

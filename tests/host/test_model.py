@@ -1,0 +1,274 @@
+"""The model inside the host's samplers: exact outside the hole, equal to the library inside it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from in_process import Pack, scene
+
+pytestmark = pytest.mark.host
+
+SHIPPED = "lazydiffusion-small.safetensors"
+# Sums in another order, over tens of steps: the library's and the host's results differ by about 1e-6 of the range.
+CLOSE = 1e-4
+
+
+class Graph:
+    """What most graphs begin with: the shipped model, a canvas with a hole, prompts of different length."""
+
+    def __init__(self, pack: Pack):
+        self.model, self.clip, self.vae = pack.call("LazyCheckpointLoader", SHIPPED)
+        picture, mask, self.caption = scene(3)
+        self.image, self.mask = picture.movedim(1, -1), mask[:, 0]
+        self.positive, self.negative = (pack.call("CLIPTextEncode", self.clip, t)[0] for t in (self.caption, ""))
+        self.context, self.latent = pack.call("LazyContextEncode", self.model, self.vae, self.image, self.mask, 0, 0)
+        self.library = pack.part("lazydiff.checkpoint").load_checkpoint(pack.part("lazydiff.checkpoint").SHIPPED)
+
+
+@pytest.fixture(scope="module")
+def graph(pack: Pack) -> Graph:
+    if not pack.part("lazydiff.checkpoint").SHIPPED.exists():
+        pytest.skip("the shipped model is not there")
+    return Graph(pack)
+
+
+def visible(latent: torch.Tensor, graph: Graph) -> torch.Tensor:
+    shown = graph.latent["noise_mask"] == 0
+    return latent[shown.expand_as(latent[:1]).expand_as(latent)]
+
+
+def test_parts_equal_the_librarys(pack: Pack, graph: Graph) -> None:
+    text, _ = graph.library.text([graph.caption])
+    assert torch.allclose(graph.positive[0][0], text, atol=CLOSE)
+    context = pack.part("lazydiff.pipeline").encode(graph.library, *scene(3)[:2])
+    assert context.model == graph.context.model and context.network == graph.context.network
+    assert torch.allclose(graph.context.tokens, context.tokens, atol=CLOSE)
+    assert torch.allclose(graph.context.canvas, context.canvas, atol=CLOSE)
+
+
+@pytest.mark.parametrize(("sampler", "same"), [("ancestral (as trained)", "ancestral"), ("euler", "euler")])
+@pytest.mark.parametrize("cfg", [1.0, 2.0])
+def test_variations_equal_the_librarys(pack: Pack, graph: Graph, sampler: str, same: str, cfg: float) -> None:
+    """The nodes make what the library makes from the same seeds."""
+    pipeline, model = pack.part("lazydiff.pipeline"), graph.library
+    settings = replace(model.config.sampling, sampler=same, steps=10, guidance=cfg)
+    context = pipeline.encode(model, *scene(3)[:2])
+    expected = pipeline.decode(model, context, pipeline.sample(model, context, [graph.caption] * 2, [7, 8], settings))
+    args = graph.model, graph.context, graph.positive, graph.negative, 7, 10, cfg, sampler, "simple", 1.0, 2
+    (latent,) = pack.call("LazySample", *args)
+    (pixels,) = pack.call("VAEDecode", graph.vae, latent)
+    assert torch.allclose(pixels.movedim(-1, 1), expected, atol=CLOSE)
+
+
+def test_sketch_equals_the_librarys(pack: Pack, graph: Graph) -> None:
+    """denoise 0.5 of 5 steps is the lower half of 10: the library's strength 0.5."""
+    pipeline, model = pack.part("lazydiff.pipeline"), graph.library
+    sketch = torch.rand(1, 3, 96, 96)
+    context = pipeline.encode(model, *scene(3)[:2])
+    settings = replace(model.config.sampling, sampler="euler", steps=10, guidance=2.0)
+    tokens = pipeline.sample(model, context, [graph.caption], [7], settings, sketch=sketch, strength=0.5)
+    args = graph.model, graph.context, graph.positive, graph.negative, 7, 5, 2.0, "euler", "simple", 0.5, 1
+    (latent,) = pack.call("LazySample", *args, sketch=sketch.movedim(1, -1))
+    (pixels,) = pack.call("VAEDecode", graph.vae, latent)
+    assert torch.allclose(pixels.movedim(-1, 1), pipeline.decode(model, context, tokens), atol=CLOSE)
+
+
+SAMPLERS = [
+    "euler", "euler_ancestral", "heun", "dpm_2", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_sde", "dpmpp_3m_sde", "ddim",
+    "uni_pc", "lcm", "res_multistep", "lms", "deis",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("route", ["nodes", "attached", "stock"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_visible_latent_is_bit_identical(pack: Pack, graph: Graph, sampler: str, route: str) -> None:
+    """Whatever the sampler and by whichever nodes; and the hole is not as it was."""
+    if route == "nodes":
+        args = graph.model, graph.context, graph.positive, graph.negative, 1, 3, 1.5, sampler, "normal", 0.9, 2
+        (out,) = pack.call("LazySample", *args)
+    else:
+        latent, model = graph.latent, graph.model
+        if route == "attached":
+            (model,) = pack.call("LazyContextApply", model, graph.context)
+        else:
+            (latent,) = pack.call("VAEEncode", graph.vae, graph.image)
+            (latent,) = pack.call("SetLatentNoiseMask", latent, graph.mask)
+        args = model, 1, 3, 1.5, sampler, "normal", graph.positive, graph.negative, latent, 0.9
+        (out,) = pack.call("KSampler", *args)
+    samples = out["samples"]
+    assert torch.isfinite(samples).all()
+    canvas = graph.latent["samples"].expand_as(samples)
+    assert torch.equal(visible(samples, graph), visible(canvas, graph))
+    assert not torch.equal(samples, canvas)
+
+
+def test_stock_route_equals_the_attached_one_on_whole_cells(pack: Pack, graph: Graph) -> None:
+    """With a mask of whole tokens a stock graph knows as much as our encoder does: same context, same latent."""
+    mask = torch.zeros(1, 96, 96)
+    mask[:, 32:64, 24:56] = 1
+    context, latent = pack.call("LazyContextEncode", graph.model, graph.vae, graph.image, mask, 0, 0)
+    (model,) = pack.call("LazyContextApply", graph.model, context)
+    (stock,) = pack.call("UNETLoader", SHIPPED, "default")
+    results = [
+        pack.call("KSampler", each, 1, 4, 1.5, "euler", "simple", graph.positive, graph.negative, latent, 1.0)[0]
+        for each in (model, graph.model, stock)
+    ]
+    for result in results[1:]:
+        assert torch.allclose(result["samples"], results[0]["samples"], atol=1e-3)
+
+
+def test_custom_sampling_with_any_guider(pack: Pack, graph: Graph) -> None:
+    (model,) = pack.call("LazyContextApply", graph.model, graph.context)
+    (noise,), (sampler,) = pack.call("RandomNoise", 1), pack.call("KSamplerSelect", "euler")
+    (sigmas,) = pack.call("BasicScheduler", model, "simple", 3, 1.0)
+    (basic,) = pack.call("BasicGuider", model, graph.positive)
+    (guided,) = pack.call("CFGGuider", model, graph.positive, graph.negative, 2.0)
+    for guider in (basic, guided):
+        out = pack.call("SamplerCustomAdvanced", noise, guider, sampler, sigmas, graph.latent)[0]
+        assert torch.equal(visible(out["samples"], graph), visible(graph.latent["samples"], graph))
+
+
+def test_regional_prompts(pack: Pack, graph: Graph) -> None:
+    left = torch.zeros(1, 96, 96)
+    left[..., :48] = 1
+    regions = [pack.call("ConditioningSetMask", graph.positive, m, "default", 1.0)[0] for m in (left, 1 - left)]
+    (both,) = pack.call("ConditioningCombine", *regions)
+    args = graph.model, graph.context, both, graph.negative, 1, 3, 2.0, "euler", "simple", 1.0, 1
+    (out,) = pack.call("LazySample", *args)
+    plain = pack.call("LazySample", *args[:2], graph.positive, *args[3:])[0]
+    # The same prompt in both halves is the prompt everywhere.
+    assert torch.allclose(out["samples"], plain["samples"], atol=CLOSE)
+
+
+def test_area_conditioning_is_refused_in_words(pack: Pack, graph: Graph) -> None:
+    (area,) = pack.call("ConditioningSetArea", graph.positive, 48, 48, 0, 0, 1.0)
+    with pytest.raises(ValueError, match="Set Mask"):
+        pack.call("LazySample", graph.model, graph.context, area, graph.negative, 1, 2, 2.0, "euler", "simple", 1.0, 1)
+
+
+def test_rectangular_canvas(pack: Pack, graph: Graph) -> None:
+    image, mask = torch.rand(1, 64, 120, 3), torch.zeros(1, 64, 120)
+    mask[:, 10:40, 30:90] = 1
+    context, latent = pack.call("LazyContextEncode", graph.model, graph.vae, image, mask, 0, 0)
+    assert context.size == (64, 120) and context.hole.count == 4 * 9
+    args = graph.model, context, graph.positive, graph.negative, 1, 2, 1.5, "euler", "simple", 1.0, 1
+    out = pack.call("LazySample", *args)[0]["samples"]
+    kept = (latent["noise_mask"] == 0).expand_as(out)
+    assert torch.equal(out[kept], latent["samples"][kept]) and not torch.equal(out, latent["samples"])
+
+
+def test_canvases_of_a_batch_each_with_its_hole(pack: Pack, graph: Graph) -> None:
+    """A ragged batch equals its canvases one by one."""
+    scenes = [scene(number) for number in (3, 4)]
+    image = torch.cat([s[0] for s in scenes]).movedim(1, -1)
+    mask = torch.cat([s[1] for s in scenes])[:, 0]
+    settings = graph.positive, graph.negative, 5, 3, 1.5, "euler", "simple", 1.0, 1
+    context, _ = pack.call("LazyContextEncode", graph.model, graph.vae, image, mask, 0, 0)
+    together = pack.call("LazySample", graph.model, context, *settings)[0]["samples"]
+    for row in range(2):
+        rows = slice(row, row + 1)
+        context, _ = pack.call("LazyContextEncode", graph.model, graph.vae, image[rows], mask[rows], 0, 0)
+        args = *settings[:2], 5 + row, *settings[3:]
+        alone = pack.call("LazySample", graph.model, context, *args)[0]["samples"]
+        assert torch.allclose(together[rows], alone, atol=CLOSE)
+
+
+def test_conditional_and_unconditional_prompts_are_one_batch(pack: Pack, graph: Graph) -> None:
+    rows: list[int] = []
+    decoder = graph.model.model.diffusion_model
+    hook = decoder.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+    try:
+        args = graph.model, graph.context, graph.positive, graph.negative, 1, 2, 3.0, "euler", "simple", 1.0, 2
+        pack.call("LazySample", *args)
+    finally:
+        hook.remove()
+    assert rows == [4, 4]  # two variations, twice each, in one call per step
+
+
+def test_only_hole_tokens_reach_the_decoder(pack: Pack, graph: Graph) -> None:
+    counts: list[int] = []
+    hook = graph.model.model.diffusion_model.register_forward_pre_hook(lambda m, args: counts.append(args[0].shape[1]))
+    try:
+        conditions = graph.positive, graph.negative
+        pack.call("KSampler", graph.model, 1, 2, 1.0, "euler", "simple", *conditions, graph.latent, 1.0)
+    finally:
+        hook.remove()
+    assert set(counts) == {graph.context.hole.count}
+
+
+def test_memory_demand_scales_with_the_hole(graph: Graph) -> None:
+    model = graph.model.model
+    full = model.memory_required([2, 96, 12, 12])
+    model.share = graph.context.share
+    try:
+        assert model.memory_required([2, 96, 12, 12]) == pytest.approx(full * graph.context.share)
+    finally:
+        model.share = 1.0
+
+
+# Weights
+
+
+def run(pack: Pack, graph: Graph, model: Any) -> torch.Tensor:
+    args = model, graph.context, graph.positive, graph.negative, 1, 4, 1.5, "euler", "simple", 1.0, 1
+    return pack.call("LazySample", *args)[0]["samples"]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 2e-2), ("bfloat16", 0.3), ("float32", 0)])
+def test_weights_of_other_precision(pack: Pack, graph: Graph, dtype: str, tolerance: float) -> None:
+    """Stored in half precision and computed in fp32. The tolerances are a few times what each dtype rounds off."""
+    import comfy.sd
+    import folder_paths
+
+    path = folder_paths.get_full_path("diffusion_models", SHIPPED)
+    model = comfy.sd.load_diffusion_model(path, model_options={"dtype": getattr(torch, dtype)})
+    assert model.model.diffusion_model.dtype is getattr(torch, dtype)
+    difference = (run(pack, graph, model) - run(pack, graph, graph.model)).abs().max()
+    assert difference <= tolerance
+
+
+def test_partly_loaded_model_gives_the_same(pack: Pack, graph: Graph) -> None:
+    """Half of the weights stay behind and are cast as they are used."""
+    expected = run(pack, graph, graph.model)
+    (model,) = pack.call("UNETLoader", SHIPPED, "default")
+    model.partially_load(model.load_device, model.model_size() // 2) if hasattr(model, "partially_load") else None
+    assert torch.equal(run(pack, graph, model), expected)
+
+
+def test_patch_on_the_decoder_applies_and_is_undone(pack: Pack, graph: Graph) -> None:
+    before = run(pack, graph, graph.model)
+    patched = graph.model.clone()
+    weight = "diffusion_model.blocks.2.attn.proj.weight"
+    applied = patched.add_patches({weight: ("diff", (torch.full((192, 192), 0.05),))}, 1.0)
+    assert list(applied) == [weight]
+    assert not torch.allclose(run(pack, graph, patched), before)
+    assert torch.equal(run(pack, graph, graph.model), before)
+
+
+def test_one_context_many_uses(pack: Pack, graph: Graph) -> None:
+    """A context is read by clones, batches and other prompts, and stays as it was."""
+    import copy
+
+    assert copy.deepcopy(graph.context) is graph.context
+    before = [t.clone() for t in (graph.context.tokens, graph.context.canvas, graph.context.hole.index)]
+    first = run(pack, graph, graph.model)
+    run(pack, graph, graph.model.clone())
+    args = graph.model, graph.context, graph.negative, graph.positive, 9, 2, 4.0, "lcm", "karras", 1.0, 3
+    pack.call("LazySample", *args)
+    assert torch.equal(run(pack, graph, graph.model), first)
+    after = graph.context.tokens, graph.context.canvas, graph.context.hole.index
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_preview_is_the_picture_in_small(graph: Graph) -> None:
+    """The linear preview equals the mean colour of each patch."""
+    import torch.nn.functional as F
+
+    latent, form = graph.latent["samples"], graph.model.model.latent_format
+    factors, bias = torch.tensor(form.latent_rgb_factors), torch.tensor(form.latent_rgb_factors_bias)
+    preview = torch.einsum("bchw,cr->brhw", latent, factors) + bias[None, :, None, None]
+    decoded = graph.vae.first_stage_model.decode(latent)
+    assert torch.allclose(preview, F.avg_pool2d(decoded, 8), atol=1e-4)
