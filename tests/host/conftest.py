@@ -16,11 +16,9 @@ from types import ModuleType
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from boot import stand_in  # noqa: E402
-from in_process import Pack  # noqa: E402
-from running_server import PACK, Server, running  # noqa: E402
+from .boot import stand_in
+from .in_process import Pack
+from .running_server import PACK, Server, running
 
 
 def checkout() -> Path:

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from running_server import PACK, Server
+
+from .running_server import PACK, Server
 
 pytestmark = pytest.mark.host
 

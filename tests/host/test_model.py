@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from in_process import Pack, scene
+
+from .in_process import Pack, scene
 
 pytestmark = pytest.mark.host
 

@@ -11,8 +11,9 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
-from in_process import Pack
-from running_server import PACK
+
+from .in_process import Pack
+from .running_server import PACK
 
 pytestmark = pytest.mark.host
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from running_server import PACK, Server
 from safetensors.torch import load_file, save_file
+
+from .running_server import PACK, Server
 
 pytestmark = pytest.mark.host
 

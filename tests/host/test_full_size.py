@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from in_process import Pack
 from safetensors.torch import save_file
 
 from lazydiff.diffusion.samplers import iddpm_denoiser
@@ -16,6 +15,8 @@ from lazydiff.networks.config import PRESETS
 from lazydiff.networks.decoder import LazyDecoder
 from lazydiff.networks.encoder import ContextEncoder
 from lazydiff.tokens import HoleTokens, patchify, unpatchify
+
+from .in_process import Pack
 
 pytestmark = pytest.mark.host
 
