@@ -43,8 +43,8 @@ class StandIns(MetaPathFinder, Loader):
 
 
 def stand_in() -> None:
-    """Let the host import torchvision and torchaudio where they are not installed."""
-    missing = [name for name in ("torchvision", "torchaudio") if importlib.util.find_spec(name) is None]
+    """Let the host import torchvision, and what is built on it, where they are not installed."""
+    missing = [name for name in ("torchvision", "torchaudio", "spandrel") if importlib.util.find_spec(name) is None]
     if "torchvision" in missing:
         # Looks for torchvision once, on import, and must not find the stand-in.
         import transformers.models.t5.modeling_t5  # noqa: F401

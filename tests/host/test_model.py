@@ -132,6 +132,17 @@ def test_custom_sampling_with_any_guider(pack: Pack, graph: Graph) -> None:
         assert torch.equal(visible(out["samples"], graph), visible(graph.latent["samples"], graph))
 
 
+def test_two_advanced_samplers_in_a_row(pack: Pack, graph: Graph) -> None:
+    (model,) = pack.call("LazyContextApply", graph.model, graph.context)
+    latent = graph.latent
+    for noise, first, last, rest in (("enable", 0, 2, "enable"), ("disable", 2, 4, "disable")):
+        args = model, noise, 1, 4, 1.5, "euler", "simple", graph.positive, graph.negative, latent, first, last, rest
+        (latent,) = pack.call("KSamplerAdvanced", *args)
+        assert torch.equal(visible(latent["samples"], graph), visible(graph.latent["samples"], graph))
+    at_once = model, 1, 4, 1.5, "euler", "simple", graph.positive, graph.negative, graph.latent, 1.0
+    assert torch.allclose(latent["samples"], pack.call("KSampler", *at_once)[0]["samples"], atol=1e-4)
+
+
 def test_regional_prompts(pack: Pack, graph: Graph) -> None:
     left = torch.zeros(1, 96, 96)
     left[..., :48] = 1
@@ -231,12 +242,15 @@ def test_weights_of_other_precision(pack: Pack, graph: Graph, dtype: str, tolera
     assert difference <= tolerance
 
 
-def test_partly_loaded_model_gives_the_same(pack: Pack, graph: Graph) -> None:
-    """Half of the weights stay behind and are cast as they are used."""
-    expected = run(pack, graph, graph.model)
+def test_weights_that_stay_behind_give_the_same(pack: Pack, graph: Graph) -> None:
+    """As in a forced partial load: every layer casts its weights when they are used."""
     (model,) = pack.call("UNETLoader", SHIPPED, "default")
-    model.partially_load(model.load_device, model.model_size() // 2) if hasattr(model, "partially_load") else None
+    expected = run(pack, graph, model)
+    layers = [layer for layer in model.model.diffusion_model.modules() if hasattr(layer, "comfy_cast_weights")]
+    for layer in layers:
+        layer.comfy_cast_weights = True
     assert torch.equal(run(pack, graph, model), expected)
+    assert layers and all(layer.comfy_cast_weights for layer in layers), "the host has loaded the model anew"
 
 
 def test_patch_on_the_decoder_applies_and_is_undone(pack: Pack, graph: Graph) -> None:
