@@ -8,7 +8,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from lazydiff.masks import binarise, feather, grow, pad_to_multiple, to_grid
+from lazydiff.masks import binarise, distance, feather, grow, pad_to_multiple, to_grid
 
 RADII = [1, 2, 3, 5]
 
@@ -53,6 +53,16 @@ def test_grow_below_zero_is_erosion_by_a_disc(radius):
     assert 0 < expected.sum() < mask.sum()
 
 
+@pytest.mark.parametrize("reach", [1, 4, 100])
+def test_distance_is_exact_within_its_reach(reach):
+    mask = random_mask(0.005)
+    expected = each(ndimage.distance_transform_edt, 1 - mask)  # of the visible pixels to the nearest hole
+    found = distance(mask, reach)
+    near = expected <= reach
+    torch.testing.assert_close(found[near], expected[near], atol=1e-5, rtol=0)  # rounding of the square root alone
+    assert (found[~near] > reach).all()
+
+
 @pytest.mark.parametrize("function", [grow, feather])
 def test_nothing_to_do_changes_nothing(function):
     mask = random_mask()
@@ -67,10 +77,10 @@ def test_feather_falls_with_distance(pixels):
     soft = feather(mask, pixels)
     assert soft.min() >= 0 and soft.max() <= 1
     assert torch.equal(soft[mask > 0], torch.ones_like(soft[mask > 0]))
-    distance = each(lambda m: ndimage.distance_transform_edt(~m), mask)
-    assert not soft[distance >= pixels].any()
+    away = each(lambda m: ndimage.distance_transform_edt(~m), mask)
+    assert not soft[away >= pixels].any()
     # One value per whole ring, so farther is never more opaque.
-    ring = torch.ceil(distance)
+    ring = torch.ceil(away)
     expected = (1 - ring / pixels).clamp(min=0)
     torch.testing.assert_close(soft, expected, atol=1e-6, rtol=0)  # rounding of the division alone
     assert ((soft > 0) & (soft < 1)).any() == (pixels > 1)

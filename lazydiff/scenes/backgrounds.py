@@ -13,7 +13,6 @@ CANVAS = 96  # px
 TOKEN = 8  # px, the grid everything is snapped to
 GREY = 128  # the empty canvas
 HORIZONS: tuple[int, ...] = (3, 4, 5, 6)  # token rows
-PAINTED: tuple[str, ...] = ("all", "upper", "lower", "none")
 
 # surface: its tints as (word, colour at the top, colour at the bottom)
 SURFACES: dict[str, list[tuple[str, Colour, Colour]]] = {
@@ -75,7 +74,7 @@ class Background:
 
 
 def half(horizon: int, part: str) -> np.ndarray:
-    """The mask of one part of the canvas, bool [96, 96]; part: one of PAINTED."""
+    """The mask of one part of the canvas, bool [96, 96]; part: "all", "upper", "lower" or "none"."""
     rows = np.arange(CANVAS)[:, None] < TOKEN * horizon
     chosen = {"all": rows | True, "upper": rows, "lower": ~rows, "none": rows & False}[part]
     return np.repeat(chosen, CANVAS, 1)
