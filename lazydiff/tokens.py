@@ -35,6 +35,11 @@ class HoleTokens:
         padded = bool((count != n).any())
         return cls(index.where(valid, torch.zeros_like(index)), valid, (mask.shape[1], mask.shape[2]), padded)
 
+    @classmethod
+    def everything(cls, rows: int, grid: tuple[int, int], device: torch.device | str = "cpu") -> HoleTokens:
+        """All tokens of the grid, for a batch of `rows`."""
+        return cls.from_grid_mask(torch.ones(rows, *grid, dtype=torch.bool, device=device))
+
     @property
     def count(self) -> int:
         """Tokens per row, padding included."""

@@ -35,6 +35,11 @@ class NetworkConfig:
         return self.canvas // self.token
 
     @property
+    def dense(self) -> bool:
+        """Whether it has to compute all tokens: an encoder without blocks tells each token of its own place alone."""
+        return self.encoder_depth == 0
+
+    @property
     def interpolation(self) -> float:
         """What positions are divided by: 1 at PixArt's 512 px and below, 2 at 1024, 4 at 2048."""
         return max(self.grid / 32, 1.0)
@@ -49,6 +54,11 @@ class NetworkConfig:
         return self.decoder_depth * (linear + attention) + n * d * (patch + outputs) + 2 * d**2 * n
 
 
+# The model that ships: its latent is a linear transform of 8×8 px patches, so a token is one latent cell.
+SMALL = NetworkConfig(
+    canvas=96, cell=8, channels=96, patch=1, width=192, heads=6, decoder_depth=6, encoder_depth=4,
+    text_width=96, text_length=32, learned_variance=False, micro_conditions=False,
+)  # fmt: skip
 # The paper's model: PixArt-α XL/2 with one added layer. It does not state the encoder's depth: at 12 its times add up.
 PIXART_1024 = NetworkConfig(
     canvas=1024, cell=8, channels=4, patch=2, width=1152, heads=16, decoder_depth=28, encoder_depth=12
@@ -57,9 +67,8 @@ PRESETS = {
     "pixart-512": replace(PIXART_1024, canvas=512, micro_conditions=False),
     "pixart-1024": PIXART_1024,
     "pixart-2048": replace(PIXART_1024, canvas=2048),
-    # The model that ships: its latent is a linear transform of 8×8 px patches, so a token is one latent cell.
-    "small": NetworkConfig(
-        canvas=96, cell=8, channels=96, patch=1, width=192, heads=6, decoder_depth=6, encoder_depth=4,
-        text_width=96, text_length=32, learned_variance=False, micro_conditions=False,
-    ),
-}  # fmt: skip
+    "small": SMALL,
+    # The paper's baselines: RegenerateImage computes every token of the canvas, RegenerateCrop those of a crop.
+    "small-image": replace(SMALL, encoder_depth=0),
+    "small-crop": replace(SMALL, encoder_depth=0, canvas=48),
+}

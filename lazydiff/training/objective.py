@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..crop import crop_all
 from ..diffusion.flow import flow_loss, noise_levels
 from ..diffusion.iddpm import TIMESTEPS, iddpm_loss
 from ..masks import to_grid
@@ -29,26 +30,33 @@ class Objective(nn.Module):
         device = model.latent.mean.device
         image = batch.image.to(device).float() / 127.5 - 1
         mask = batch.mask.to(device).float()
-        hole = HoleTokens.from_grid_mask(to_grid(mask, model.config.network.token)[:, 0] > 0)
+        network = model.config.network
+        if network.canvas < image.shape[-1]:
+            image, mask = crop_all(image, mask, network.canvas)
+        cells = to_grid(mask, network.token)[:, 0] > 0
+        hole = HoleTokens.from_grid_mask(cells)
+        counted = hole.valid
+        if network.dense:  # everything is computed, and judged where there is a hole
+            hole, counted = HoleTokens.everything(len(cells), hole.grid, device), cells.flatten(1)
 
         context = model.context(image, mask, hole).repeat_interleave(levels, 0)
         text = model.prompt(self._drop(batch.captions, generator)).repeat(levels)
         clean = hole.gather(model.tokens(image)).repeat_interleave(levels, 0)
-        hole = hole.repeat(levels)
+        hole, counted = hole.repeat(levels), counted.repeat_interleave(levels, 0)
         noise = torch.randn(clean.shape, generator=generator).to(device)
 
-        def network(x: Tensor, t: Tensor) -> Tensor:
+        def predict(x: Tensor, t: Tensor) -> Tensor:
             return model.decoder(x, t, text, hole, context)
 
         if model.config.prediction == "iddpm":
             t = torch.randint(TIMESTEPS, (len(clean),), generator=generator).to(device)
-            return iddpm_loss(network, clean, noise, t, hole.valid)
+            return iddpm_loss(predict, clean, noise, t, counted)
         config = self.config
         sigma = noise_levels(len(clean) // levels, levels, -config.noise_mean, config.noise_deviation, generator)
         # A few channels hold nearly all of what is seen, the flat colours. Counted alike they are learned last.
         variance = model.variance
         weight = variance / variance.mean() if step >= config.weigh_variance_from else torch.ones_like(variance)
-        return flow_loss(network, clean, noise, sigma.to(device), variance, hole.valid, weight)
+        return flow_loss(predict, clean, noise, sigma.to(device), variance, counted, weight)
 
     def _drop(self, captions: Sequence[str], generator: torch.Generator) -> list[str]:
         keep = torch.rand(len(captions), generator=generator) >= self.config.drop_text
