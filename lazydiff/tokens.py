@@ -60,6 +60,12 @@ class HoleTokens:
         """[B, n, 2] int64: row and column of each token."""
         return torch.stack((self.index // self.grid[1], self.index % self.grid[1]), dim=-1)
 
+    def cells(self, patch: int) -> Tensor:
+        """[B, 1, h·patch, w·patch] bool, the latent cells of the tokens."""
+        ones = torch.ones(*self.index.shape, patch**2, device=self.index.device)
+        canvas = self.scatter(ones, ones.new_zeros(len(ones), self.total, patch**2))
+        return unpatchify(canvas, self.grid, patch) > 0
+
     def to(self, device: torch.device | str) -> HoleTokens:
         return replace(self, index=self.index.to(device), valid=self.valid.to(device))
 

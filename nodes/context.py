@@ -5,14 +5,19 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import comfy.sample
 import comfy.utils
 import torch
 from comfy_api.latest import io, ui
+from comfy_execution.utils import get_executing_context
 from torch import Tensor
 
-from ..lazydiff.context import LazyContext
+from ..lazydiff.anchors import MEGABYTE, KVSettings, with_ring
+from ..lazydiff.context import KVContext, LazyContext
 from ..lazydiff.masks import binarise, feather, grow, to_grid
-from .host.model import LazyModel, attach, lazy_model
+from .host.contexts import attach
+from .host.kv import downscale, kv_context, token_size
+from .host.model import LazyModel
 from .types import CATEGORY, LazyContextIO
 
 
@@ -24,9 +29,11 @@ class LazyContextEncode(io.ComfyNode):
             display_name="Lazy Context Encode",
             category=CATEGORY,
             description="Looks at the whole canvas once. What it returns serves any number of samplers, seeds and "
-            "prompts, each of which then works on the masked part alone.",
+            "prompts, each of which then works on the masked part alone. A stock transformer (Flux, SD3, Qwen-Image, "
+            "PixArt …) becomes lazy too: a few steps compute the whole canvas, and the steps between them reuse what "
+            "those knew of the visible part.",
             inputs=[
-                io.Model.Input("model", tooltip="A LazyDiffusion model; its context encoder does the looking."),
+                io.Model.Input("model", tooltip="A LazyDiffusion model, or a stock transformer."),
                 io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
                 io.Image.Input("image", tooltip="The canvas; its sides are multiples of 8 px (large models: 16)."),
                 io.Mask.Input("mask", tooltip="What to generate, of the canvas's size: 1 = hole, above 0.5 counts."),
@@ -38,6 +45,7 @@ class LazyContextEncode(io.ComfyNode):
                     max=64,
                     tooltip="Soften the hole's edge outwards over so many pixels, in the latent's noise mask.",
                 ),
+                *stock_inputs(),
             ],
             outputs=[
                 LazyContextIO.Output("LAZY_CONTEXT", tooltip="For LazySample and LazyContextApply."),
@@ -46,19 +54,104 @@ class LazyContextEncode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Any, vae: Any, image: Tensor, mask: Tensor, grow: int, feather: int) -> io.NodeOutput:
-        lazy = lazy_model(model)
-        image, soft = canvas_and_mask(image, mask, lazy.network.token)
-        soft = soften(soft, grow, feather)
-        hole = (soft > 0).float()
-        inside = hole.movedim(1, -1)
-        bar = comfy.utils.ProgressBar(2 + lazy.network.encoder_depth)
-        latent, visible = (encode_image(lazy, vae, each, bar) for each in (image, image * (1 - inside) + inside / 2))
-        with counted(lazy, bar):
-            context = lazy.context(latent, visible, hole)._replace(space=vae)
-        cells = to_grid(soft, lazy.network.token)
-        cells = cells.repeat_interleave(lazy.network.patch, 2).repeat_interleave(lazy.network.patch, 3)
-        return io.NodeOutput(context, {"samples": latent, "noise_mask": cells})
+    def execute(
+        cls, model: Any, vae: Any, image: Tensor, mask: Tensor, grow: int, feather: int, anchors: int = 0,
+        ring: int = 1, keep_text: bool = False, cache_precision: str = "model", cache_place: str = "device",
+        cache_limit: int = 0,
+    ) -> io.NodeOutput:  # fmt: skip
+        if isinstance(model.model, LazyModel):
+            return io.NodeOutput(*encode_learned(model.model, vae, image, mask, grow, feather))
+        settings = KVSettings(anchors, ring, keep_text, cache_precision, cache_place, cache_limit)  # type: ignore[arg-type]
+        return io.NodeOutput(*encode_stock(model, vae, image, mask, grow, feather, settings))
+
+
+def stock_inputs() -> list[Any]:
+    """What only stock transformers have a use for; optional, so that older workflows stay whole."""
+    only = " Stock transformers only."
+    return [
+        io.Int.Input(
+            "anchors",
+            default=0,
+            min=0,
+            max=1000,
+            optional=True,
+            tooltip="Steps that compute the whole canvas, evenly spaced. 0: as few as the model needs." + only,
+        ),
+        io.Int.Input(
+            "ring",
+            default=1,
+            min=0,
+            max=16,
+            optional=True,
+            tooltip="Tokens around the hole that are computed with it: slower, closer to a full pass." + only,
+        ),
+        io.Boolean.Input(
+            "keep_text",
+            default=False,
+            optional=True,
+            tooltip="Keep the prompt's tokens between anchors as well: faster, and follows the prompt a little less. "
+            "For models whose prompt goes through the same blocks (Flux, SD3, Qwen-Image)." + only,
+        ),
+        io.Combo.Input(
+            "cache_precision",
+            options=["model", "fp8"],
+            default="model",
+            optional=True,
+            tooltip="Of what is kept between anchors. fp8 needs half the memory of bf16." + only,
+        ),
+        io.Combo.Input(
+            "cache_place",
+            options=["device", "host"],
+            default="device",
+            optional=True,
+            tooltip="Where it is kept during a sampling: on the GPU, or in main memory, which is slower." + only,
+        ),
+        io.Int.Input(
+            "cache_limit",
+            default=0,
+            min=0,
+            max=1_000_000,
+            optional=True,
+            tooltip="Most memory for it in MB; 0: no limit. Older anchors are forgotten first." + only,
+        ),
+    ]
+
+
+def encode_learned(
+    lazy: LazyModel, vae: Any, image: Tensor, mask: Tensor, grow: int, feather: int
+) -> tuple[LazyContext, dict[str, Tensor]]:
+    """A context from the model's own encoder, and the canvas with its noise mask."""
+    image, soft = canvas_and_mask(image, mask, lazy.network.token)
+    soft = soften(soft, grow, feather)
+    hole = (soft > 0).float()
+    inside = hole.movedim(1, -1)
+    bar = comfy.utils.ProgressBar(2 + lazy.network.encoder_depth)
+    latent, visible = (
+        encode_image(vae, each, lazy.network.cell, lazy.network.channels, bar)
+        for each in (image, image * (1 - inside) + inside / 2)
+    )
+    with counted(lazy, bar):
+        context = lazy.context(latent, visible, hole)._replace(space=vae)
+    return context, {"samples": latent, "noise_mask": noise_mask(soft, lazy.network.token, lazy.network.patch)}
+
+
+def encode_stock(
+    model: Any, vae: Any, image: Tensor, mask: Tensor, grow: int, feather: int, settings: KVSettings
+) -> tuple[KVContext, dict[str, Tensor]]:
+    """A context that keeps keys and values while samplers run, and the canvas with its noise mask."""
+    token = token_size(model)
+    image, soft = canvas_and_mask(image, mask, token)
+    soft = soften(soft, grow, feather)
+    cell = downscale(model)
+    latent = encode_image(vae, image, cell, model.model.latent_format.latent_channels, comfy.utils.ProgressBar(1))
+    latent = comfy.sample.fix_empty_latent_channels(model, latent)
+    context = kv_context(model, latent, (soft > 0).float(), settings, vae)
+    if not context.name:
+        show(
+            f"{type(model.model).__name__} is no transformer that can be lazy: every step computes the whole canvas. "
+            "Everything else works the same."
+        )
+    return context, {"samples": latent, "noise_mask": noise_mask(soft, token, token // cell)}
 
 
 class LazyContextApply(io.ComfyNode):
@@ -78,7 +171,7 @@ class LazyContextApply(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Any, context: LazyContext) -> io.NodeOutput:
+    def execute(cls, model: Any, context: LazyContext | KVContext) -> io.NodeOutput:
         return io.NodeOutput(attach(model, context))
 
 
@@ -92,19 +185,44 @@ class LazyContextInfo(io.ComfyNode):
             description="Says what a context is made of and what a sampling step on it costs.",
             inputs=[LazyContextIO.Input("context", tooltip="From Lazy Context Encode.")],
             outputs=[io.String.Output("text", tooltip="What the node shows.")],
-            hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
 
     @classmethod
-    def execute(cls, context: LazyContext) -> io.NodeOutput:
+    def execute(cls, context: LazyContext | KVContext) -> io.NodeOutput:
         text = describe(context)
-        if "server" in sys.modules:  # the host's; without it there is no UI to show anything
-            sys.modules["server"].PromptServer.instance.send_progress_text(text, cls.hidden.unique_id)
+        show(text)
         return io.NodeOutput(text, ui=ui.PreviewText(text))
 
 
-def describe(context: LazyContext) -> str:
+def show(text: str) -> None:
+    """Show a text on the node that runs, where there is a user interface to show it."""
+    running = get_executing_context()
+    if "server" in sys.modules and running is not None:
+        sys.modules["server"].PromptServer.instance.send_progress_text(text, running.node_id)
+
+
+def describe(context: LazyContext | KVContext) -> str:
+    return describe_kv(context) if isinstance(context, KVContext) else describe_learned(context)
+
+
+def describe_kv(context: KVContext) -> str:
+    height, width = context.size
+    anchors, settings = context.anchors, context.anchors.settings
+    if not context.name:
+        return f"canvas: {width}×{height} px\nno transformer that can be lazy: every step computes the whole canvas"
+    computed = with_ring(context.hole, settings.ring).count
+    return "\n".join(
+        [
+            f"canvas: {width}×{height} px, for {context.name}",
+            f"hole: {context.hole.count} of {context.hole.total} tokens ({context.share:.0%} of the canvas)",
+            f"between anchor steps: {computed} tokens, with a ring of {settings.ring}",
+            f"kept so far: {anchors.count} anchors, {anchors.bytes / MEGABYTE:.1f} MB",
+        ]
+    )
+
+
+def describe_learned(context: LazyContext) -> str:
     height, width = context.size
     trained = context.network.canvas
     lines = [
@@ -148,13 +266,18 @@ def soften(mask: Tensor, pixels: int, edge: int) -> Tensor:
     return feather(grow(binarise(mask), pixels), edge)
 
 
-def encode_image(lazy: LazyModel, vae: Any, image: Tensor, bar: comfy.utils.ProgressBar) -> Tensor:
-    """Latents [B, C, h, w]. Errors: ValueError for a VAE of another model."""
+def noise_mask(soft: Tensor, token: int, patch: int) -> Tensor:
+    """Mask [B, 1, H, W] in pixels -> latent cells [B, 1, h, w], alike within a token."""
+    return to_grid(soft, token).repeat_interleave(patch, 2).repeat_interleave(patch, 3)
+
+
+def encode_image(vae: Any, image: Tensor, cell: int, channels: int, bar: comfy.utils.ProgressBar) -> Tensor:
+    """Latents [B, C, h, w], of some VAEs [B, C, 1, h, w]. Errors: ValueError for a VAE of another model."""
     latent = vae.encode(image)
-    height, width = (side // lazy.network.cell for side in image.shape[1:3])
-    if latent.shape[1:] != (lazy.network.channels, height, width):
+    height, width = (side // cell for side in image.shape[1:3])
+    if (latent.shape[1], *latent.shape[-2:]) != (channels, height, width):
         raise ValueError(
-            f"this VAE makes latents of {latent.shape[1]} channels, the model needs {lazy.network.channels}: "
+            f"this VAE makes latents of {latent.shape[1]} channels, the model needs {channels}: "
             "connect the VAE that belongs to the model"
         )
     bar.update(1)

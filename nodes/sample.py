@@ -12,10 +12,11 @@ from comfy_api.latest import io
 from torch import Tensor
 from tqdm.auto import trange
 
-from ..lazydiff.context import LazyContext
+from ..lazydiff.context import KVContext, LazyContext
 from ..lazydiff.diffusion.noise import CanvasNoise
 from ..lazydiff.tokens import HoleTokens, unpatchify
-from .host.model import attach, hole_cells, lazy_model
+from .host.contexts import attach
+from .host.model import lazy_model
 from .types import CATEGORY, LazyContextIO
 
 OWN = "ancestral (as trained)"  # the library's default, which no host sampler equals
@@ -51,13 +52,13 @@ class LazySample(io.ComfyNode):
                     max=50.0,
                     step=0.1,
                     round=0.01,
-                    tooltip="How strongly the prompt is followed. 1 = as trained, and twice as fast.",
+                    tooltip="How strongly the prompt is followed. 1: the small model as trained, Flux; twice as fast.",
                 ),
                 io.Combo.Input(
                     "sampler",
                     options=[OWN, *comfy.samplers.KSampler.SAMPLERS],
                     default=OWN,
-                    tooltip="The model's own sampler, or any of the host's.",
+                    tooltip="The model's own sampler (of a stock model: euler), or any of the host's.",
                 ),
                 io.Combo.Input(
                     "scheduler",
@@ -87,36 +88,59 @@ class LazySample(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, context: LazyContext, positive: Any, negative: Any, seed: int, steps: int, cfg: float,
-        sampler: str, scheduler: str, denoise: float, variations: int, sketch: Tensor | None = None,
+        cls, model: Any, context: LazyContext | KVContext, positive: Any, negative: Any, seed: int, steps: int,
+        cfg: float, sampler: str, scheduler: str, denoise: float, variations: int, sketch: Tensor | None = None,
     ) -> io.NodeOutput:  # fmt: skip
         model = attach(model, context)
-        canvas = unpatchify(context.canvas, context.hole.grid, context.network.patch)
-        mask = hole_cells(context)
+        canvas, mask = whole_canvas(context)
         if not context.hole.count:  # nothing to generate
-            return io.NodeOutput({"samples": canvas.repeat(variations, 1, 1, 1)})
+            return io.NodeOutput({"samples": canvas.repeat(variations, *[1] * (canvas.ndim - 1))})
         if sketch is not None:
             canvas = torch.where(mask, encode_sketch(context, sketch), canvas)
-        canvas, mask = canvas.repeat(variations, 1, 1, 1), mask.float().repeat(variations, 1, 1, 1)
-        noise = PlacedNoise(context, seed, len(canvas))
-        chosen = ancestral(model, noise) if sampler == OWN else comfy.samplers.sampler_object(sampler)
+        canvas, mask = (each.repeat(variations, *[1] * (each.ndim - 1)) for each in (canvas, mask.float()))
+        placed = HostNoise(canvas, seed) if isinstance(context, KVContext) else PlacedNoise(context, seed, len(canvas))
+        if sampler == OWN and isinstance(context, LazyContext):
+            chosen = ancestral(model, placed)
+        else:
+            chosen = comfy.samplers.sampler_object("euler" if sampler == OWN else sampler)
         sigmas = comfy.samplers.KSampler(model, steps, "cpu", sampler, scheduler, denoise).sigmas
         samples = comfy.sample.sample_custom(
-            model, noise.next(), cfg, chosen, sigmas, positive, negative, canvas, mask,
+            model, placed.next(), cfg, chosen, sigmas, positive, negative, canvas, mask,
             latent_preview.prepare_callback(model, steps), seed=seed,
         )  # fmt: skip
         return io.NodeOutput({"samples": samples, "noise_mask": mask})
 
 
-def encode_sketch(context: LazyContext, sketch: Tensor) -> Tensor:
+def whole_canvas(context: LazyContext | KVContext) -> tuple[Tensor, Tensor]:
+    """Latents of the canvases and a mask bool of the cells that are to be generated, of as many dimensions."""
+    if isinstance(context, LazyContext):
+        canvas = unpatchify(context.canvas, context.hole.grid, context.network.patch)
+        return canvas, context.hole.cells(context.network.patch)
+    canvas = context.canvas
+    mask = context.hole.cells(canvas.shape[-1] // context.hole.grid[1])
+    return canvas, mask.unsqueeze(2) if canvas.ndim == 5 else mask
+
+
+def encode_sketch(context: LazyContext | KVContext, sketch: Tensor) -> Tensor:
     """Latents of sketches, in the context's own latent space. Errors: ValueError for a sketch of another size."""
     height, width = context.size
     if sketch.shape[1:3] != context.size:
         size = f"{sketch.shape[2]}×{sketch.shape[1]}"
         raise ValueError(f"the sketch is {size} and the canvas {width}×{height}: make them the same size")
-    if len(sketch) not in (1, len(context.tokens)):
-        raise ValueError(f"there are {len(sketch)} sketches for {len(context.tokens)} canvases: give one, or one each")
+    if len(sketch) not in (1, len(context.canvas)):
+        raise ValueError(f"there are {len(sketch)} sketches for {len(context.canvas)} canvases: give one, or one each")
     return context.space.encode(sketch[..., :3])
+
+
+class HostNoise:
+    """The host's noise, as its own samplers draw it: row r has that of seed + r."""
+
+    def __init__(self, latent: Tensor, seed: int):
+        self.latent, self.seed = latent, seed
+
+    def next(self) -> Tensor:
+        seeds = [(self.seed + row) % 2**64 for row in range(len(self.latent))]
+        return torch.cat([comfy.sample.prepare_noise(self.latent[:1], seed) for seed in seeds])
 
 
 class PlacedNoise:

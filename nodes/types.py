@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..lazydiff.context import LazyContext
+from ..lazydiff.context import KVContext, LazyContext
 
 
 @io.comfytype(io_type="LAZY_CONTEXT")
 class LazyContextIO(io.ComfyTypeIO):
-    Type = LazyContext
+    Type = LazyContext | KVContext
 
 
 CATEGORY = "LazyDiffusion"

@@ -182,7 +182,7 @@ class LazyModel(comfy.model_base.BaseModel):
         if context is None:
             context = self.encode_latent(raw, cells)
         self.check(context, height, width)
-        hole = hole_cells(context).to(cells.device)
+        hole = context.hole.cells(context.network.patch).to(cells.device)
         if mask is None:
             cells = hole
         elif (cells & ~hole.repeat(-(-len(cells) // len(hole)), 1, 1, 1)[: len(cells)]).any():
@@ -292,13 +292,6 @@ def register() -> None:
 def check_numbers(latent: Tensor) -> None:
     if not torch.isfinite(latent).all():
         raise ValueError("the latent has values that are not numbers: the step before failed, often a VAE in fp16")
-
-
-def hole_cells(context: LazyContext) -> Tensor:
-    """[B, 1, h, w] bool, the latent cells of the hole's tokens."""
-    hole, patch = context.hole, context.network.patch
-    ones = torch.ones(*hole.index.shape, patch**2, device=hole.index.device)
-    return unpatchify(hole.scatter(ones, ones.new_zeros(len(ones), hole.total, patch**2)), hole.grid, patch) > 0
 
 
 def lazy_model(model: Any) -> LazyModel:

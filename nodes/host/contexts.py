@@ -1,0 +1,18 @@
+"""Contexts of both kinds, attached to the MODEL that they are for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...lazydiff.context import KVContext, LazyContext
+from . import model as learned
+from .kv import LazySampling
+
+
+def attach(model: Any, context: LazyContext | KVContext) -> Any:
+    """A clone of the MODEL whose samplings are of this context. Errors: ValueError for a context of another model."""
+    if isinstance(context, KVContext):
+        if context.model() is not model.model:
+            raise ValueError("this context was made for another model: encode the canvas again with this one")
+        return LazySampling(model, context).attach(model)
+    return learned.attach(model, context)
