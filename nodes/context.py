@@ -68,7 +68,7 @@ class LazyContextEncode(io.ComfyNode):
 def stock_inputs() -> list[Any]:
     """What only stock transformers have a use for; optional, so that older workflows stay whole."""
     only = " Stock transformers only."
-    return [
+    inputs: list[Any] = [
         io.Int.Input(
             "anchors",
             default=0,
@@ -115,6 +115,9 @@ def stock_inputs() -> list[Any]:
             tooltip="Most memory for it in MB; 0: no limit. Older anchors are forgotten first." + only,
         ),
     ]
+    for each in inputs:  # folded away until asked for
+        each.extra_dict["advanced"] = True
+    return inputs
 
 
 def encode_learned(

@@ -52,8 +52,8 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
 @pytest.fixture(scope="session")
 def pack(host: ModuleType) -> Pack:
     assert asyncio.run(host.load_custom_node(str(PACK))), "the host's log says why"
-    asyncio.run(host.load_custom_node(str(Path(host.__file__).parent / "comfy_extras" / "nodes_custom_sampler.py")))
-    asyncio.run(host.load_custom_node(str(Path(host.__file__).parent / "comfy_extras" / "nodes_mask.py")))
+    for extra in ("custom_sampler", "mask", "flux", "model_advanced"):
+        asyncio.run(host.load_custom_node(str(Path(host.__file__).parent / "comfy_extras" / f"nodes_{extra}.py")))
     return Pack(host)
 
 

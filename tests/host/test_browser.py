@@ -57,3 +57,18 @@ def test_workflow_opens_and_is_its_api_twin(page: tuple[Any, bool], name: str) -
     assert prompt == twin
     if elements:
         assert shown["dom"], "this front end has no Nodes 2.0"
+
+
+def test_workflow_of_an_older_version_opens(page: tuple[Any, bool]) -> None:
+    """Inputs that nodes have been given since then take their defaults, and nothing else moves."""
+    tab, _ = page
+    workflow = json.loads((PACK / "workflows" / "1-first-edit.json").read_text("utf-8"))
+    encode = next(node for node in workflow["nodes"] if node["type"] == "LazyContextEncode")
+    first = ("model", "vae", "image", "mask", "grow", "feather")  # all that 0.1.0 had
+    encode["inputs"] = [each for each in encode["inputs"] if each["name"] in first]
+    encode["widgets_values"], _ = encode["widgets_values"][:2], encode.pop("widgets_values_named", None)
+    shown = tab.evaluate(OPEN, workflow)
+    twin = json.loads((PACK / "workflows" / "api" / "1-first-edit.json").read_text("utf-8"))
+    assert {number: each["inputs"] for number, each in shown["prompt"].items()} == {
+        number: each["inputs"] for number, each in twin.items()
+    }
