@@ -2,7 +2,7 @@
 
 At an anchor step a stock transformer computes every token, as it always does, and the keys and values that its
 attention sees of the tokens outside the hole are kept. Until the next anchor only hole tokens run; they attend to their
-own fresh keys and values and to the kept ones. Nothing is trained. Sources: FISEdit (Yu et al. 2024), carried to transformers as
+own fresh keys and values and to the kept ones. Nothing is trained. Sources: FISEdit (Yu et al. 2024), carried over as
 in InstGenIE (2505.20600) and RegionE (2510.25590).
 
     Anchors            what the samplings on one canvas have kept, by schedule, noise level and prompt
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .tokens import HoleTokens
 
-THRESHOLD = 0.15  # automatic anchors: relative change of the probed keys, see `Run.moved`
+THRESHOLD = 0.25  # automatic anchors: relative change of the probed keys, see `Run.moved`
 PROBES = 32  # tokens whose keys are compared
 FP8 = torch.float8_e4m3fn
 MEGABYTE = 2**20
@@ -81,6 +81,9 @@ class Kept(NamedTuple):
         x = self.data.to(like.device, non_blocking=True)
         return x.to(like.dtype) if self.scale is None else x.to(like.dtype) * self.scale.to(like)
 
+    def to(self, device: torch.device | str) -> Kept:
+        return Kept(self.data.to(device), None if self.scale is None else self.scale.to(device))
+
     @property
     def bytes(self) -> int:
         return self.data.untyped_storage().nbytes()
@@ -93,6 +96,10 @@ class Entry:
     keys: list[Kept] = field(default_factory=list)
     values: list[Kept] = field(default_factory=list)
     probes: list[Tensor] = field(default_factory=list)  # keys of some of the computed tokens
+
+    def to(self, device: torch.device | str) -> None:
+        self.keys, self.values = ([kept.to(device) for kept in each] for each in (self.keys, self.values))
+        self.probes = [probe.to(device) for probe in self.probes]
 
     @property
     def bytes(self) -> int:
@@ -110,6 +117,7 @@ class Anchors:
 
     def __init__(self, settings: KVSettings):
         self.settings = settings
+        self.canvas: Tensor | None = None  # of the context that they were left on, where that does not own them
         self.kept: dict[tuple[float, ...], dict[Level, Anchor]] = {}  # by schedule, the least used first
         self.complete: set[tuple[float, ...]] = set()  # schedules that a sampling has gone through to the end
 
@@ -136,7 +144,7 @@ class Anchors:
         self.kept[schedule] = self.kept.pop(schedule, {})  # the last used
         return Run(self, schedule)
 
-    def make_room(self, needed: int, keep: Anchor) -> None:
+    def make_room(self, needed: int, keep: Anchor | None) -> None:
         """Forget the least used and noisiest anchors until `needed` bytes more are within the limit, but not `keep`.
 
         Errors: `CacheFull` when that is not enough.
@@ -192,6 +200,13 @@ class Run:
         changes = [change for level, change in self.changes if level > sigma]
         return bool(changes) and float(torch.stack(changes).max()) > THRESHOLD
 
+    def to(self, device: torch.device | str) -> None:
+        """Move what is kept, unless it is to wait in main memory anyway."""
+        if self.anchors.settings.place == "device":
+            for anchor in self.levels.values():
+                for entry in anchor.values():
+                    entry.to(device)
+
     def finish(self) -> None:
         """The sampling went through to its end: those that follow need no anchors of their own."""
         self.anchors.complete.add(self.schedule)
@@ -203,7 +218,6 @@ class Recording:
     def __init__(self, run: Run, level: Level, prompts: Sequence[Hashable]):
         self.run, self.level, self.prompts = run, level, prompts
         self.entries = [Entry() for _ in prompts]
-        self.replaced = run.levels.setdefault(level, {})
 
     def __call__(self, k: Tensor, v: Tensor, kept: Tensor, probes: Tensor) -> None:
         """Keep what one attention sees of some tokens; k, v: [prompts·B, …, tokens, dim].
@@ -217,14 +231,14 @@ class Recording:
             entry.values.append(Kept.of(value.index_select(-2, kept), settings))
             if self.run.exploring:
                 entry.probes.append(key.index_select(-2, probes))
-        self.run.anchors.make_room(sum(entry.bytes for entry in self.entries), self.replaced)
+        self.run.anchors.make_room(sum(entry.bytes for entry in self.entries), self.run.levels.get(self.level))
 
     def end(self) -> None:
         """The call is over: what it left serves those that follow."""
         self.run.recorded += 1
         self.run.changes.clear()
         if self.entries[0].keys:
-            self.replaced.update(zip(self.prompts, self.entries, strict=True))
+            self.run.levels.setdefault(self.level, {}).update(zip(self.prompts, self.entries, strict=True))
 
 
 class Replay:

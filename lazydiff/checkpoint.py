@@ -23,6 +23,9 @@ VOCABULARY = "spiece_model"  # the name under which T5 checkpoints carry their s
 # ComfyUI looks for a diffusion model under this prefix and hands on nothing else, so the encoder goes there too.
 PREFIXES = {"decoder.": "model.diffusion_model.", "encoder.": "model.diffusion_model.encoder."}
 SHIPPED = Path(__file__).parent / "models" / "lazydiffusion-small.safetensors"
+BASELINES = tuple(
+    Path(__file__).parent / "evaluation" / "weights" / f"regenerate-{kind}.safetensors" for kind in ("image", "crop")
+)
 
 
 class CheckpointError(ValueError):

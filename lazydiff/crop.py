@@ -18,10 +18,12 @@ class Crop(NamedTuple):
 
     @classmethod
     def around(cls, mask: Tensor) -> Crop:
-        """mask: [1, 1, H, W] or [1, H, W], not empty; a hole longer than the canvas's short side is cut there."""
+        """mask: [1, 1, H, W] or [1, H, W], not empty. Errors: ValueError when no such square holds the hole."""
         height, width = mask.shape[-2:]
         rows, columns = (mask.reshape(height, width).amax(axis).nonzero().flatten().tolist() for axis in (1, 0))
-        size = min(max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1, height, width)
+        size = max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1
+        if size > min(height, width):
+            raise ValueError(f"no square inside a canvas of {width}×{height} holds this mask: make the mask smaller")
         top, left = (
             min(max((inside[0] + inside[-1] + 1 - size) // 2, 0), side - size)
             for inside, side in ((rows, height), (columns, width))
@@ -41,11 +43,11 @@ class Crop(NamedTuple):
         return image, F.adaptive_max_pool2d(mask, (side, side))
 
     def back(self, image: Tensor, canvas: Tensor) -> Tensor:
-        """A copy of the canvas [B, 3, H, W] in which the square shows `image` [B, 3, side, side]."""
+        """Copies of the canvas [1, 3, H, W], in which the square shows `image` [B, 3, side, side]."""
         if image.shape[-1] != self.size:
             scaled = F.interpolate(image, (self.size, self.size), mode="bicubic", antialias=True)
             image = scaled.clamp(image.min(), image.max())
-        canvas = canvas.clone()
+        canvas = canvas.repeat(len(image), 1, 1, 1)
         self.of(canvas).copy_(image)
         return canvas
 
@@ -55,3 +57,11 @@ def crop_all(image: Tensor, mask: Tensor, side: int) -> tuple[Tensor, Tensor]:
     crops = [Crop.around(one).view(i[None], one[None], side) for i, one in zip(image, mask, strict=True)]
     images, masks = zip(*crops, strict=True)
     return torch.cat(images), torch.cat(masks)
+
+
+def paste_all(pictures: Tensor, image: Tensor, mask: Tensor) -> Tensor:
+    """Each canvas of a batch with what was made of its crop, [B, 3, H, W]."""
+    pasted = [
+        Crop.around(one).back(picture[None], i[None]) for picture, i, one in zip(pictures, image, mask, strict=True)
+    ]
+    return torch.cat(pasted)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from functools import partial
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .anchors import Anchors
 from .context import LazyContext
-from .diffusion.guidance import branches, guide
+from .crop import Crop
+from .denoisers import denoiser, noise_levels
 from .diffusion.noise import CanvasNoise
-from .diffusion.samplers import SAMPLERS, Callback, Denoiser, flow_denoiser, iddpm_denoiser
+from .diffusion.samplers import SAMPLERS, Callback, ancestral
 from .masks import binarise, pad_to_multiple, to_grid
 from .model import LazyDiffusion, Sampling
 from .poisson import poisson_blend
@@ -50,11 +53,11 @@ def edit(
     mask = binarise(mask)
     if not mask.any():
         return image.repeat(len(seeds), 1, 1, 1)
-    fit = Fit.of(image, model.config.network.canvas)
-    context = encode(model, *fit.canvas(image, mask))
-    sketch = None if sketch is None else fit.canvas(sketch, mask)[0]
+    there, back = way(model, image, mask)
+    context = encode(model, *there(image, mask))
+    sketch = None if sketch is None else there(sketch, mask)[0]
     tokens = sample(model, context, [prompt] * len(seeds), seeds, sampling, negative, sketch, strength, callback)
-    return composite(image, fit.back(decode(model, context, tokens)), mask, blend)
+    return composite(image, back(decode(model, context, tokens)), mask, blend)
 
 
 @torch.no_grad()
@@ -64,8 +67,10 @@ def encode(model: LazyDiffusion, image: Tensor, mask: Tensor) -> LazyContext:
     image: [B, 3, H, W] in 0…1; mask: [B, 1, H, W] of zeros and ones; both of whole tokens
     """
     image = image * 2 - 1
-    hole = HoleTokens.from_grid_mask(to_grid(mask, model.config.network.token)[:, 0] > 0)
-    tokens, canvas = model.context(image, mask, hole), model.tokens(image)
+    hole = told = HoleTokens.from_grid_mask(to_grid(mask, model.config.network.token)[:, 0] > 0)
+    if model.config.network.dense:
+        told = HoleTokens.everything(len(image), hole.grid, image.device)
+    tokens, canvas = model.context(image, mask, told), model.tokens(image)
     return LazyContext(model.fingerprint, hole, tokens, canvas, model.config.network)
 
 
@@ -80,11 +85,14 @@ def sample(
     sketch: Tensor | None = None,
     strength: float = 0.8,
     callback: Callback | None = None,
+    anchors: Anchors | None = None,
 ) -> Tensor:
     """Clean hole tokens [S, n, C·p·p], one row for each prompt with its seed; the context is only read.
 
     A context of one canvas serves any number of rows; one of B canvases serves its rows in turn (S a multiple of B).
-    Errors: ValueError for a context that another model made, or settings that cannot be.
+    anchors: for models that compute every token, what was and will be kept of this context's visible ones, whatever
+        the prompts and seeds; without it every step computes everything
+    Errors: ValueError for a context that another model made, anchors of another context, or settings that cannot be.
     """
     if context.model != model.fingerprint:
         raise ValueError("this context was made by another model: encode the canvas again with this one")
@@ -96,27 +104,18 @@ def sample(
     start = None
     if sketch is not None:
         start = hole.gather(model.tokens(sketch * 2 - 1).expand(rows, -1, -1))
-    own = {"temperature": sampling.temperature, "shift": sampling.shift} if sampling.sampler == "ancestral" else {}
-    denoise = denoiser(model, context, prompts, sampling.guidance, negative)
-    return SAMPLERS[sampling.sampler](denoise, noise, sampling.steps, start, strength, callback, **own)
-
-
-def denoiser(
-    model: LazyDiffusion, context: LazyContext, prompts: Sequence[str], guidance: float, negative: str = ""
-) -> Denoiser:
-    """The decoder bound to a context and prompts: everything that does not change from step to step is done here."""
-    unconditional = [negative] * (len(prompts) * (branches(guidance) - 1))
-    text = model.prompt([*prompts, *unconditional])
-    times = (len(prompts) + len(unconditional)) // len(context.tokens)
-    hole, tokens = context.hole.tile(times), context.tokens.repeat(times, 1, 1)
-
-    def network(x: Tensor, t: Tensor) -> Tensor:
-        return model.decoder(x, t, text, hole, tokens)
-
-    guided = guide(network, guidance, model.config.network.learned_variance)
-    if model.config.prediction == "iddpm":
-        return iddpm_denoiser(guided)
-    return flow_denoiser(guided, model.variance)
+    sampler = SAMPLERS[sampling.sampler]
+    if sampler is ancestral:
+        sampler = partial(ancestral, temperature=sampling.temperature, shift=sampling.shift)
+    run = None
+    if anchors is not None:
+        check_anchors(model, context, anchors)
+        run = anchors.run(noise_levels(sampler, sampling.steps, None if sketch is None else strength))
+    denoise = denoiser(model, context, prompts, seeds, sampling.guidance, negative, run)
+    tokens = sampler(denoise, noise, sampling.steps, start, strength, callback)
+    if run is not None:
+        run.finish()
+    return tokens
 
 
 @torch.no_grad()
@@ -136,6 +135,16 @@ def composite(image: Tensor, generated: Tensor, mask: Tensor, blend: Blend = "po
     if blend != "paste":
         generated = poisson_blend(image, generated, mask, "mixed" if blend == "mixed" else "source").clamp(0, 1)
     return torch.where(mask > 0, generated, image)
+
+
+def way(model: LazyDiffusion, image: Tensor, mask: Tensor) -> tuple[Callable[..., Any], Callable[[Tensor], Tensor]]:
+    """How a canvas and its mask go through a model of one size, and how what it made comes back."""
+    side = model.config.network.canvas
+    if model.config.network.crop:
+        crop = Crop.around(mask)
+        return partial(crop.view, side=side), partial(crop.back, canvas=image)
+    fit = Fit.of(image, side)
+    return fit.canvas, fit.back
 
 
 @dataclass(frozen=True)
@@ -197,6 +206,15 @@ def check_canvas(image: Tensor, mask: Tensor, token: int) -> None:
             raise ValueError(f"the {name} has values that are not numbers (NaN or infinite)")
         if values.min() < 0 or values.max() > 1:
             raise ValueError(f"the {name} has values from {values.min():.3g} to {values.max():.3g}, not within 0…1")
+
+
+def check_anchors(model: LazyDiffusion, context: LazyContext, anchors: Anchors) -> None:
+    """Errors: ValueError for a model that has no use for anchors, or anchors that were left on another context."""
+    if not model.config.network.dense:
+        raise ValueError("anchors are for models that compute every token: this one computes the hole's alone")
+    if anchors.canvas is not None and anchors.canvas is not context.canvas:
+        raise ValueError("these anchors were left on another context: begin new ones for this one")
+    anchors.canvas = context.canvas
 
 
 def check_sampling(sampling: Sampling) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..lazydiff.anchors import MEGABYTE, KVSettings, with_ring
 from ..lazydiff.context import KVContext, LazyContext
 from ..lazydiff.masks import binarise, feather, grow, to_grid
-from .host.contexts import attach
+from .host.contexts import attach, encode_each
 from .host.kv import downscale, kv_context, token_size
 from .host.model import LazyModel
 from .types import CATEGORY, LazyContextIO
@@ -154,7 +154,9 @@ def encode_stock(
             f"{type(model.model).__name__} is no transformer that can be lazy: every step computes the whole canvas. "
             "Everything else works the same."
         )
-    return context, {"samples": latent, "noise_mask": noise_mask(soft, token, token // cell)}
+    cells = noise_mask(soft, token, token // cell)
+    # Of as many dimensions as the latent: from fewer the host would take a batch of masks for the frames of one.
+    return context, {"samples": latent, "noise_mask": cells.unsqueeze(2) if latent.ndim == 5 else cells}
 
 
 class LazyContextApply(io.ComfyNode):
@@ -276,12 +278,12 @@ def noise_mask(soft: Tensor, token: int, patch: int) -> Tensor:
 
 def encode_image(vae: Any, image: Tensor, cell: int, channels: int, bar: comfy.utils.ProgressBar) -> Tensor:
     """Latents [B, C, h, w], of some VAEs [B, C, 1, h, w]. Errors: ValueError for a VAE of another model."""
-    latent = vae.encode(image)
+    latent = encode_each(vae, image)
     height, width = (side // cell for side in image.shape[1:3])
     if (latent.shape[1], *latent.shape[-2:]) != (channels, height, width):
         raise ValueError(
-            f"this VAE makes latents of {latent.shape[1]} channels, the model needs {channels}: "
-            "connect the VAE that belongs to the model"
+            f"this VAE makes latents of {latent.shape[1]} channels, {latent.shape[-1]}×{latent.shape[-2]}; the model "
+            f"needs {channels}, {width}×{height}: connect the VAE that belongs to the model"
         )
     bar.update(1)
     return latent

@@ -15,7 +15,7 @@ from tqdm.auto import trange
 from ..lazydiff.context import KVContext, LazyContext
 from ..lazydiff.diffusion.noise import CanvasNoise
 from ..lazydiff.tokens import HoleTokens, unpatchify
-from .host.contexts import attach
+from .host.contexts import attach, encode_each
 from .host.model import lazy_model
 from .types import CATEGORY, LazyContextIO
 
@@ -129,7 +129,7 @@ def encode_sketch(context: LazyContext | KVContext, sketch: Tensor) -> Tensor:
         raise ValueError(f"the sketch is {size} and the canvas {width}×{height}: make them the same size")
     if len(sketch) not in (1, len(context.canvas)):
         raise ValueError(f"there are {len(sketch)} sketches for {len(context.canvas)} canvases: give one, or one each")
-    return context.space.encode(sketch[..., :3])
+    return encode_each(context.space, sketch[..., :3])
 
 
 class HostNoise:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
-from samples import scene
+from samples import tiny_model
 
-from lazydiff.model import LazyDiffusion, ModelConfig, Sampling
-from lazydiff.networks.config import PRESETS
+from lazydiff.model import LazyDiffusion
 from lazydiff.networks.text import train_vocabulary
 from lazydiff.scenes import all_captions
 
@@ -29,18 +26,20 @@ def vocabulary() -> bytes:
 
 @pytest.fixture(scope="session", params=["flow", "iddpm"])
 def model(request: pytest.FixtureRequest, vocabulary: bytes) -> LazyDiffusion:
-    """A model of the shipped one's shape with next to no width and random weights, for each prediction type."""
-    network = replace(
-        PRESETS["small"], width=24, heads=2, decoder_depth=2, encoder_depth=2, text_width=16, channels=12,
-        learned_variance=request.param == "iddpm",
-    )  # fmt: skip
-    sampler = {"flow": "ancestral", "iddpm": "iddpm"}[request.param]
-    config = ModelConfig(network, request.param, "tiny", 1, Sampling(sampler, steps=3, guidance=2.0))
-    tiny = LazyDiffusion.self_contained(config, vocabulary)
-    tiny.initialise(0)
-    torch.nn.init.normal_(tiny.decoder.final_layer.linear.weight, std=0.02)  # it starts at zero: nothing would show
-    tiny.latent.fit(torch.cat([scene(i)[0] for i in range(30)]) * 2 - 1)
-    return tiny.eval().requires_grad_(False)
+    """One like the one that ships, for each prediction type."""
+    return tiny_model(request.param, vocabulary, "small")
+
+
+@pytest.fixture(scope="session", params=["flow", "iddpm"])
+def dense_model(request: pytest.FixtureRequest, vocabulary: bytes) -> LazyDiffusion:
+    """The like of the baseline that computes every token."""
+    return tiny_model(request.param, vocabulary, "small-image")
+
+
+@pytest.fixture(scope="session")
+def crop_model(vocabulary: bytes) -> LazyDiffusion:
+    """The like of the baseline that sees the square around the hole alone."""
+    return tiny_model("flow", vocabulary, "small-crop")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

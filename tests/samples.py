@@ -1,11 +1,16 @@
-"""Samples of the world as tests take them."""
+"""Samples of the world and models as tests take them."""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lazydiff.model import LazyDiffusion, ModelConfig, Sampling
+from lazydiff.networks.config import PRESETS
 from lazydiff.scenes import random_sample
 from lazydiff.storyboard import from_array
 
@@ -14,3 +19,18 @@ def scene(number: int) -> tuple[Tensor, Tensor, str]:
     """Image [1, 3, 96, 96] in 0…1, mask [1, 1, 96, 96] and caption of a sample of the world."""
     sample = random_sample(np.random.default_rng([7, number]), "object")
     return from_array(sample.image), torch.from_numpy(sample.mask)[None, None].float(), sample.caption
+
+
+def tiny_model(prediction: Literal["flow", "iddpm"], vocabulary: bytes, preset: str) -> LazyDiffusion:
+    """A model of the preset's shape with next to no width and random weights."""
+    network = replace(
+        PRESETS[preset], width=24, heads=2, decoder_depth=2, encoder_depth=min(PRESETS[preset].encoder_depth, 2),
+        text_width=16, channels=12, learned_variance=prediction == "iddpm",
+    )  # fmt: skip
+    sampler = {"flow": "ancestral", "iddpm": "iddpm"}[prediction]
+    config = ModelConfig(network, prediction, "tiny", 1, Sampling(sampler, steps=3, guidance=2.0))
+    model = LazyDiffusion.self_contained(config, vocabulary)
+    model.initialise(0)
+    torch.nn.init.normal_(model.decoder.final_layer.linear.weight, std=0.02)  # it starts at zero: nothing would show
+    model.latent.fit(torch.cat([scene(i)[0] for i in range(30)]) * 2 - 1)
+    return model.eval().requires_grad_(False)

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks import step
+from benchmarks import kv_shapes, step
+from benchmarks.kv_shapes import FLUX, PIXART
 from lazydiff.networks.config import PIXART_1024
 
 TINY = replace(PIXART_1024, canvas=128, width=48, heads=4, decoder_depth=1, text_width=32, text_length=5)
@@ -21,6 +22,13 @@ def test_work_falls_with_the_mask_as_the_paper_says(n, speedup):
     text = length * (PIXART_1024.text_width * d + d**2) + PIXART_1024.decoder_depth * 2 * length * d**2
     lazy, full = (PIXART_1024.macs(tokens, length) + text for tokens in (n, 4096))
     assert full / lazy == pytest.approx(speedup, rel=0.002)
+
+
+@pytest.mark.parametrize("shape, text, limit", [(PIXART, 0, 9.75), (FLUX, 256, 6.53), (FLUX, 1, 10.59)])
+def test_a_kv_context_is_limited_by_the_work_it_leaves(shape, text, limit):
+    """At a hole of 10 %: 410 of 4096 tokens, with all text tokens of a joint attention or with one."""
+    full = kv_shapes.macs(shape, shape.sizes, 4096, 4096, shape.text if text else 0)
+    assert full / kv_shapes.macs(shape, shape.sizes, 4096, 410, text) == pytest.approx(limit, rel=0.001)
 
 
 def test_calls_take_turns_and_the_first_turn_does_not_count():

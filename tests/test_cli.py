@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from samples import tiny_model
 
 from lazydiff.checkpoint import save_checkpoint
 from lazydiff.cli import main
@@ -59,6 +60,15 @@ def test_edit_writes_one_picture_per_seed(folder: Path, changes: dict[str, list[
         inside = np.zeros((96, 96), bool)
         inside[20:50, 30:60] = True
         assert (after[~inside] == before[~inside]).all() and (after[inside] != before[inside]).any()
+
+
+@pytest.mark.parametrize("preset", ["small-image", "small-crop"])
+def test_edit_takes_the_baselines_too(folder: Path, preset: str, vocabulary: bytes) -> None:
+    save_checkpoint(tiny_model("flow", vocabulary, preset), folder / "baseline.safetensors")
+    assert main(arguments(folder, checkpoint=[f"{folder}/baseline.safetensors"])) == 0
+    before, after = pixels(folder / "in.png"), pixels(folder / "out" / "edit-0.png")
+    inside = pixels(folder / "mask.png") > 0
+    assert (after[~inside] == before[~inside]).all() and (after[inside] != before[inside]).any()
 
 
 def write(path: Path, mode: str, size: tuple[int, int]) -> list[str]:

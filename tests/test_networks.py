@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -344,7 +345,33 @@ def test_initialised_networks_predict_nothing_yet_and_learn():
     assert all(p.grad is not None and p.grad.any() for p in encoder.patch_embed.parameters())
 
 
-def count_flops(config: NetworkConfig, n: int, device: str) -> int:
+def test_tokens_that_attend_to_kept_keys_are_those_of_a_full_pass():
+    """One memory watches a pass over all tokens, which stays as it is bit for bit; one adds what it saw to a pass over
+    some of them."""
+    decoder = LazyDecoder(TINY).eval()
+    everything = HoleTokens.everything(2, (4, 6))
+    some = HoleTokens.from_grid_mask(random_mask((4, 6), 5)).tile(2)
+    x, t, context = random_inputs(TINY, everything)
+    text = decoder.text_keys(*random_prompts(TINY, 6, 4))
+    rest = ~torch.isin(everything.index[0], some.index[0])
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def watch(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        seen.append((k[..., rest, :], v[..., rest, :]))
+        return k, v
+
+    def extend(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        kept_k, kept_v = seen.pop(0)
+        return torch.cat((kept_k, k), dim=-2), torch.cat((kept_v, v), dim=-2)
+
+    expected = decoder(x, t, text, everything, context)
+    assert torch.equal(decoder(x, t, text, everything, context, watch), expected)
+    assert [k.shape for k, _ in seen] == [(2, TINY.heads, 19, TINY.width // TINY.heads)] * TINY.decoder_depth
+    ours = decoder(some.gather(x), t, text, some, some.gather(context), extend)
+    torch.testing.assert_close(ours, some.gather(expected), **close)
+
+
+def count_flops(config: NetworkConfig, n: int, device: str, keys: int | None = None) -> int:
     side = config.grid
     hole = HoleTokens.from_grid_mask((torch.arange(side**2) < n).view(1, side, side)).to(device)
     # Torch's fused attention has no entry in the counter on every device; separate products have.
@@ -352,8 +379,19 @@ def count_flops(config: NetworkConfig, n: int, device: str) -> int:
     x, t, context = (tensor.to(device) for tensor in random_inputs(config, hole))
     text = decoder.text_keys(torch.zeros(1, config.text_length, config.text_width, device=device))
     with FlopCounterMode(display=False) as counter:
-        decoder(x, t, text, hole, context)
+        decoder(x, t, text, hole, context, None if keys is None else partial(pad_keys, keys))
     return counter.get_total_flops()
+
+
+def pad_keys(keys: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    return tuple(F.pad(x, (0, 0, 0, keys - x.shape[-2])) for x in (k, v))
+
+
+def test_work_of_a_step_with_kept_keys():
+    """As below, with fewer queries than keys; at 10 % of 1024 px some ten times less than everything."""
+    macs = [PIXART_1024.macs(n, PIXART_1024.text_length, 4096) for n in (410, 4096)]
+    assert count_flops(PIXART_1024, 410, "meta", keys=4096) == pytest.approx(2 * macs[0], rel=0.01)
+    assert macs[1] / macs[0] == pytest.approx(4096 / 410, rel=0.03)
 
 
 @pytest.mark.parametrize("n", [410, 4096])

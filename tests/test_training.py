@@ -12,15 +12,19 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from samples import tiny_model
 
 from lazydiff.checkpoint import SHIPPED
-from lazydiff.diffusion.flow import Preconditioning, flow_loss, noise_levels, predict_clean
+from lazydiff.crop import crop_all
+from lazydiff.diffusion.flow import Network, Preconditioning, flow_loss, noise_levels, predict_clean
 from lazydiff.model import LazyDiffusion
 from lazydiff.networks.layers import explicit_attention, sdpa
+from lazydiff.tokens import HoleTokens
 from lazydiff.training import train as loop
 from lazydiff.training.config import TrainingConfig
 from lazydiff.training.data import Batch, SceneStream
 from lazydiff.training.objective import Objective
+from lazydiff.training.pictures import sample_grid
 from lazydiff.training.train import rate, train
 
 
@@ -43,9 +47,11 @@ def log(folder: Path) -> list[list[str]]:
         return list(csv.reader(file))
 
 
+@pytest.mark.parametrize("preset", ["small", "small-image", "small-crop"])
 def test_killed_run_goes_on_without_losing_or_repeating_a_step(
-    config: TrainingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: TrainingConfig, preset: str, vocabulary: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    config = replace(config, model=tiny_model(config.model.prediction, vocabulary, preset).config)
     train(config, tmp_path / "whole")
 
     forward, calls = Objective.forward, [0]
@@ -66,6 +72,49 @@ def test_killed_run_goes_on_without_losing_or_repeating_a_step(
     assert [row[0] for row in log(tmp_path / "whole")] == ["step", *map(str, range(6))]
     whole, broken = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "broken"))
     assert whole.keys() == broken.keys() and all(torch.equal(whole[name], broken[name]) for name in whole)
+
+
+@pytest.mark.parametrize("preset", ["small-image", "small-crop"])
+def test_a_baseline_computes_everything_and_is_judged_by_the_hole(
+    preset: str, vocabulary: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss is that of a slow loop over tokens; in a crop, those of the square around the hole."""
+    seen: dict[str, torch.Tensor] = {}
+
+    def watch(network: Network, x: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor, *others: torch.Tensor):
+        seen.update(x=x, noise=noise, sigma=sigma, counted=others[1])
+        return flow_loss(network, x, noise, sigma, *others)
+
+    monkeypatch.setattr("lazydiff.training.objective.flow_loss", watch)
+    model = tiny_model("flow", vocabulary, preset)
+    config = TrainingConfig(model.config, noise_levels=1, drop_text=0.0, weigh_variance_from=99)
+    batch = next(iter(SceneStream(0, 0, 2, 8, pool=1)))
+    loss = float(Objective(model, config)(batch, torch.Generator().manual_seed(0), step=0))
+
+    image, mask, side = batch.image.float() / 127.5 - 1, batch.mask.float(), model.config.network.canvas
+    if preset == "small-crop":
+        image, mask = crop_all(image, mask, side)
+    rows = []
+    for i in range(2):
+        cells = [bool(mask[i, 0, y : y + 8, x : x + 8].any()) for y in range(0, side, 8) for x in range(0, side, 8)]
+        assert seen["counted"][i].tolist() == cells and seen["x"].shape[1] == len(cells)
+        everything = HoleTokens.everything(1, (side // 8, side // 8))
+        told = model.context(image[i : i + 1], mask[i : i + 1], everything)
+        text, sigma = model.prompt([batch.captions[i]]), seen["sigma"][i : i + 1]
+        clean, noise = model.tokens(image[i : i + 1]), seen["noise"][i : i + 1]
+        z = (1 - sigma) * clean + sigma * noise
+        x0 = predict_clean(lambda x, t: model.decoder(x, t, text, everything, told), z, sigma, model.variance)  # noqa: B023
+        error = ((x0 - clean) / Preconditioning.at(sigma, model.variance).out).square().mean(-1)
+        rows.append(float(error[0, torch.tensor(cells)].mean()))
+    assert loss == pytest.approx(np.mean(rows), rel=1e-4)
+
+
+@pytest.mark.parametrize("preset", ["small", "small-image", "small-crop"])
+def test_grid_of_samples_shows_edits(preset: str, vocabulary: bytes) -> None:
+    picture = sample_grid(tiny_model("flow", vocabulary, preset), seed=0, columns=2, rows=1)
+    before, after = (np.asarray(picture)[8:200, x : x + 192].astype(int) for x in (8, 208))
+    changed = (before != after).any(-1)
+    assert 0.01 < changed.mean() < 0.9 and picture.width == 2 * 200 + 8
 
 
 def test_training_lowers_the_loss_on_one_batch(config: TrainingConfig, vocabulary: bytes) -> None:

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..denoisers import denoiser
 from ..files import whole_file
 from ..masks import grow, to_grid
 from ..model import LazyDiffusion, Sampling
-from ..pipeline import Blend, denoiser, edit, encode
+from ..pipeline import Blend, edit, encode
 from ..scenes import Background, Placed, Scene, Thing, blank_canvas, render
 from ..storyboard import from_array, grid
 from .files import box_mask, save_figure, save_picture
@@ -128,7 +129,7 @@ def plot_time(model: LazyDiffusion, path: Path, repeat: int = 5) -> None:
         side = tokens * model.config.network.token
         mask = box_mask(torch.zeros(1, 3, size, size), 0, 0, side, side)
         context = encode(model, torch.full((1, 3, size, size), 0.5), mask)
-        denoise = denoiser(model, context, ["another one"], guidance=2.0)
+        denoise = denoiser(model, context, ["another one"], [0], guidance=2.0)
         z = torch.randn(1, context.hole.count, context.canvas.shape[-1])
         seconds = []
         with torch.no_grad():

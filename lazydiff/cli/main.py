@@ -60,8 +60,10 @@ def parser() -> argparse.ArgumentParser:
     train.set_defaults(run=run_train)
 
     evaluate = commands.add_parser("evaluate", help="measure a model on held-out scenes")
-    evaluate.add_argument("--output", type=Path, required=True, help="folder for evaluation.json, a table and a grid")
-    evaluate.add_argument("--scenes", type=int, default=500, help="held-out scenes per question (%(default)s)")
+    evaluate.add_argument("--output", type=Path, required=True, help="folder for numbers, a table and a picture")
+    evaluate.add_argument("--scenes", type=int, help="held-out scenes per question (500, with baselines 200)")
+    evaluate.add_argument("--quick", action="store_true", help="few scenes, to see that it runs")
+    evaluate.add_argument("--baselines", action="store_true", help="compare with the two that compute every token")
     evaluate.add_argument("--checkpoint", type=Path, default=SHIPPED)
     evaluate.set_defaults(run=run_evaluate)
 
@@ -128,13 +130,20 @@ def run_train(options: argparse.Namespace) -> None:
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
-    from ..checkpoint import load_checkpoint
-    from ..evaluation import evaluate
+    from ..checkpoint import BASELINES, load_checkpoint
+    from ..evaluation import evaluate, evaluate_baselines
     from .files import writable_folder
 
     folder = writable_folder(options.output)
-    evaluate(load_checkpoint(options.checkpoint), folder, options.scenes)
-    print((folder / "evaluation.md").read_text("utf-8"))
+    model, report = load_checkpoint(options.checkpoint), folder / "evaluation.md"
+    number = {} if options.scenes is None else {"scenes": options.scenes}
+    if options.baselines:
+        image, crop = map(load_checkpoint, BASELINES)
+        evaluate_baselines(model, image, crop, folder, quick=options.quick, **number)
+        report = folder / "baselines.md"
+    else:
+        evaluate(model, folder, quick=options.quick, **number)
+    print(report.read_text("utf-8"))
 
 
 def run_info(options: argparse.Namespace) -> None:

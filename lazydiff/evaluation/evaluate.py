@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from einops import rearrange
+from torch import Tensor
 from tqdm import tqdm
 
+from ..crop import crop_all, paste_all
 from ..masks import to_grid
 from ..model import LazyDiffusion, Sampling
 from ..pipeline import Blend, composite, decode, encode, sample
@@ -58,7 +60,7 @@ def evaluate(
     Every percentage has a ceiling: the same rule on the real renders.
     Errors: ValueError for fewer than one scene, or a model of another canvas than the scenes'.
     """
-    if model.config.network.canvas != CANVAS:
+    if model.config.network.canvas != CANVAS and not model.config.network.crop:
         raise ValueError(f"scenes are {CANVAS} px wide, and this model is made for {model.config.network.canvas} px")
     if scenes < 1:
         raise ValueError(f"{scenes} scenes: choose at least 1")
@@ -101,23 +103,48 @@ def evaluate(
 def answer(
     model: LazyDiffusion, questions: Sequence[Question], sampling: Sampling, bar: tqdm | None = None
 ) -> np.ndarray:
-    """The model's pictures, uint8 [S, 96, 96, 3]; question i is answered with seed i.
+    """The model's pictures, uint8 [S, 96, 96, 3]; question i is answered with seed i."""
+    return blended(questions, painted(model, questions, sampling, bar))
+
+
+@torch.no_grad()
+def painted(
+    model: LazyDiffusion, questions: Sequence[Question], sampling: Sampling, bar: tqdm | None = None
+) -> Tensor:
+    """What the model makes of the canvases, [S, 3, 96, 96] in 0…1, before it is blended with them.
 
     Questions with similar numbers of hole tokens share a batch, so that little is padded.
     """
-    device = next(model.parameters()).device
-    canvas = torch.from_numpy(np.stack([question.canvas for question in questions])).to(device)
-    canvas = rearrange(canvas, "s h w c -> s c h w").float() / 255
-    mask = torch.from_numpy(np.stack([question.mask for question in questions]))[:, None].float().to(device)
+    canvas, mask = asked_tensors(questions, next(model.parameters()).device)
+    network = model.config.network
     pictures = torch.empty_like(canvas)
-    order = to_grid(mask, model.config.network.token).sum((1, 2, 3)).argsort(stable=True)
+    order = to_grid(mask, network.token).sum((1, 2, 3)).argsort(stable=True)
     for rows in order.split(BATCH):
-        context, numbers = encode(model, canvas[rows], mask[rows]), rows.tolist()
+        image, hole = canvas[rows], mask[rows]
+        if network.crop:
+            image, hole = crop_all(image, hole, network.canvas)
+        context, numbers = encode(model, image, hole), rows.tolist()
         tokens = sample(model, context, [questions[i].caption for i in numbers], numbers, sampling)
-        pictures[rows] = composite(canvas[rows], decode(model, context, tokens), mask[rows], BLEND)
+        made = decode(model, context, tokens)
+        pictures[rows] = paste_all(made, canvas[rows], mask[rows]) if network.crop else made
         if bar is not None:
             bar.update(len(rows))
+    return pictures
+
+
+def blended(questions: Sequence[Question], pictures: Tensor) -> np.ndarray:
+    """What was made of the questions' canvases, blended with them: uint8 [S, 96, 96, 3]."""
+    canvas, mask = asked_tensors(questions, pictures.device)
+    batches = zip(canvas.split(BATCH), pictures.split(BATCH), mask.split(BATCH), strict=True)
+    pictures = torch.cat([composite(image, made, hole, BLEND) for image, made, hole in batches])
     return rearrange((pictures * 255).round().byte(), "s c h w -> s h w c").cpu().numpy()
+
+
+def asked_tensors(questions: Sequence[Question], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Canvases [S, 3, 96, 96] in 0…1 and masks [S, 1, 96, 96]."""
+    canvas = torch.from_numpy(np.stack([question.canvas for question in questions])).to(device)
+    mask = torch.from_numpy(np.stack([question.mask for question in questions])).to(device)
+    return rearrange(canvas, "s h w c -> s c h w").float() / 255, mask[:, None].float()
 
 
 def percentage(

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
+from ..crop import Crop
 from ..scenes import (
     COLOURS,
     KINDS,
@@ -13,6 +15,7 @@ from ..scenes import (
     Scene,
     blank_canvas,
     describe,
+    footprint,
     object_mask,
     random_sample,
     random_scene,
@@ -47,11 +50,13 @@ class ObjectQuestion(Question):
     """A question about one object: `placed` should be there, or in a removal should be gone.
 
     light: the side it comes from; former: the colour it had before its siblings were recoloured, "" if they were not
+    siblings: the visible objects that equal it
     """
 
     placed: Placed
     light: str
     former: str = ""
+    siblings: tuple[Placed, ...] = ()
 
 
 def _family(rng: np.random.Generator) -> tuple[Scene, int]:
@@ -61,7 +66,8 @@ def _family(rng: np.random.Generator) -> tuple[Scene, int]:
 
 
 def _about(scene: Scene, target: int, mask: np.ndarray, caption: str, former: str = "") -> ObjectQuestion:
-    return ObjectQuestion(render(scene), mask, caption, scene.things[target], scene.light, former)
+    equal = tuple(scene.things[i] for i in siblings(scene, target))
+    return ObjectQuestion(render(scene), mask, caption, scene.things[target], scene.light, former, equal)
 
 
 def sibling_pair(rng: np.random.Generator, number: int) -> tuple[ObjectQuestion, ObjectQuestion]:
@@ -130,6 +136,20 @@ def object_questions(seed: int, scenes: int) -> dict[str, list[ObjectQuestion]]:
     makers = {"caption_blank": blank, "caption_against_siblings": against_siblings, "removal": removal}
     made = {kind: [make(rng) for _ in range(scenes)] for (kind, make), rng in zip(makers.items(), others, strict=True)}
     return {"sibling": list(first), "swapped": list(swapped), **made}
+
+
+def distant_siblings(seed: int, scenes: int) -> list[ObjectQuestion]:
+    """The first `scenes` sibling questions whose siblings, shadows included, lie outside the square around the hole."""
+    rng, number = stream(seed, 1), 0
+    found: list[ObjectQuestion] = []
+    while len(found) < scenes:
+        question, _ = sibling_pair(rng, number)
+        crop = Crop.around(torch.from_numpy(question.mask)[None])
+        places = [torch.from_numpy(footprint(sibling, question.light)) for sibling in question.siblings]
+        if not any(crop.of(place).any() for place in places):
+            found.append(question)
+        number += 1
+    return found
 
 
 def ordinary_questions(seed: int, scenes: int) -> list[Question]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class NetworkConfig:
     text_length: int = 120  # most tokens a prompt may have
     learned_variance: bool = True
     micro_conditions: bool = True  # canvas height, width and aspect ratio beside the time step (PixArt at 1024 px)
+    # Sees the square around the hole alone. (It is no part of the name by which a context knows its model.)
+    crop: bool = field(default=False, repr=False)
 
     @property
     def token(self) -> int:
@@ -44,12 +46,12 @@ class NetworkConfig:
         """What positions are divided by: 1 at PixArt's 512 px and below, 2 at 1024, 4 at 2048."""
         return max(self.grid / 32, 1.0)
 
-    def macs(self, n: int, text_length: int) -> int:
+    def macs(self, n: int, text_length: int, keys: int | None = None) -> int:
         """Multiply-adds of one decoder call on `n` tokens with cached text keys, one sample; the embedding of the time
-        step is left out."""
+        step is left out. keys: tokens that they attend to, with those kept from an earlier call; `n` if not given"""
         d, patch = self.width, self.channels * self.patch**2
         linear = (6 + 2 * self.mlp_ratio) * d**2 * n  # four of self-attention, two of cross-attention, the MLP
-        attention = 2 * d * n**2 + 2 * d * text_length * n
+        attention = 2 * d * n * (keys or n) + 2 * d * text_length * n
         outputs = patch * (2 if self.learned_variance else 1)
         return self.decoder_depth * (linear + attention) + n * d * (patch + outputs) + 2 * d**2 * n
 
@@ -70,5 +72,5 @@ PRESETS = {
     "small": SMALL,
     # The paper's baselines: RegenerateImage computes every token of the canvas, RegenerateCrop those of a crop.
     "small-image": replace(SMALL, encoder_depth=0),
-    "small-crop": replace(SMALL, encoder_depth=0, canvas=48),
+    "small-crop": replace(SMALL, encoder_depth=0, canvas=48, crop=True),
 }

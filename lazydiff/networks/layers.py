@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 # Called as attention(q, k, v, mask): [B, heads, n, dim] each; mask [B, 1, 1, keys] bool (True = attend) or None.
 AttentionFunction = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+# Called as memory(k, v) -> k, v: sees a self-attention's keys and values [B, heads, n, dim], and may add to them.
+Memory = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -81,8 +83,10 @@ class SelfAttention(nn.Module):
         self.qkv = operations.Linear(dim, 3 * dim, **factory)
         self.proj = operations.Linear(dim, dim, **factory)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None, memory: Memory | None = None) -> Tensor:
         q, k, v = rearrange(self.qkv(x), "b n (qkv h d) -> qkv b h n d", qkv=3, h=self.heads)
+        if memory is not None:
+            k, v = memory(k, v)
         return self.proj(rearrange(self.attention(q, k, v, mask), "b h n d -> b n (h d)"))
 
 

@@ -31,7 +31,7 @@ class Objective(nn.Module):
         image = batch.image.to(device).float() / 127.5 - 1
         mask = batch.mask.to(device).float()
         network = model.config.network
-        if network.canvas < image.shape[-1]:
+        if network.crop:
             image, mask = crop_all(image, mask, network.canvas)
         cells = to_grid(mask, network.token)[:, 0] > 0
         hole = HoleTokens.from_grid_mask(cells)

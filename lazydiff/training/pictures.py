@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from ..model import LazyDiffusion
-from ..pipeline import composite, decode, encode, sample
+from ..pipeline import edit
 from ..scenes import random_sample
 from ..storyboard import grid
 from .data import collate
@@ -20,8 +20,6 @@ def sample_grid(model: LazyDiffusion, seed: int, columns: int = 8, rows: int = 4
     for i in range(columns * rows // 2):
         batch = collate([random_sample(rng)])
         image, mask = batch.image.float() / 255, batch.mask.float()
-        context = encode(model, image, mask)
-        tokens = sample(model, context, batch.captions, seeds=[i])
         masked = torch.where(mask > 0, torch.full_like(image, 0.5), image)
-        cells += [(masked[0], ""), (composite(image, decode(model, context, tokens), mask)[0], batch.captions[0])]
+        cells += [(masked[0], ""), (edit(model, image, mask, batch.captions[0], [i])[0], batch.captions[0])]
     return grid(cells, columns)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from ...lazydiff.context import KVContext, LazyContext
 from . import model as learned
 from .kv import LazySampling
@@ -16,3 +19,8 @@ def attach(model: Any, context: LazyContext | KVContext) -> Any:
             raise ValueError("this context was made for another model: encode the canvas again with this one")
         return LazySampling(model, context).attach(model)
     return learned.attach(model, context)
+
+
+def encode_each(vae: Any, images: Tensor) -> Tensor:
+    """Latents of images [B, H, W, 3], one by one: a VAE of videos takes a batch for the frames of one."""
+    return torch.cat([vae.encode(image) for image in images.split(1)])

@@ -8,7 +8,6 @@ self-attention is handed the kept keys and values of all other tokens.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import operator
 import weakref
@@ -20,20 +19,23 @@ from typing import Any
 import comfy.model_management as mm
 import torch
 from comfy.patcher_extension import WrappersMP
+from comfy.sampler_helpers import prepare_mask
 from torch import Tensor
 
 from ...lazydiff.anchors import MEGABYTE, Anchors, KVSettings, Replay, Run, with_ring
 from ...lazydiff.context import KVContext
 from ...lazydiff.masks import to_grid
 from ...lazydiff.tokens import HoleTokens
-from .architectures import ARCHITECTURES, Architecture, Stage
-from .kv_call import Call, Dense, Layout
+from .architectures import ARCHITECTURES, Architecture
+from .kv_call import Call, Dense, Layout, digest
 from .model import check_numbers
 
 KEY = "lazydiffusion_kv"
 # What other packs and the host's own step-skipping nodes leave in a call's options, and tokens pass through.
 STEP_SKIPPING = ("easycache", "lazycache", "teacache", "magcache", "fbcache", "wavespeed")
 EXPECTED = 4  # automatic anchors of a sampling, for the estimate of memory
+# What else than words a conditioning may hold: it changes every token, so that anchors are of it alone.
+BESIDE_WORDS = ("guidance", "concat_latent_image", "concat_mask", "reference_latents", "reference_latents_method")
 TOKEN_PATCHES = ("post_input", "double_block", "single_block", "noise_refiner", "attn1_patch", "attn1_output_patch")
 
 
@@ -79,7 +81,8 @@ def anchor_bytes(model: Any, context: KVContext, text: int = 0) -> int:
     """
     shape, network = architecture(model), model.model.diffusion_model
     settings = context.anchors.settings
-    tokens = context.hole.total - with_ring(context.hole, settings.ring).count
+    tokens = context.hole.total + shape.tail(network, context.hole.total)
+    tokens -= with_ring(context.hole, settings.ring).count
     sequences = [
         tokens + (text if kind == "joint" else 0)
         for stage in shape.stages
@@ -113,33 +116,20 @@ class LazySampling:
             model.add_wrapper_with_key(kind, KEY, wrapper)
         if self.shape is None:
             return model
-        self.patch(model, self.shape.output, self.output)
+        self.patch(model, self.shape.output, Call.output)
         for stage in self.shape.stages:
             for i, block in enumerate(getattr(model.model.diffusion_model, stage.blocks)):
-                self.patch(model, f"{stage.blocks}.{i}", self.block, stage)
+                self.patch(model, f"{stage.blocks}.{i}", partial(Call.block, stage=stage))
                 if stage.attention is not None:
                     name, function = stage.attention
-                    self.patch(model, f"{stage.blocks}.{i}.{name}", self.attention, function, getattr(block, name))
+                    around = partial(Call.self_attention, function=function, module=getattr(block, name))
+                    self.patch(model, f"{stage.blocks}.{i}.{name}", around)
         return model
 
-    def patch(self, model: Any, module: str, around: Callable[..., Any], *told: Any) -> None:
+    def patch(self, model: Any, module: str, around: Callable[..., Any]) -> None:
         path = f"diffusion_model.{module}.forward"
-        model.add_object_patch(path, partial(around, model.get_model_object(path), *told))
-
-    # Around the network's modules
-
-    def block(self, forward: Callable[..., Any], stage: Stage, *args: Any, **kwargs: Any) -> Any:
-        return forward(*args, **kwargs) if self.call is None else self.call.block(stage, forward, args, kwargs)
-
-    def attention(
-        self, forward: Callable[..., Any], function: Callable[..., Any], module: Any, *args: Any, **kwargs: Any
-    ) -> Any:
-        if self.call is None or not self.call.attentions:
-            return forward(*args, **kwargs)
-        return function(module, self.call.extend, self.call.options, *args, **kwargs)
-
-    def output(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return forward(*args, **kwargs) if self.call is None else self.call.output(forward, *args, **kwargs)
+        # The host leaves patches on a network until it uses it for something else: they must not keep a context alive.
+        model.add_object_patch(path, partial(in_a_call, weakref.ref(self), around, model.get_model_object(path)))
 
     # Around a sampling
 
@@ -155,8 +145,10 @@ class LazySampling:
         hole = hole.unsqueeze(2) if noise.ndim == 5 else hole
         hole = hole.repeat(-(-len(noise) // len(hole)), *[1] * (noise.ndim - 1))[: len(noise)].to(latent.device)
         if mask is None:
-            mask = hole.expand_as(noise).float()
-        elif ((mask > 0) & ~hole.to(mask.device)).any():
+            mask = hole.float().to(patcher.load_device)
+        whole = mask.ndim == noise.ndim and mask.shape[-2:] == noise.shape[-2:]
+        cells = (mask if whole else prepare_mask(mask, noise.shape, mask.device)) > 0  # the host may do that later
+        if (cells & ~hole.to(mask.device)).any():
             raise ValueError("the latent's noise mask covers more than this context's hole: encode with the same mask")
         if not self.context.hole.count:
             return latent
@@ -164,26 +156,31 @@ class LazySampling:
         self.layout = Layout(self.context.hole, self.context.anchors.settings, device)
         self.hole, self.known = hole.to(device), patcher.model.process_latent_in(latent).to(device)
         self.patches, self.orders = patcher.patches_uuid, defaultdict(list)
-        self.words: dict[Hashable, str] = {}
+        conds = [cond for each in executor.class_obj.conds.values() for cond in each]
+        names = (*BESIDE_WORDS, "cross_attn") if self.layout.keep_text else BESIDE_WORDS
+        nets = [cond.get("control") for cond in conds]  # the host hands on the positive prompt's to the negative one
+        self.beside = {cond["uuid"]: digest([[cond.get(name) for name in names], nets]) for cond in conds}
         self.why_dense, self.told = "", set()
         anchors = self.context.anchors
         self.run = anchors.run(sigmas.tolist())
         self.run.to(device)
         try:
             out = executor(noise, latent, sampler, sigmas, mask, *args, **kwargs)
-            self.run.finish()
+            if not self.why_dense:
+                self.run.finish()
         finally:
             run, self.run, self.known = self.run, None, None
             run.to(mm.unet_offload_device())  # between samplings others need the device
             self.context.held[:] = anchors.tensors()
-        return torch.where(mask.to(out.device) > 0, out, latent.to(out))
+        return torch.where(cells.to(out.device), out, latent.to(out))
 
     def prepare(self, executor: Any, model: Any, shape: Any, *args: Any, **kwargs: Any) -> Any:
         """While weights are loaded: leave room on the device for what will be kept."""
         settings, real = self.context.anchors.settings, model.model
         needed = 0
         if settings.place == "device" and not self.layout.everything:
-            needed = 2 * shape[0] * (settings.anchors or EXPECTED) * anchor_bytes(model, self.context)
+            anchors = min(settings.anchors or EXPECTED, len(self.run.schedule) - 1)
+            needed = 2 * shape[0] * anchors * anchor_bytes(model, self.context)
             needed = min(needed, settings.limit * MEGABYTE) if settings.limit else needed
         required = real.memory_required
         real.memory_required = lambda *args, **kwargs: required(*args, **kwargs) + needed
@@ -201,7 +198,7 @@ class LazySampling:
         dense = partial(executor, x, t, c_concat, c_crossattn, control, options, **kwargs)
         if self.run is None or self.layout.everything or not self.can_be_lazy(x, options):
             return dense()
-        action = self.run.call(float(t.flatten()[0]), self.prompts(options, c_crossattn))
+        action = self.run.call(float(t.flatten()[0]), self.prompts(options))
         call = Call(self.shape, self.network, self.layout, action, options)
         try:
             if isinstance(action, Replay):
@@ -239,23 +236,17 @@ class LazySampling:
             self.stay_dense(f"another node's patch ({patches[0]}) needs all tokens")
         return not self.why_dense
 
-    def prompts(self, options: dict[str, Any], text: Tensor | None) -> list[Hashable]:
-        """Which prompt each part of a batch is of: positive or negative, and which of them.
+    def prompts(self, options: dict[str, Any]) -> list[Hashable]:
+        """Which prompt each part of a batch is of: positive or negative, which of them, and what it holds beside words.
 
         Samplings with other words in the same places share anchors, unless text tokens are kept.
         """
         keys: list[Hashable] = []
-        for i, (role, uuid) in enumerate(zip(options["cond_or_uncond"], options["uuids"], strict=True)):
+        for role, uuid in zip(options["cond_or_uncond"], options["uuids"], strict=True):
             known = self.orders[role]
             if uuid not in known:
                 known.append(uuid)
-            key = (self.patches, role, known.index(uuid))
-            if self.layout.keep_text:
-                if uuid not in self.words:
-                    part = text.chunk(len(options["uuids"]))[i]
-                    self.words[uuid] = hashlib.sha256(part.float().cpu().numpy().tobytes()).hexdigest()
-                key = (*key, self.words[uuid])
-            keys.append(key)
+            keys.append((self.patches, role, known.index(uuid), self.beside.get(uuid)))
         return keys
 
     def of_computed(self, control: Any) -> Any:
@@ -283,6 +274,17 @@ class LazySampling:
             self.told.add(line)
 
 
+def in_a_call(
+    sampling: weakref.ref[LazySampling], around: Callable[..., Any], forward: Callable[..., Any], *args: Any,
+    **kwargs: Any,
+) -> Any:  # fmt: skip
+    """A module's forward, or what stands around it during a lazy call of the model."""
+    there = sampling()
+    if there is None or there.call is None:
+        return forward(*args, **kwargs)
+    return around(there.call, forward, args, kwargs)
+
+
 def check_fit(patcher: Any, context: KVContext, noise: Tensor) -> None:
     """Errors: ValueError for a context of another model or of a canvas of another size."""
     if context.model() is not patcher.model:
@@ -293,5 +295,7 @@ def check_fit(patcher: Any, context: KVContext, noise: Tensor) -> None:
         raise ValueError(
             f"this context was made for {x}×{y}, the canvas is {width * cell}×{height * cell}: encode it again"
         )
+    if noise.ndim == 5 and noise.shape[2] > 1:
+        raise ValueError(f"the latent is of {noise.shape[2]} frames: a context is of single pictures")
     if len(noise) % len(context.canvas):
         raise ValueError(f"this context is of {len(context.canvas)} canvases, the batch is of {len(noise)} latents")

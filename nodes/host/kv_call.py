@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import comfy.model_management as mm
 import torch
+from comfy.controlnet import ControlBase
 from torch import Tensor
 
 from ...lazydiff.anchors import CacheFull, KVSettings, Recording, Replay, probe_places, with_ring
@@ -68,7 +70,7 @@ class Call:
         self.positions: dict[int, tuple[Any, Any]] = {}
         self.problem = ""  # why nothing can be kept of this call
 
-    def block(self, stage: Stage, forward: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
+    def block(self, forward: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], stage: Stage) -> Any:
         given = Arguments(stage.order, args, kwargs)
         if not self.seen:
             self.measure(stage, given)
@@ -98,6 +100,7 @@ class Call:
         if isinstance(self.action, Replay):
             raise Dense(reason)
         self.problem = self.problem or reason
+        self.action.entries.clear()  # the rest of the call has use for the memory
 
     def leave_out(self, stage: Stage, given: Arguments) -> None:
         """Take the tokens that are not computed out of a block's arguments."""
@@ -141,9 +144,9 @@ class Call:
             try:
                 self.action(k, v, places.kept, text + self.layout.image[probes])
             except CacheFull as error:
-                self.problem = str(error)
+                self.refuse(str(error))
             except mm.OOM_EXCEPTION:
-                self.problem = "there is not enough memory for one anchor"
+                self.refuse("there is not enough memory for one anchor")
         return k, v
 
     def attention(self, function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
@@ -158,17 +161,44 @@ class Call:
             k, v = k.flatten(2), v.flatten(2)
         return function(q, *self.extend(k, v), *others, **kwargs)
 
-    def output(self, forward: Callable[..., Tensor], tokens: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def self_attention(
+        self, forward: Callable[..., Any], args: Any, kwargs: dict[str, Any], function: Callable[..., Any], module: Any
+    ) -> Any:
+        """In place of an attention module that is not told the call's options."""
+        return function(module, self.extend, self.options, *args, **kwargs)
+
+    def output(self, forward: Callable[..., Tensor], args: Any, kwargs: dict[str, Any]) -> Tensor:
         """The output module's answer, each token in its own place among zeros for those that were left out."""
         if isinstance(self.action, Recording) or not self.seen:
-            return forward(tokens, *args, **kwargs)
+            return forward(*args, **kwargs)
         if kwargs.get("modulation_dims") is not None:
-            kwargs["modulation_dims"] = [(0, tokens.shape[1], 0)]
-        answer = forward(tokens, *args, **kwargs)
+            kwargs["modulation_dims"] = [(0, args[0].shape[1], 0)]
+        answer = forward(*args, **kwargs)
         joint = self.shape.joint_output
         places = self.layout.of(self.text, self.image).computed if joint else self.layout.image
         whole = answer.new_zeros(len(answer), self.text + self.image if joint else self.layout.total, answer.shape[-1])
         return whole.index_copy_(1, places, answer)
+
+
+def digest(value: Any) -> str:
+    """A text that differs for what differs: tensors and ControlNets by what is in them, others by how they print."""
+    found = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if torch.is_tensor(value):
+            found.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+        elif isinstance(value, (list, tuple)):
+            for part in value:
+                add(part)
+        elif isinstance(value, ControlBase):
+            network = id(getattr(value, "control_model", None))
+            add([network, value.cond_hint_original, value.strength, value.timestep_percent_range])
+            add(value.previous_controlnet)
+        else:
+            found.update(repr(value).encode())
+
+    add(value)
+    return found.hexdigest()
 
 
 class Arguments:

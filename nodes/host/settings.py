@@ -68,7 +68,10 @@ class Settings(NamedTuple):
             raise CheckpointError("this checkpoint has a lazy decoder and no context encoder: it cannot see a canvas")
         for path in checkpoints():
             if holds(path, weights):
-                return cls.read(path)
+                settings = cls.read(path)
+                if settings.config.network.dense:
+                    raise CheckpointError(f"{path.name} computes every token: it is a baseline of the evaluation's")
+                return settings
         logging.info("Lazy Diffusion: no description found for these weights, taken for PixArt-α's shape")
         config = ModelConfig(read_sizes(weights), "iddpm")
         return cls(config, comfy.latent_formats.SD15(), torch.ones(config.network.channels), torch.tensor(SD_GREY))

@@ -9,35 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from .in_process import Pack
 from .running_server import PACK
-from .tiny_models import prompt, tiny
+from .tiny_models import TinyVAE, prompt, tiny
 
 pytestmark = pytest.mark.host
 
 SMALL = {"width": 256, "height": 256, "steps": 4}  # instead of what the templates say
-
-
-class TinyVAE:
-    """Colours of 8×8 px cells as latents of 16 channels, and back."""
-
-    def __init__(self, frames: bool):
-        self.frames = frames
-        self.mix = torch.randn(16, 3, generator=torch.Generator().manual_seed(0))
-
-    def encode(self, image: Tensor) -> Tensor:
-        cells = F.avg_pool2d(image[..., :3].movedim(-1, 1), 8)
-        latent = torch.einsum("cd,bdhw->bchw", self.mix, cells)
-        return latent.unsqueeze(2) if self.frames else latent
-
-    def decode(self, latent: Tensor) -> Tensor:
-        latent = latent[:, :, 0] if latent.ndim == 5 else latent
-        cells = torch.einsum("dc,bchw->bdhw", torch.linalg.pinv(self.mix), latent)
-        return F.interpolate(cells, scale_factor=8).movedim(1, -1)
 
 
 def edit_prompt(latent: Tensor, seed: int) -> list[list[Any]]:

@@ -19,7 +19,10 @@ pytestmark = pytest.mark.host
 
 NODES = {
     "LazyCheckpointLoader": ["checkpoint"],
-    "LazyContextEncode": ["model", "vae", "image", "mask", "grow", "feather"],
+    "LazyContextEncode": [
+        "model", "vae", "image", "mask", "grow", "feather", "anchors", "ring", "keep_text", "cache_precision",
+        "cache_place", "cache_limit",
+    ],
     "LazySample": [
         "model", "context", "positive", "negative", "seed", "steps", "cfg", "sampler", "scheduler", "denoise",
         "variations", "sketch",
@@ -69,19 +72,26 @@ def test_loading_twice_registers_once(pack: Pack) -> None:
     assert names.count("LazyConfig") == 1
 
 
-@pytest.mark.parametrize("node", ["LazyContextEncode", "LazySample", "LazyContextApply"])
-def test_stock_model_is_refused_in_words(pack: Pack, node: str) -> None:
+@pytest.mark.parametrize("node", ["LazySample", "LazyContextApply"])
+def test_stock_model_with_a_learned_context_is_refused_in_words(pack: Pack, node: str) -> None:
     """A MODEL is a patcher around a network; of a stock one, only the kind of the network matters here."""
 
     class Flux: ...
 
     arguments = {
-        "LazyContextEncode": dict.fromkeys(NODES["LazyContextEncode"][1:]),
         "LazySample": dict.fromkeys(NODES["LazySample"][1:]),
         "LazyContextApply": {"context": None},
     }[node]
     with pytest.raises(ValueError, match="this MODEL is a Flux.*Connect the MODEL of a Lazy Checkpoint Loader"):
         pack.call(node, model=SimpleNamespace(model=Flux()), **arguments)
+
+
+def test_baseline_is_no_lazy_model(pack: Pack) -> None:
+    import folder_paths
+
+    folder_paths.add_model_folder_path("diffusion_models", str(PACK / "lazydiff" / "evaluation" / "weights"))
+    with pytest.raises(ValueError, match="regenerate-image.safetensors computes every token"):
+        pack.call("UNETLoader", "regenerate-image.safetensors", "default")
 
 
 @pytest.mark.parametrize("gradients", ["source", "mixed"])

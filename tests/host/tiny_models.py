@@ -1,11 +1,16 @@
-"""Stock transformers of the host with next to no width and random weights, one of each architecture."""
+"""Stock transformers of the host with next to no width and random weights, one of each kind; edits with them."""
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
+import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from .in_process import Pack
 
 FLUX = {
     "in_channels": 16, "out_channels": 16, "patch_size": 2, "context_in_dim": 24, "hidden_size": 32, "mlp_ratio": 2.0,
@@ -22,6 +27,16 @@ TINY: dict[str, tuple[str, dict[str, Any], int, int]] = {
     "flux": ("Flux", FLUX, 24, 12),
     "flux-fill": ("FluxInpaint", {**FLUX, "in_channels": 96}, 24, 12),
     "flux-schnell": ("FluxSchnell", {**FLUX, "guidance_embed": False}, 24, 12),
+    "flux2": (
+        "Flux2",
+        {
+            **FLUX, "in_channels": 128, "out_channels": 128, "patch_size": 1, "axes_dim": [4, 4, 4, 4],
+            "vec_in_dim": None, "qkv_bias": False, "ops_bias": False, "global_modulation": True, "mlp_silu_act": True,
+            "txt_ids_dims": [3], "default_ref_method": "index", "ref_index_scale": 10.0,
+        },
+        24,
+        0,
+    ),
     "chroma": (
         "Chroma",
         {**FLUX, "in_channels": 64, "out_channels": 64, "in_dim": 64, "hidden_dim": 32, "out_dim": 32, "n_layers": 1},
@@ -54,8 +69,8 @@ TINY: dict[str, tuple[str, dict[str, Any], int, int]] = {
     "z-image": (
         "Lumina2",
         {
-            **LUMINA, "dim": 256, "axes_dims": [32, 48, 48], "n_kv_heads": 2, "z_image_modulation": True, "time_scale": 1000.0, "pad_tokens_multiple": 32,
-            "rope_theta": 256.0,
+            **LUMINA, "dim": 256, "axes_dims": [32, 48, 48], "n_kv_heads": 2, "z_image_modulation": True,
+            "time_scale": 1000.0, "pad_tokens_multiple": 32, "rope_theta": 256.0,
         },
         24,
         0,
@@ -107,26 +122,39 @@ def accepted(kind: str, sizes: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in sizes.items() if known is None or key in known.__dataclass_fields__}
 
 
-def tiny(name: str, seed: int = 0) -> Any:
-    """A MODEL, built by the host's configuration of the architecture."""
+def tiny(name: str, seed: int = 0, **changed: Any) -> Any:
+    """A MODEL, built by the host's configuration of the architecture; changed: other sizes."""
+    import comfy.ldm.lumina.model
     import comfy.supported_models
     from comfy.model_patcher import ModelPatcher
 
+    if name == "z-image" and "z_image_modulation" not in inspect.signature(comfy.ldm.lumina.model.NextDiT).parameters:
+        pytest.skip("this release of ComfyUI has no Z-Image")
     kind, sizes, *_ = TINY[name]
-    unet = dict(sizes)
+    if not hasattr(comfy.supported_models, kind):
+        pytest.skip(f"this release of ComfyUI has no {name}")
+    unet = sizes | changed
     if kind.startswith("PixArt"):
         unet |= {"input_size": 64, "in_channels": 4, "pred_sigma": True, "pe_interpolation": 1, "model_max_length": 8}
     config = getattr(comfy.supported_models, kind)(accepted(kind, unet))
     config.set_inference_dtype(torch.float32, None)
     model = config.get_model({}, "")
+    randomise(model.diffusion_model, seed)
+    return ModelPatcher(model.eval(), torch.device("cpu"), torch.device("cpu"))
+
+
+def randomise(network: torch.nn.Module, seed: int = 0) -> None:
+    """Weights that are neither zero nor huge: whatever a block does is seen in what comes out."""
     generator = torch.Generator().manual_seed(seed)
-    for parameter in model.diffusion_model.parameters():
+    for parameter in network.parameters():
         spread = 0.3 if parameter.ndim == 1 else 1.5 / parameter.shape[-1] ** 0.5
         parameter.data = torch.randn(parameter.shape, generator=generator) * spread
-    for module in model.diffusion_model.modules():
+    for name, buffer in network.named_buffers():
+        if name == "pos_embed":  # of SD3, which takes it from the checkpoint
+            buffer.copy_(torch.randn(buffer.shape, generator=generator))
+    for module in network.modules():
         if "RMSNorm" in type(module).__name__ and getattr(module, "weight", None) is not None:
             module.weight.data.add_(1)
-    return ModelPatcher(model.eval(), torch.device("cpu"), torch.device("cpu"))
 
 
 def prompt(name: str, tokens: int, seed: int = 0, **more: Any) -> list[list[Any]]:
@@ -150,3 +178,107 @@ def latent(model: Any, height: int = 20, width: int = 20, rows: int = 1, seed: i
     generator = torch.Generator().manual_seed(seed)
     frames = (1,) if shape.latent_dimensions == 3 else ()
     return torch.randn(rows, shape.latent_channels, *frames, height, width, generator=generator)
+
+
+class TinyVAE:
+    """Colours of cells as latents, and back; of videos, one that takes a batch of images for frames."""
+
+    def __init__(self, channels: int = 16, frames: bool = False, cell: int = 8):
+        self.frames, self.cell = frames, cell
+        self.mix = torch.randn(channels, 3, generator=torch.Generator().manual_seed(0))
+
+    def encode(self, image: Tensor) -> Tensor:
+        cells = F.avg_pool2d(image[..., :3].movedim(-1, 1), self.cell)
+        latent = torch.einsum("cd,bdhw->bchw", self.mix, cells)
+        return latent.movedim(0, 1).unsqueeze(0) if self.frames else latent
+
+    def decode(self, latent: Tensor) -> Tensor:
+        latent = latent[:, :, 0] if latent.ndim == 5 else latent
+        cells = torch.einsum("dc,bchw->bdhw", torch.linalg.pinv(self.mix), latent)
+        return F.interpolate(cells, scale_factor=self.cell).movedim(1, -1)
+
+
+class Edit:
+    """A canvas with a hole for one of the tiny models, and samplings of it with and without a context."""
+
+    def __init__(self, pack: Pack, name: str, model: Any = None, rows: int = 1):
+        self.pack, self.name = pack, name
+        self.model = tiny(name) if model is None else model
+        self.cell = pack.part("nodes.host.kv").downscale(self.model)  # px
+        self.canvas = latent(self.model, 256 // self.cell, 320 // self.cell, rows)
+        self.mask = torch.zeros(1, 1, 256, 320)  # px
+        self.mask[..., 72:150, 130:210] = 1
+        words = (8, 8) if name == "hunyuan-dit" else (9, 5)
+        self.positive, self.negative = prompt(name, words[0], 1), prompt(name, words[1], 2)
+
+    @property
+    def cells(self) -> Tensor:
+        """The noise mask of the latent, alike within a token."""
+        token = self.pack.part("nodes.host.kv").token_size(self.model)
+        cells = F.max_pool2d(self.mask, token)
+        cells = cells.repeat_interleave(token // self.cell, 2).repeat_interleave(token // self.cell, 3)
+        return cells.unsqueeze(2) if self.canvas.ndim == 5 else cells
+
+    @property
+    def hole(self) -> Tensor:
+        """bool, of the latent's shape"""
+        return self.cells.bool().expand_as(self.canvas)
+
+    def context(self, **settings: Any) -> Any:
+        kv, anchors = self.pack.part("nodes.host.kv"), self.pack.part("lazydiff.anchors")
+        return kv.kv_context(self.model, self.canvas[: len(self.mask)], self.mask, anchors.KVSettings(**settings), None)
+
+    def attach(self, context: Any, model: Any = None) -> Any:
+        """A lazy MODEL."""
+        return self.pack.part("nodes.host.contexts").attach(self.model if model is None else model, context)
+
+    def sigmas(self, steps: int, model: Any = None) -> Tensor:
+        import comfy.samplers
+
+        return comfy.samplers.KSampler(model or self.model, steps, "cpu", "euler", "simple", 1.0).sigmas
+
+    @torch.inference_mode()
+    def sample(
+        self, model: Any = None, steps: int = 4, cfg: float = 3.0, sampler: str = "euler", seed: int = 5,
+        sigmas: Tensor | None = None, callback: Any = None,
+    ) -> Tensor:  # fmt: skip
+        """The host's sampler on the canvas with its noise mask."""
+        import comfy.sample
+        import comfy.samplers
+
+        model = self.model if model is None else model
+        return comfy.sample.sample_custom(
+            model, comfy.sample.prepare_noise(self.canvas, seed), cfg, comfy.samplers.sampler_object(sampler),
+            self.sigmas(steps) if sigmas is None else sigmas, self.positive, self.negative, self.canvas, self.cells,
+            callback, disable_pbar=True, seed=seed,
+        )  # fmt: skip
+
+    def counted(self, model: Any = None, **how: Any) -> tuple[Tensor, list[int]]:
+        """The result, and how many tokens came out of the last block in each call of the model."""
+        shape, counts = self.pack.part("nodes.host.kv").architecture(self.model), []
+        module = getattr(self.model.model.diffusion_model, shape.output)
+        hook = module.register_forward_pre_hook(lambda module, args: counts.append(args[0].shape[1]))
+        try:
+            return self.sample(model, **how), counts
+        finally:
+            hook.remove()
+
+    def dense_calls(self, model: Any, context: Any, **how: Any) -> int:
+        """In how many of its calls a sampling computes every token."""
+        return sum(count >= context.hole.total for count in self.counted(model, **how)[1])
+
+    def replay_error(self, model: Any = None, **settings: Any) -> float:
+        """A step sampled twice, which first records and then replays at the very same noise level.
+
+        Returns the error of the replay in the hole, relative to the largest value of the stock sampler's result.
+        """
+        sigmas, hole = self.sigmas(2)[1:], self.hole
+        expected = self.sample(model, sigmas=sigmas)
+        context = self.context(anchors=1, **settings)
+        lazy = self.attach(context, model)
+        recorded, dense = self.counted(lazy, sigmas=sigmas)
+        assert torch.equal(recorded[hole], expected[hole]) and min(dense) >= context.hole.total
+        replayed, lazily = self.counted(lazy, sigmas=sigmas)
+        assert len(lazily) == len(dense) and max(lazily) < context.hole.total
+        assert torch.equal(replayed[~hole], self.canvas[~hole])
+        return float((replayed - expected)[hole].abs().max() / expected[hole].abs().max())

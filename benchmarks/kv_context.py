@@ -1,0 +1,286 @@
+"""Time and memory of a KV context on stock transformers of the host, against the same transformers on all tokens.
+
+    python benchmarks/kv_context.py --output DIR [--device cpu] [--quick]
+
+Needs a ComfyUI checkout (COMFYUI_PATH, or ~/comfy/ComfyUI): its networks, with random weights, are sampled by its own
+sampler through the pack's `LazySampling`, on 4096 image tokens (1024 px) with a hole of 10 %. Prints tables and writes
+`kv_context.md`, `.png` and `.json`. On a CPU, width and depth are reduced as the tables say, and times are processor
+time of one thread: what the clock shows on an idle machine, and undisturbed by other programs on a busy one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import importlib
+import json
+import math
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from host.boot import stand_in  # noqa: E402
+from host.tiny_models import accepted  # noqa: E402
+
+from benchmarks.kv_report import STEPS, Limit, Memory, Results, Sampling, Step  # noqa: E402
+from benchmarks.kv_shapes import SHAPES, Shape, macs, setting  # noqa: E402
+from benchmarks.step import interleaved_medians  # noqa: E402
+from lazydiff.anchors import MEGABYTE, KVSettings  # noqa: E402
+
+GRID = 64  # tokens per side of the canvas
+PERCENT = 10  # of them in the hole
+# What the automatic policy decides on depends on how a trained model's keys change, which random weights say nothing
+# about. This is what it takes on the trained baseline.
+ANCHORS = 4
+
+
+class Stopwatch:
+    """Reads the seconds that model calls have taken; its sampler makes one call and no step."""
+
+    def __init__(self, clock: Callable[[], float]):
+        self.clock, self.seconds = clock, 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+    def sampler(self, model: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], **unused: Any) -> Tensor:
+        start = self.clock()
+        x = model(x, sigmas[:1].expand(len(x)), **extra_args)
+        self.seconds += self.clock() - start
+        return x
+
+
+def synchronised() -> float:
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def hole_mask(grid: int, percent: float) -> Tensor:
+    """A mask [grid, grid] of tokens, as near to a square in the middle as that share of them can be."""
+    count = round(grid**2 * percent / 100)
+    side = math.isqrt(count)
+    corner = (grid - side) // 2
+    mask = torch.zeros(grid, grid)
+    for i in range(count):
+        mask[corner + i // side, corner + i % side] = 1
+    return mask
+
+
+def random_model(shape: Shape, sizes: Mapping[str, Any], device: str) -> Any:
+    """A MODEL of the host's; on an accelerator in half precision."""
+    import comfy.supported_models
+    from comfy.model_patcher import ModelPatcher
+
+    config = getattr(comfy.supported_models, shape.kind)(accepted(shape.kind, dict(sizes)))
+    config.set_inference_dtype(torch.float32 if device == "cpu" else torch.bfloat16, None)
+    model = config.get_model({}, "", device=torch.device(device)).to(device).eval()
+    for tensor in model.diffusion_model.state_dict().values():
+        tensor.normal_(std=0.02)  # the host's layers start uninitialised, perhaps as numbers that a CPU is slow with
+    return ModelPatcher(model, torch.device(device), torch.device("cpu"))
+
+
+class Bench:
+    """A shape at some sizes, a canvas with a hole, and what is measured of them."""
+
+    def __init__(self, kv: Any, shape: Shape, sizes: Mapping[str, Any], grid: int, device: str = "cpu"):
+        self.kv, self.shape, self.sizes, self.image = kv, shape, sizes, grid**2
+        self.model = random_model(shape, sizes, device)
+        self.stopwatch = Stopwatch(time.process_time if device == "cpu" else synchronised)
+        hole = hole_mask(grid, PERCENT)[None, None]
+        self.mask = hole.repeat_interleave(2, -1).repeat_interleave(2, -2)  # latent cells
+        self.pixels = self.mask.repeat_interleave(8, -1).repeat_interleave(8, -2)
+        self.latent = torch.randn(1, self.model.model.latent_format.latent_channels, 2 * grid, 2 * grid)
+        pooled = torch.randn(1, shape.pooled) if shape.pooled else None
+        self.prompt = [[torch.randn(1, shape.text, shape.text_width), {"pooled_output": pooled}]]
+
+    def context(self, **settings: Any) -> Any:
+        return self.kv.kv_context(self.model, self.latent, self.pixels, KVSettings(**settings), None)
+
+    def lazy(self, context: Any) -> Any:
+        return self.kv.LazySampling(self.model, context).attach(self.model)
+
+    def sample(self, model: Any, steps: int, callback: Callable[..., None] | None = None) -> None:
+        from comfy.samplers import sampler_object
+
+        self.run(model, sampler_object("euler"), self.sigmas(steps), callback)
+
+    def call(self, model: Any) -> None:
+        """One call of the model from within a sampling, which the stopwatch sees."""
+        from comfy.samplers import KSAMPLER
+
+        self.run(model, KSAMPLER(self.stopwatch.sampler), self.sigmas(STEPS)[[STEPS // 2, -1]])
+
+    def sigmas(self, steps: int) -> Tensor:
+        from comfy.samplers import calculate_sigmas
+
+        return calculate_sigmas(self.model.get_model_object("model_sampling"), "simple", steps)
+
+    def run(self, model: Any, sampler: Any, sigmas: Tensor, callback: Callable[..., None] | None = None) -> None:
+        from comfy.sample import sample_custom
+
+        sample_custom(
+            model, torch.randn_like(self.latent), 1.0, sampler, sigmas, self.prompt, self.prompt, self.latent,
+            self.mask, callback, disable_pbar=True, seed=0,
+        )  # fmt: skip
+
+    def steps(self, repeat: int) -> list[Step]:
+        kept = (False, True) if self.shape.joint else (False,)
+        settings = [{"ring": ring, "text": text} for text in kept for ring in (0, KVSettings().ring)]
+        # The turn that warms up makes the anchor.
+        models = [self.lazy(self.context(anchors=1, **each)) for each in settings]
+        calls = [partial(self.call, model) for model in (self.model, *models)]
+        dense, *replayed = interleaved_medians(calls, repeat, self.stopwatch)
+        rows = []
+        for each, seconds in zip(settings, replayed, strict=True):
+            (tokens, limit), ratio = self.limit(**each), dense / seconds
+            times = 1000 * dense, 1000 * seconds
+            rows.append(Step(self.shape.name, *each.values(), tokens, *times, ratio, limit, ratio / limit))
+        return rows
+
+    def limit(self, ring: int, text: bool) -> tuple[int, float]:
+        """Tokens that a replayed call computes, and how many times less work it is than a dense one."""
+        image, words = self.kv.with_ring(self.context().hole, ring).count, self.shape.text if self.shape.joint else 0
+        computed_words = min(words, 1) if text else words
+        work = partial(macs, self.shape, self.sizes, self.image)
+        return image + computed_words, work(self.image, words) / work(image, computed_words)
+
+    def samplings(self) -> list[Sampling]:
+        """Whole samplings, one of each."""
+
+        def seconds(model: Any) -> float:
+            start = self.stopwatch.clock()
+            self.sample(model, STEPS)
+            return self.stopwatch.clock() - start
+
+        dense = seconds(self.model)
+        rows = []
+        for text in (False, True) if self.shape.joint else (False,):
+            lazy = self.lazy(self.context(anchors=ANCHORS, text=text))
+            rows.append(self.sampling(text, dense, seconds(lazy), seconds(lazy)))
+        return rows
+
+    def samplings_of_calls(self, steps: Sequence[Step], repeat: int) -> list[Sampling]:
+        """The same, put together from the times of calls."""
+
+        def record(text: bool) -> None:
+            self.call(self.lazy(self.context(anchors=1, text=text)))
+
+        steps = [step for step in steps if step.ring == KVSettings().ring]
+        recorded = interleaved_medians([partial(record, step.text_kept) for step in steps], repeat, self.stopwatch)
+        rows = []
+        for step, anchor in zip(steps, recorded, strict=True):
+            dense, replayed = step.dense_ms / 1000, step.replayed_ms / 1000
+            first = ANCHORS * anchor + (STEPS - ANCHORS) * replayed
+            rows.append(self.sampling(step.text_kept, STEPS * dense, first, STEPS * replayed))
+        return rows
+
+    def sampling(self, text: bool, dense: float, first: float, following: float) -> Sampling:
+        return Sampling(self.shape.name, text, dense, first, dense / first, following, dense / following)
+
+    def memory(self) -> list[Memory]:
+        rows = []
+        for precision in ("model", "fp8"):
+            context = self.context(anchors=1, precision=precision)
+            self.call(self.lazy(context))
+            with_anchor = live_bytes()
+            context.anchors.clear()
+            context.held.clear()
+            measured, formula = with_anchor - live_bytes(), self.kv.anchor_bytes(self.model, context)
+            rows.append(Memory(self.shape.name, precision, measured / MEGABYTE, formula / MEGABYTE, measured / formula))
+        return rows
+
+    def limited(self) -> Limit:
+        """A sampling of as many anchors as steps, under a limit that holds two and a half of them."""
+        limit = math.ceil(2.5 * self.kv.anchor_bytes(self.model, self.context()) / MEGABYTE)
+        anchors = (context := self.context(anchors=ANCHORS, limit=limit)).anchors
+        sizes: list[int] = []
+        self.sample(self.lazy(context), ANCHORS, lambda *step: sizes.append(anchors.bytes))
+        return Limit(self.shape.name, limit, max(sizes) / MEGABYTE, ANCHORS, anchors.count)
+
+
+def live_bytes() -> int:
+    """Memory of all tensors that there are, each storage once, and whole, however little of it a tensor shows."""
+    gc.collect()
+    tensors = [x for x in gc.get_objects() if issubclass(type(x), Tensor)]
+    return sum({x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}.values())
+
+
+def boot(device: str) -> Any:
+    """Start the host in this process and load the pack as it would; returns the pack's module of KV contexts.
+
+    Errors: SystemExit where there is no host.
+    """
+    path = Path(os.environ.get("COMFYUI_PATH") or "~/comfy/ComfyUI").expanduser().resolve()
+    if not (path / "nodes.py").is_file():
+        raise SystemExit(f"no ComfyUI at {path}: clone github.com/comfyanonymous/ComfyUI and set COMFYUI_PATH")
+    stand_in()
+    sys.path.insert(0, str(path))
+    from comfy.cli_args import args
+
+    args.cpu = device == "cpu"
+    args.use_pytorch_cross_attention = True  # what the host takes on a GPU; its default on a CPU is for little memory
+    import nodes
+
+    if not asyncio.run(nodes.load_custom_node(str(ROOT))):
+        raise SystemExit("the host could not load the pack; its log above says why")
+    return importlib.import_module(next(name for name in sys.modules if name.endswith("nodes.host.kv")))
+
+
+def measure(kv: Any, shapes: Sequence[Shape], device: str, quick: bool, repeat: int, grid: int) -> Results:
+    """Everything of each shape in turn; kv: the pack's module of KV contexts."""
+    composed = "; put together from the times of calls" if quick else ""
+    results = Results([f"samplings: {ANCHORS} anchors, as the automatic policy takes of a trained model{composed}"])
+    for shape in shapes:
+        sizes = shape.sizes if device != "cpu" else {**shape.sizes, **(shape.quick if quick else shape.reduced)}
+        results.notes.append(setting(shape, sizes))
+        bench = Bench(kv, shape, sizes, grid, device)
+        steps = bench.steps(repeat)
+        results.steps += steps
+        if shape.sampled:
+            results.samplings += bench.samplings_of_calls(steps, repeat) if quick else bench.samplings()
+            results.limits.append(bench.limited())
+        results.memory += bench.memory()
+    return results
+
+
+@torch.inference_mode()
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--quick", action="store_true", help="fewer blocks and repeats, samplings composed of calls")
+    args = parser.parse_args(argv)
+    torch.manual_seed(0)
+    repeat = 2 if args.quick else 5
+    if args.device == "cpu":
+        torch.set_num_threads(1)
+        machine = f"one thread of {platform.machine()} CPU ({torch.backends.cpu.get_cpu_capability()}), fp32"
+    else:
+        machine = f"{torch.cuda.get_device_name(args.device)}, bf16"
+    results = measure(boot(args.device), SHAPES, args.device, args.quick, repeat, GRID)
+    results.notes[:0] = [
+        f"{machine}, torch {torch.__version__}; median of {repeat}; random weights",
+        f"{GRID**2} image tokens, {int(hole_mask(GRID, PERCENT).sum())} of them in the hole",
+    ]
+    print(results.markdown)
+    args.output.mkdir(parents=True, exist_ok=True)
+    (args.output / "kv_context.md").write_text(results.markdown, "utf-8")
+    report = json.dumps(results.json, indent=2, ensure_ascii=False)
+    (args.output / "kv_context.json").write_text(report + "\n", "utf-8")
+    results.plot.savefig(args.output / "kv_context.png", dpi=120)
+
+
+if __name__ == "__main__":
+    main()

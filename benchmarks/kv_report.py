@@ -1,0 +1,161 @@
+"""What `kv_context.py` has measured: rows, figures, tables and plot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+from matplotlib.figure import Figure
+
+from lazydiff.anchors import KVSettings
+
+from .kv_shapes import FLUX, PIXART
+
+STEPS = 20  # of a sampling
+GOALS = {"first_ratio": 2.8, "next_ratio": 5.0}
+KEPT = {False: "", True: ", text kept"}
+
+
+class Step(NamedTuple):
+    """One call of the model."""
+
+    shape: str
+    ring: int
+    text_kept: bool
+    tokens: int  # computed, of image and text
+    dense_ms: float
+    replayed_ms: float
+    ratio: float
+    limit: float  # by multiply-adds
+    share: float  # of the limit that is reached
+
+
+class Sampling(NamedTuple):
+    """A whole sampling."""
+
+    shape: str
+    text_kept: bool
+    dense_s: float
+    first_s: float  # with its anchors
+    first_ratio: float
+    next_s: float  # with the anchors of the one before
+    next_ratio: float
+
+
+class Memory(NamedTuple):
+    """One anchor's keys and values."""
+
+    shape: str
+    precision: str
+    measured_mb: float
+    formula_mb: float
+    ratio: float
+
+
+class Limit(NamedTuple):
+    """A sampling whose anchors do not all fit."""
+
+    shape: str
+    limit_mb: int
+    most_mb: float  # after any step
+    anchors_made: int
+    anchors_left: int
+
+
+# Heading and format of each field, in their order.
+HEADS: dict[type[Any], Mapping[str, str]] = {
+    Step: {
+        "one call": "{}", "ring": "{}", "text kept": "{}", "tokens computed": "{}", "dense, ms": "{:.0f}",
+        "replayed, ms": "{:.0f}", "faster": "{:.2f}×", "by multiply-adds": "{:.2f}×", "share reached": "{:.0%}",
+    },
+    Sampling: {
+        f"{STEPS} steps": "{}", "text kept": "{}", "dense, s": "{:.1f}", "first edit, s": "{:.1f}",
+        "first edit": "{:.2f}×", "next variation, s": "{:.1f}", "next variation": "{:.2f}×",
+    },
+    Memory: {
+        "one anchor": "{}", "precision": "{}", "measured, MB": "{:.1f}", "by the formula, MB": "{:.1f}",
+        "measured / formula": "{:.4f}",
+    },
+    Limit: {
+        "memory limit": "{}", "limit, MB": "{}", "most kept, MB": "{:.1f}", "anchors made": "{}",
+        "anchors still kept": "{}",
+    },
+}  # fmt: skip
+
+
+@dataclass
+class Results:
+    notes: list[str]  # on what they were measured
+    steps: list[Step] = field(default_factory=list)
+    samplings: list[Sampling] = field(default_factory=list)
+    memory: list[Memory] = field(default_factory=list)
+    limits: list[Limit] = field(default_factory=list)
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Of calls, those that compute the hole without a ring; of samplings, the slower of the shapes at the settings
+        that a user finds; of memory, what is farthest from the formula."""
+
+        def ratio(shape: str, kept: bool) -> float:
+            return next(row.ratio for row in self.steps if (row.shape, row.ring, row.text_kept) == (shape, 0, kept))
+
+        usual = [row for row in self.samplings if row.text_kept == KVSettings().text]
+        return {
+            "pixart_step_ratio_at_10_percent": ratio(PIXART.name, False),
+            "flux_step_ratio_at_10_percent": ratio(FLUX.name, False),
+            "flux_step_ratio_text_cached": ratio(FLUX.name, True),
+            "end_to_end_20_steps": min(row.first_ratio for row in usual),
+            "next_variation_20_steps": min(row.next_ratio for row in usual),
+            "cache_over_formula": max((row.ratio for row in self.memory), key=lambda ratio: abs(ratio - 1)),
+        }
+
+    @property
+    def markdown(self) -> str:
+        parts = ["\n".join(f"- {note}" for note in self.notes)]
+        parts += [table(rows) for rows in (self.steps, self.samplings, self.memory, self.limits)]
+        return "\n\n".join(parts) + "\n"
+
+    @property
+    def json(self) -> dict[str, Any]:
+        rows = {name: value for name, value in asdict(self).items() if name != "notes"}
+        return {
+            "figures": self.figures,
+            "notes": self.notes,
+            **{name: [row._asdict() for row in value] for name, value in rows.items()},
+        }
+
+    @property
+    def plot(self) -> Figure:
+        """How many times faster than dense: calls beside their limit, and whole samplings beside their goals."""
+        figure = Figure(figsize=(11, 6), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+        places = range(len(self.steps))
+        left.barh(places, [row.limit for row in self.steps], color="0.85", label="limit by multiply-adds")
+        left.barh(places, [row.ratio for row in self.steps], height=0.5, label="measured")
+        for place, row in zip(places, self.steps, strict=True):
+            left.annotate(f" {row.ratio:.1f}×, {row.share:.0%}", (max(row.limit, row.ratio), place), va="center")
+        left.set_yticks(places, [f"{row.shape}, ring {row.ring}{KEPT[row.text_kept]}" for row in self.steps])
+        left.set_xlabel("one call: times faster than dense, and share of the limit")
+        for i, (name, goal) in enumerate(GOALS.items()):
+            words = {"first_ratio": "first edit", "next_ratio": "next variation"}[name]
+            tops = [place + 0.4 * i for place in range(len(self.samplings))]
+            bars = right.barh(tops, [getattr(row, name) for row in self.samplings], height=0.38, label=words)
+            right.bar_label(bars, fmt=" %.1f×")
+            right.axvline(goal, linestyle="--", color=f"C{i}", label=f"goal {goal:g}×")
+        middles = [place + 0.2 for place in range(len(self.samplings))]
+        right.set_yticks(middles, [row.shape + KEPT[row.text_kept] for row in self.samplings])
+        right.set_xlabel(f"{STEPS} steps: times faster than dense")
+        for axes in (left, right):
+            axes.invert_yaxis()
+            axes.margins(x=0.25)
+            axes.legend(fontsize=8)
+        figure.suptitle("\n".join(self.notes), fontsize=9)
+        return figure
+
+
+def table(rows: Sequence[Any]) -> str:
+    heads = HEADS[type(rows[0])]
+    lines = [list(heads), ["---"] + ["--:"] * (len(heads) - 1)]
+    lines += [[form.format(cell) for form, cell in zip(heads.values(), row, strict=True)] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,210 @@
+"""The paper's baselines beside LazyDiffusion, and what a KV context loses of the one that computes every token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..anchors import THRESHOLD, Anchors, KVSettings, with_ring
+from ..masks import to_grid
+from ..model import LazyDiffusion
+from ..networks.config import NetworkConfig
+from ..pipeline import decode, encode, sample
+from ..scenes import CANVAS, COLOURS, SHAPES, TOKEN, Thing, describe
+from .baselines_report import Row, write_baselines
+from .edges import seam
+from .evaluate import BLEND, SEED, asked_tensors, blended, painted, percentage
+from .judge import Judge
+from .questions import Question, distant_siblings, object_questions, ordinary_questions
+
+QUICK = 6  # scenes
+EQUAL = 100.0  # dB, of pictures without any difference
+JUDGED = ("sibling_colour", "sibling_shape", "caption_blank", "caption_against_siblings", "removal")
+TOKENS = (CANVAS // TOKEN) ** 2  # of a whole canvas
+# What a sampling asked for whose anchors another one reuses; its seed lies beyond those of the questions.
+OTHER = [describe(Thing(shape, colour, "plain", "large")) for shape in SHAPES for colour in COLOURS]
+ANOTHER = 10**6
+
+
+class Setting(NamedTuple):
+    """What is measured in one row of the table.
+
+    kv: of the KV context; None: there is none
+    reuse: the anchors were left by a sampling of another prompt, with the same seed or another one too
+    part: it is asked one in so many of the questions
+    """
+
+    name: str
+    model: Literal["image", "lazy", "crop"] = "image"
+    kv: KVSettings | None = None
+    reuse: Literal["", "prompt", "seed"] = ""
+    part: int = 1
+
+
+SETTINGS = (
+    Setting("dense"),
+    Setting("1 anchor", kv=KVSettings(1)),
+    Setting("2 anchors", kv=KVSettings(2)),
+    Setting("4 anchors", kv=KVSettings(4)),
+    Setting("8 anchors", kv=KVSettings(8)),
+    Setting("every step", kv=KVSettings(10**6), part=3),
+    Setting("automatic", kv=KVSettings()),
+    Setting("automatic, ring 0", kv=KVSettings(ring=0), part=3),
+    Setting("automatic, ring 2", kv=KVSettings(ring=2), part=3),
+    Setting("4 anchors, ring 0", kv=KVSettings(4, ring=0), part=3),
+    Setting("4 anchors, ring 2", kv=KVSettings(4, ring=2), part=3),
+    Setting("automatic, fp8", kv=KVSettings(precision="fp8"), part=3),
+    Setting("anchors of another prompt", kv=KVSettings(), reuse="prompt", part=3),
+    Setting("anchors of another prompt and seed", kv=KVSettings(), reuse="seed", part=3),
+    Setting("LazyDiffusion", "lazy"),
+    Setting("RegenerateCrop", "crop"),
+)
+
+
+def evaluate_baselines(
+    lazy: LazyDiffusion,
+    image: LazyDiffusion,
+    crop: LazyDiffusion,
+    output: Path,
+    scenes: int = 200,
+    seed: int = SEED,
+    quick: bool = False,
+    progress: bool = True,
+) -> dict[str, float]:
+    """Measure LazyDiffusion, RegenerateImage (dense, and with KV contexts) and RegenerateCrop; returns the figures.
+
+    scenes: questions of each kind; siblings all lie outside the square that the crop sees
+    quick: at most QUICK scenes, and a less trained judge
+    Writes baselines.json, baselines.md and baselines.png into `output`, all at the end: an interrupted run leaves none.
+    Errors: ValueError for fewer than one scene, or a model that is not what it is taken for.
+    """
+    models = {"lazy": lazy, "image": image, "crop": crop}
+    for name, kind in {"lazy": (False, False), "image": (True, False), "crop": (True, True)}.items():
+        if (models[name].config.network.dense, models[name].config.network.crop) != kind:
+            raise ValueError(f"{models[name].config.name} cannot be measured as the model of kind “{name}”")
+    if scenes < 1:
+        raise ValueError(f"{scenes} scenes: choose at least 1")
+    output.mkdir(parents=True, exist_ok=True)
+    scenes = min(scenes, QUICK) if quick else scenes
+    judge = Judge(seed, scenes=400 if quick else 1000)
+    objects = {**object_questions(seed, scenes), "sibling": distant_siblings(seed, scenes)}
+    del objects["swapped"]
+    asked: dict[str, Sequence[Question]] = {**objects, "ordinary": ordinary_questions(seed, scenes)}
+
+    rows: list[Row] = []
+    dense: dict[str, Tensor] = {}
+    with tqdm(total=len(SETTINGS), unit="row", disable=not progress) as bar:
+        for setting in SETTINGS:
+            bar.set_postfix_str(setting.name)
+            some = {kind: questions[: -(-scenes // setting.part)] for kind, questions in asked.items()}
+            made = {kind: generated(models[setting.model], setting, questions) for kind, questions in some.items()}
+            pictures = {kind: blended(some[kind], one.pictures) for kind, one in made.items()}
+            judged = {kind: questions[: len(some[kind])] for kind, questions in objects.items()}
+            figures = {figure: percentage(judge, figure, judged, pictures) for figure in JUDGED}
+            figures["seam_ratio"] = seam_ratio(some["ordinary"], pictures["ordinary"])
+            if setting.name == "dense":
+                dense = {kind: one.pictures for kind, one in made.items()}
+            if setting.model == "image":
+                likeness = np.concatenate([psnr(some[kind], one.pictures, dense[kind]) for kind, one in made.items()])
+                figures |= {"psnr": float(likeness.mean()), "psnr_90": float(np.percentile(likeness, 10))}
+            steps, cost = (np.concatenate([getattr(one, name) for one in made.values()]) for name in ("steps", "cost"))
+            figures = {figure: round(value, 3) for figure, value in figures.items()}
+            rows.append(Row(setting.name, len(some["ordinary"]), float(steps.mean()), float(cost.mean()), figures))
+            bar.update()
+
+    figures = headline({row.name: row.figures for row in rows})
+    settings = {
+        "checkpoints": {name: model.config.name for name, model in models.items()}, "seed": seed, "quick": quick,
+        "sampling": asdict(image.config.sampling), "blend": BLEND, "threshold": THRESHOLD,
+    }  # fmt: skip
+    write_baselines(output, figures, settings, rows)
+    return figures
+
+
+class Generated(NamedTuple):
+    """What a model has made of questions, and for each of them what that took."""
+
+    pictures: Tensor  # [S, 3, 96, 96] in 0…1, before blending
+    steps: np.ndarray  # that computed every token
+    cost: np.ndarray  # of the decoder, as a share of computing every token at every step
+
+
+def generated(model: LazyDiffusion, setting: Setting, questions: Sequence[Question]) -> Generated:
+    """The answers of one model to questions of one kind; question i is answered with seed i."""
+    if setting.kv is not None:
+        answers = [through_anchors(model, setting, questions, i) for i in range(len(questions))]
+        pictures, steps, cost = zip(*answers, strict=True)
+        return Generated(torch.cat(pictures), np.array(steps), np.array(cost))
+    network, count = model.config.network, len(questions)
+    computed = [network.grid**2] * count
+    if not network.dense:
+        _, mask = asked_tensors(questions, torch.device("cpu"))
+        computed = to_grid(mask, network.token).sum((1, 2, 3)).int().tolist()
+    shares = np.array([work(network, tokens) / work(network, TOKENS) for tokens in computed])
+    dense = np.full(count, model.config.sampling.steps if setting.model == "image" else 0)
+    return Generated(painted(model, questions, model.config.sampling), dense, shares)
+
+
+@torch.no_grad()
+def through_anchors(
+    model: LazyDiffusion, setting: Setting, questions: Sequence[Question], number: int
+) -> tuple[Tensor, int, float]:
+    """One answer by way of a KV context: the picture [1, 3, 96, 96], its steps that computed everything, its cost.
+
+    One canvas at a time: in a batch of several, each would have the holes of all computed.
+    """
+    assert setting.kv is not None
+    device = next(model.parameters()).device
+    context = encode(model, *asked_tensors(questions[number : number + 1], device))
+    anchors, sampling, network = Anchors(setting.kv), model.config.sampling, model.config.network
+    if setting.reuse:
+        seed = number + (ANOTHER if setting.reuse == "seed" else 0)
+        sample(model, context, [OTHER[number % len(OTHER)]], [seed], sampling, anchors=anchors)
+    there = anchors.count
+    tokens = sample(model, context, [questions[number].caption], [number], sampling, anchors=anchors)
+    recorded = anchors.count - there
+    computed = with_ring(context.hole, setting.kv.ring).count
+    replays = (sampling.steps - recorded) * work(network, computed, TOKENS)
+    cost = (recorded * work(network, TOKENS) + replays) / (sampling.steps * work(network, TOKENS))
+    return decode(model, context, tokens), recorded, cost
+
+
+def work(network: NetworkConfig, tokens: int, keys: int | None = None) -> int:
+    return network.macs(tokens, network.text_length, keys)
+
+
+def psnr(questions: Sequence[Question], pictures: Tensor, expected: Tensor) -> np.ndarray:
+    """Likeness [S] of two lists of pictures in their holes, in dB, at most EQUAL; the second may be longer."""
+    _, mask = asked_tensors(questions, pictures.device)
+    error = ((pictures - expected[: len(pictures)]).square() * mask).sum((1, 2, 3)) / (3 * mask.sum((1, 2, 3)))
+    return (-10 * error.log10()).clamp(max=EQUAL).cpu().numpy()
+
+
+def seam_ratio(questions: Sequence[Question], pictures: np.ndarray) -> float:
+    holes, renders = (np.stack([getattr(q, name) for q in questions]) for name in ("mask", "image"))
+    return seam(pictures, holes) / seam(renders, holes)
+
+
+def headline(rows: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """The figures that stand for the whole table."""
+    dense, automatic = rows["dense"], rows["automatic"]
+
+    def lost(*names: str) -> float:
+        return sum(dense[name] - automatic[name] for name in names) / len(names)
+
+    figures = {
+        "psnr_auto": automatic["psnr"],
+        "sibling_colour_loss": lost("sibling_colour"),
+        "caption_loss": lost("caption_blank", "caption_against_siblings"),
+        "lazy_sibling_colour": rows["LazyDiffusion"]["sibling_colour"],
+        "dense_sibling_colour": dense["sibling_colour"],
+        "crop_sibling_colour": rows["RegenerateCrop"]["sibling_colour"],
+    }
+    return {figure: round(value, 3) for figure, value in figures.items()}

@@ -1,0 +1,103 @@
+"""The benchmark of KV contexts, on networks with next to no width; what it measures is not asserted here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import kv_context
+from benchmarks.kv_shapes import FLUX, PIXART, SD35, Shape, macs
+
+from .in_process import Pack
+
+pytestmark = pytest.mark.host
+
+GRID = 24  # tokens per side; PixArt's positions need some
+
+
+def tiny(shape: Shape, **sizes: object) -> Shape:
+    return replace(shape, reduced=sizes, quick=sizes, text=9, text_width=24, pooled=12 if shape.pooled else 0)
+
+
+SHAPES = [
+    tiny(PIXART, hidden_size=48, num_heads=2, depth=2, caption_channels=24),
+    tiny(
+        FLUX, hidden_size=32, num_heads=2, depth=1, depth_single_blocks=2, axes_dim=[4, 6, 6], context_in_dim=24,
+        vec_in_dim=12,
+    ),
+    tiny(
+        SD35, depth=2, num_blocks=3, x_block_self_attn_layers=[0, 1], adm_in_channels=12, num_patches=GRID**2,
+        pos_embed_max_size=GRID,
+        context_embedder_config={"target": "torch.nn.Linear", "params": {"in_features": 24, "out_features": 128}},
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.kind)
+@torch.inference_mode()
+def test_the_arithmetic_is_what_the_network_does(shape, pack: Pack):
+    """Of a dense and of a replayed call, by torch's own count of what is multiplied."""
+    sizes = {**shape.sizes, **shape.reduced}
+    bench = kv_context.Bench(pack.part("nodes.host.kv"), shape, sizes, GRID)
+    text = shape.text if shape.joint else 0
+    lazy = bench.lazy(bench.context(anchors=1, ring=0, text=True))
+    bench.call(lazy)
+    hole = int(kv_context.hole_mask(GRID, kv_context.PERCENT).sum())
+    for model, image, words in ((bench.model, GRID**2, text), (lazy, hole, min(text, 1))):
+        with FlopCounterMode(display=False) as counter:
+            bench.call(model)
+        counts = {name: sum(kinds.values()) // 2 for name, kinds in counter.get_flop_counts().items()}
+        in_blocks = {name: count for name, count in counts.items() if "blocks." in name}
+        whole = sum(count for name, count in in_blocks.items() if name.rpartition("blocks.")[2].isdigit())
+        modulation = sum(count for name, count in in_blocks.items() if name.endswith(("_mod", "modulation")))
+        assert whole - modulation == macs(shape, sizes, GRID**2, image, words)
+
+
+@pytest.mark.parametrize("quick", [True, False])
+@torch.inference_mode()
+def test_everything_is_measured_and_written(quick, pack: Pack, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(kv_context, "boot", lambda device: pack.part("nodes.host.kv"))
+    monkeypatch.setattr(kv_context, "SHAPES", SHAPES)
+    monkeypatch.setattr(kv_context, "GRID", GRID)
+    monkeypatch.setattr(kv_context, "STEPS", 5)
+    kv_context.main(["--output", str(tmp_path / "new"), *(["--quick"] if quick else [])])
+    report = json.loads((tmp_path / "new" / "kv_context.json").read_text("utf-8"))
+
+    steps, samplings = report["steps"], report["samplings"]
+    assert [(step["shape"], step["ring"], step["text_kept"]) for step in steps] == [
+        ("PixArt-α XL/2", 0, False), ("PixArt-α XL/2", 1, False),
+        *((name, ring, kept) for name in ("Flux", "SD3.5-medium") for kept in (False, True) for ring in (0, 1)),
+    ]  # fmt: skip
+    for step in steps:
+        assert step["ratio"] == pytest.approx(step["dense_ms"] / step["replayed_ms"])
+        assert step["share"] == pytest.approx(step["ratio"] / step["limit"]) and step["limit"] > 1
+    assert [(row["shape"], row["text_kept"]) for row in samplings] == [
+        ("PixArt-α XL/2", False), ("Flux", False), ("Flux", True),
+    ]  # fmt: skip
+    for row in samplings:
+        assert row["first_ratio"] == pytest.approx(row["dense_s"] / row["first_s"])
+        assert row["next_ratio"] == pytest.approx(row["dense_s"] / row["next_s"])
+
+    figures = report["figures"]
+    assert figures["pixart_step_ratio_at_10_percent"] == steps[0]["ratio"]
+    assert figures["flux_step_ratio_at_10_percent"] == steps[2]["ratio"]
+    assert figures["flux_step_ratio_text_cached"] == steps[4]["ratio"]
+    for name, ratio in (("end_to_end_20_steps", "first_ratio"), ("next_variation_20_steps", "next_ratio")):
+        assert figures[name] == min(row[ratio] for row in samplings[:2])
+    # Bytes, not times: what is kept is no more and no less than what the formula says.
+    assert figures["cache_over_formula"] == pytest.approx(1, abs=0.05)
+    assert all(row["most_mb"] <= row["limit_mb"] for row in report["limits"])
+
+    assert (tmp_path / "new" / "kv_context.png").stat().st_size > 1000
+    tables = (tmp_path / "new" / "kv_context.md").read_text("utf-8")
+    assert tables.strip() == capsys.readouterr().out.strip() and "width 48 of 1152, 2 of 28 blocks" in tables
+
+
+def test_without_a_host_it_says_what_is_missing(monkeypatch, tmp_path):
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+    with pytest.raises(SystemExit, match="no ComfyUI at .* set COMFYUI_PATH"):
+        kv_context.boot("cpu")

@@ -1,0 +1,102 @@
+"""A stock transformer with a KV context is the same network: whatever is computed equals what it computes without."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from .in_process import Pack
+from .tiny_models import TINY, Edit, tiny
+
+pytestmark = pytest.mark.host
+
+# The same sums in another order, in single precision: about 1e-6 of the largest value.
+CLOSE = 1e-5
+
+
+@pytest.fixture(params=TINY)
+def edit(request: pytest.FixtureRequest, pack: Pack) -> Edit:
+    return Edit(pack, request.param, rows=2)
+
+
+def check_replay(edit: Edit, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
+    """A step sampled twice: first it records, then it replays at the very same noise level."""
+    sigmas, hole = edit.sigmas(2)[1:], edit.hole
+    expected, dense = edit.counted(sigmas=sigmas)
+    context = edit.context(anchors=1, **settings)
+    lazy = edit.attach(context)
+    recorded = edit.sample(lazy, sigmas=sigmas)
+    assert torch.equal(recorded[hole], expected[hole])
+    replayed, counts = edit.counted(lazy, sigmas=sigmas)
+    scale = expected[hole].abs().max()
+    assert (replayed - expected)[hole].abs().max() <= CLOSE * scale
+    assert torch.equal(replayed[~hole], edit.canvas[~hole])
+
+    # Only the hole and its ring went through the blocks; with them the text, where the output module sees that too.
+    computed = edit.pack.part("lazydiff.anchors").with_ring(context.hole, context.anchors.settings.ring).count
+    assert context.hole.count < computed < context.hole.total / 3
+    joint = edit.pack.part("nodes.host.kv").architecture(edit.model).joint_output
+    if joint and settings.get("text"):
+        assert set(counts) == {computed + 1}  # the one text token that blocks cannot do without
+    elif joint:
+        tail = edit.pack.part("nodes.host.architectures").padding(edit.model.model.diffusion_model, context.hole.total)
+        assert [all_ - context.hole.total - tail for all_ in dense] == [some - computed for some in counts]
+    else:
+        assert set(counts) == {computed}
+
+    # And it is what was kept that makes it so.
+    replay = edit.pack.part("lazydiff.anchors").Replay
+    monkeypatch.setattr(replay, "__call__", lambda self, k, v, probes: (k, v))
+    without = edit.sample(lazy, sigmas=sigmas)
+    assert (without - expected)[hole].abs().max() > 100 * CLOSE * scale
+
+
+@pytest.mark.parametrize("keep_text", [False, True])
+def test_replay_of_the_same_step_is_exact(edit: Edit, keep_text: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two pictures, cfg 3, prompts of different length: what one sampling keeps of each is its own."""
+    check_replay(edit, monkeypatch, text=keep_text)
+
+
+def test_every_step_an_anchor_is_the_stock_sampler(edit: Edit) -> None:
+    """Bit for bit in the hole; and the model is afterwards what it was before."""
+    before = edit.sample(steps=2)
+    lazy = edit.attach(edit.context(anchors=2))
+    out = edit.sample(lazy, steps=2)
+    assert torch.equal(out[edit.hole], before[edit.hole])
+    assert torch.equal(out[~edit.hole], edit.canvas[~edit.hole])
+    assert torch.equal(edit.sample(steps=2), before)
+    for module in edit.model.model.modules():
+        forward = module.forward  # the host puts it back as an attribute
+        assert forward.__func__ is type(module).forward and forward.__self__ is module
+
+
+def test_hole_of_everything_is_the_unpatched_model(edit: Edit) -> None:
+    edit.mask = torch.ones_like(edit.mask)
+    expected = edit.sample(steps=1)
+    context = edit.context()
+    assert torch.equal(edit.sample(edit.attach(context), steps=1), expected)
+    assert not context.anchors.count, "there is nothing to keep"
+
+
+# The host's own loading. It reads what a checkpoint is from the shapes of its weights; of most architectures it takes
+# the width for granted (Flux before 0.33: 3072, PixArt: 1152, Qwen-Image: 3072 …), so that no tiny one can be loaded.
+# Those are built by the configuration that loading would arrive at, in all other tests.
+
+LOADED = {
+    "sd3": {"num_blocks": 2},  # the width is 64 times as much
+    "flux": {"hidden_size": 256, "axes_dim": [16, 56, 56], "mlp_ratio": 4.0},  # heads are as wide as in the large model
+}
+
+
+@pytest.mark.parametrize("name", LOADED)
+def test_checkpoint_loaded_by_the_host(pack: Pack, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    import comfy.ldm.flux.model
+    import comfy.sd
+
+    if name == "flux" and not hasattr(comfy.ldm.flux.model.FluxParams, "txt_norm"):
+        pytest.skip("this release of ComfyUI takes the width of Flux for granted")
+    state = {key: value.clone() for key, value in tiny(name, **LOADED[name]).model.diffusion_model.state_dict().items()}
+    model = comfy.sd.load_diffusion_model_state_dict(state)
+    check_replay(Edit(pack, name, model=model, rows=2), monkeypatch)

@@ -1,0 +1,227 @@
+"""What cannot be lazy is computed whole, in the stock sampler's own bits; and what is kept knows its limits."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from .in_process import Pack
+from .tiny_models import TINY, Edit, TinyVAE, prompt, randomise
+
+pytestmark = pytest.mark.host
+
+CLOSE = 1e-5  # see test_kv_exact.py
+
+
+@pytest.fixture
+def edit(pack: Pack) -> Edit:
+    return Edit(pack, "flux")
+
+
+def check_dense(
+    edit: Edit, caplog: pytest.LogCaptureFixture, why: str, model: Any = None, calls: int = 6, **settings: Any
+) -> None:
+    """Three steps, of two prompts each, are the stock sampler's in every bit; one line of the log says why."""
+    stock = edit.sample(model, steps=3)
+    context = edit.context(**settings)
+    with caplog.at_level("INFO"):
+        out, counts = edit.counted(edit.attach(context, model), steps=3)
+    assert torch.equal(out[edit.hole], stock[edit.hole])
+    assert torch.equal(out[~edit.hole], edit.canvas[~edit.hole])
+    lines = [line for line in caplog.messages if line.startswith("Lazy Diffusion")]
+    assert len(lines) == 1 and "every step computes the whole canvas" in lines[0] and why in lines[0]
+    assert len(counts) <= calls and min(counts) >= context.hole.total
+    assert not context.anchors.bytes
+
+
+def test_attention_mask_inside_the_model(edit: Edit, caplog: pytest.LogCaptureFixture) -> None:
+    mask = torch.zeros(1, 9 + 320, 9 + 320)
+    mask[:, :, :4] = -5
+    edit.positive = prompt("flux", 9, 1, attention_mask=mask, attention_mask_img_shape=(16, 20))
+    check_dense(edit, caplog, "it uses an attention mask")
+
+
+@pytest.mark.parametrize("node", ["EasyCache", "LazyCache"])
+def test_step_skipping_of_the_host(
+    edit: Edit, host: ModuleType, caplog: pytest.LogCaptureFixture, node: str
+) -> None:
+    asyncio.run(host.load_custom_node(str(Path(host.__file__).parent / "comfy_extras" / "nodes_easycache.py")))
+    (model,) = edit.pack.call(node, edit.model, 0.2, 0.0, 1.0, False)
+    check_dense(edit, caplog, "easycache skips steps", model)
+
+
+def test_blocks_replaced_by_another_pack(edit: Edit, caplog: pytest.LogCaptureFixture) -> None:
+    def halved(args: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+        out = more["original_block"](args)
+        return {**out, "img": out["img"] * 0.5}
+
+    model = edit.model.clone()
+    model.set_model_patch_replace(halved, "dit", "double_block", 1)
+    check_dense(edit, caplog, "another node replaces the model's blocks", model)
+    assert not torch.allclose(edit.sample(model), edit.sample())
+
+
+def test_patch_that_needs_all_tokens(edit: Edit, caplog: pytest.LogCaptureFixture) -> None:
+    model = edit.model.clone()
+    model.set_model_patch(lambda args: args, "post_input")
+    check_dense(edit, caplog, "post_input", model)
+
+
+def test_after_a_dense_sampling_the_next_finds_its_own_anchors(edit: Edit) -> None:
+    """A schedule counts as known only when a lazy sampling went through it."""
+    context, patched = edit.context(), edit.model.clone()
+    patched.set_model_patch(lambda args: args, "post_input")
+    edit.sample(edit.attach(context, patched))
+    lazy, fresh = edit.attach(context), edit.attach(edit.context())
+    assert torch.equal(edit.sample(lazy), edit.sample(fresh))
+
+
+# Memory
+
+
+def bytes_of_an_anchor(edit: Edit, prompts: int = 2, **settings: Any) -> int:
+    return prompts * edit.pack.part("nodes.host.kv").anchor_bytes(edit.model, edit.context(**settings))
+
+
+def limited(edit: Edit, monkeypatch: pytest.MonkeyPatch, anchors: float) -> int:
+    """A memory limit in bytes, of so many anchors."""
+    monkeypatch.setattr(edit.pack.part("lazydiff.anchors"), "MEGABYTE", 1)
+    return int(anchors * bytes_of_an_anchor(edit))
+
+
+@pytest.mark.parametrize("name", ["flux", "sd3", "wan", "qwen-image", "pixart-sigma", "lumina2", "auraflow", "z-image"])
+def test_memory_is_that_of_the_formula(pack: Pack, name: str) -> None:
+    edit = Edit(pack, name)
+    context = edit.context(anchors=2)
+    edit.sample(edit.attach(context))
+    assert context.anchors.bytes == pytest.approx(2 * bytes_of_an_anchor(edit), rel=0.05)
+
+
+def test_older_anchors_are_forgotten_first(edit: Edit, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = edit.context(anchors=4, limit=limited(edit, monkeypatch, 2.5))
+    lazy = edit.attach(context)
+    stock = edit.sample()
+    assert torch.equal(edit.sample(lazy)[edit.hole], stock[edit.hole])  # every step was an anchor when it came
+    assert context.anchors.count == 2 and 0 < context.anchors.bytes <= context.anchors.settings.limit
+    assert sorted(next(iter(context.anchors.kept.values()))) == sorted(edit.sigmas(4)[2:4].tolist())
+    again = edit.sample(lazy)
+    assert (again - stock)[edit.hole].abs().max() <= 1e-3 * stock.abs().max()  # all four recorded or exact replays
+
+
+def test_one_anchor_that_does_not_fit(
+    edit: Edit, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    check_dense(edit, caplog, "memory limit", limit=limited(edit, monkeypatch, 0.3))
+
+
+def test_out_of_memory_while_recording(
+    edit: Edit, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import comfy.model_management as mm
+
+    kept, made = edit.pack.part("lazydiff.anchors").Kept, []
+    of = kept.of.__func__
+
+    def fail(cls: type, *args: Any) -> Any:
+        made.append(args)
+        if len(made) > 3:
+            raise mm.OOM_EXCEPTION("CUDA out of memory")
+        return of(cls, *args)
+
+    monkeypatch.setattr(kept, "of", classmethod(fail))
+    check_dense(edit, caplog, "not enough memory")
+    assert len(made) == 4, "it is not tried again"
+
+
+def test_fp8(edit: Edit) -> None:
+    """Each number is rounded to 4 bits, by 3 % on average; of many, less is left of that."""
+    error = edit.replay_error(precision="fp8")
+    assert 1e-4 < error < 0.03
+    context = edit.context(anchors=1, precision="fp8")
+    edit.sample(edit.attach(context))
+    assert context.anchors.bytes == bytes_of_an_anchor(edit) / 4  # of fp32's
+
+
+def test_kept_in_main_memory(edit: Edit) -> None:
+    assert edit.replay_error(place="host") <= CLOSE
+
+
+@pytest.mark.parametrize("anchors", [0, 1, 2, 1000])
+def test_host_knows_of_the_memory_beforehand(edit: Edit, monkeypatch: pytest.MonkeyPatch, anchors: int) -> None:
+    import comfy.model_management as mm
+
+    asked: list[dict[str, float]] = []
+    load = mm.load_models_gpu
+    monkeypatch.setattr(mm, "load_models_gpu", lambda *args, **sizes: (asked.append(sizes), load(*args, **sizes)))
+    edit.sample(steps=3)
+    edit.sample(edit.attach(edit.context(anchors=anchors)), steps=3)
+    edit.sample(steps=3)
+    # Positive and negative prompt of each anchor, of which there are no more than steps; automatic: expected to be 4.
+    expected = bytes_of_an_anchor(edit) * min(anchors or 4, 3)
+    for size in ("memory_required", "minimum_memory_required"):
+        stock, lazy, after = (each[size] for each in asked)
+        assert lazy - stock == pytest.approx(expected, rel=1e-3) and after == stock
+
+
+def test_what_is_kept_is_seen_by_those_who_count_memory(edit: Edit) -> None:
+    """The host's cache of results looks for tensors in lists and tuples."""
+    def found(value: Any) -> list[Tensor]:
+        if isinstance(value, (list, tuple)):
+            return [tensor for part in value for tensor in found(part)]
+        return [value] if torch.is_tensor(value) else []
+
+    context = edit.context(anchors=2)
+    before = sum(tensor.nbytes for tensor in found([context]))
+    edit.sample(edit.attach(context))
+    assert sum(tensor.nbytes for tensor in found([context])) - before == context.anchors.bytes > 0
+
+
+# Models that are no transformers
+
+UNETS: dict[str, dict[str, Any]] = {
+    "SD15": {"model_channels": 32, "transformer_depth": [1, 1], "use_linear_in_transformer": False},
+    "SDXL": {
+        "model_channels": 64, "transformer_depth": [0, 1], "use_linear_in_transformer": True, "adm_in_channels": 2816,
+        "num_classes": "sequential",
+    },
+}  # fmt: skip
+
+
+def unet(kind: str) -> Any:
+    import comfy.supported_models
+    from comfy.model_patcher import ModelPatcher
+
+    sizes = {
+        "image_size": 32, "in_channels": 4, "out_channels": 4, "num_res_blocks": [1, 1], "channel_mult": (1, 2),
+        "transformer_depth_middle": 1, "transformer_depth_output": [1, 1, 1, 1], "context_dim": 24,
+        "use_spatial_transformer": True, "legacy": False, "use_checkpoint": False, "use_temporal_attention": False,
+        "adm_in_channels": None,
+    } | UNETS[kind]  # fmt: skip
+    config = getattr(comfy.supported_models, kind)(sizes)
+    config.set_inference_dtype(torch.float32, None)
+    model = config.get_model({}, "")
+    randomise(model.diffusion_model)
+    return ModelPatcher(model.eval(), torch.device("cpu"), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("kind", UNETS)
+def test_unet_stays_dense(pack: Pack, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setitem(TINY, kind, (kind, {}, 24, 1280 if kind == "SDXL" else 0))
+    edit = Edit(pack, kind, model=unet(kind))
+    said: list[str] = []
+    monkeypatch.setattr(pack.part("nodes.context"), "show", said.append)
+    image = torch.rand(1, 256, 320, 3)
+    context, latent = pack.call("LazyContextEncode", edit.model, TinyVAE(4), image, edit.mask[:, 0], 0, 0)
+    assert len(said) == 1 and "every step computes the whole canvas" in said[0]
+    assert "every step computes the whole canvas" in pack.call("LazyContextInfo", context)[0]
+    edit.canvas = latent["samples"]
+    stock, out = (edit.sample(model, steps=1, cfg=1.0) for model in (edit.model, edit.attach(context)))
+    assert torch.equal(out[edit.hole], stock[edit.hole]) and not torch.equal(out, edit.canvas)
+    assert torch.equal(out[~edit.hole], edit.canvas[~edit.hole])
+    assert torch.equal(edit.sample(steps=1, cfg=1.0), stock)

@@ -1,0 +1,205 @@
+"""The comparison with the baselines measures what it says it does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from samples import tiny_model
+from torch import Tensor
+
+from lazydiff.anchors import KVSettings
+from lazydiff.checkpoint import save_checkpoint
+from lazydiff.cli import main
+from lazydiff.crop import Crop
+from lazydiff.evaluation import evaluate_baselines
+from lazydiff.evaluation.baselines import (
+    EQUAL,
+    JUDGED,
+    SETTINGS,
+    TOKENS,
+    Setting,
+    generated,
+    headline,
+    psnr,
+    through_anchors,
+)
+from lazydiff.evaluation.baselines_report import COLUMNS, LINES
+from lazydiff.evaluation.evaluate import answer, asked_tensors
+from lazydiff.evaluation.questions import distant_siblings, ordinary_questions, sibling_pair, stream
+from lazydiff.model import LazyDiffusion
+from lazydiff.networks.decoder import LazyDecoder
+from lazydiff.pipeline import edit
+from lazydiff.tokens import HoleTokens
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def models(vocabulary: bytes) -> dict[str, LazyDiffusion]:
+    presets = {"lazy": "small", "image": "small-image", "crop": "small-crop"}
+    return {name: tiny_model("flow", vocabulary, preset) for name, preset in presets.items()}
+
+
+# Questions
+
+
+def test_distant_siblings_are_not_in_the_crop() -> None:
+    """Recolour the siblings, and what the crop sees is the same picture; in other questions it is not always."""
+    distant = distant_siblings(seed=3, scenes=12)
+    rng, number, told = stream(3, 1), 0, 0
+    while distant:
+        question, recoloured = sibling_pair(rng, number)
+        number += 1
+        crop = Crop.around(torch.from_numpy(question.mask)[None])
+        blind = torch.equal(*(crop.of(asked_tensors([one], CPU)[0]) for one in (question, recoloured)))
+        if np.array_equal(question.image, distant[0].image):
+            assert blind and question.caption == distant.pop(0).caption
+        told += not blind
+    assert told > 0
+
+
+# Pictures
+
+
+@pytest.mark.parametrize("name", ["lazy", "image", "crop"])
+def test_answers_are_those_of_edit(models: dict[str, LazyDiffusion], name: str) -> None:
+    """One level of 255: float sums in another order, then rounded."""
+    questions = ordinary_questions(seed=7, scenes=4)
+    together = answer(models[name], questions, models[name].config.sampling)
+    for i, question in enumerate(questions):
+        canvas, mask = asked_tensors([question], CPU)
+        alone = edit(models[name], canvas, mask, question.caption, [i])[0].permute(1, 2, 0)
+        assert np.abs(together[i].astype(int) - (alone * 255).round().int().numpy()).max() <= 1
+
+
+def test_anchors_at_every_step_are_equal_to_the_dense_result(models: dict[str, LazyDiffusion]) -> None:
+    """As equal as a batch is to its rows: sums in another order, some 1e-6 of the range, which is over 100 dB."""
+    questions = ordinary_questions(seed=7, scenes=3)
+    dense, every = (
+        generated(models["image"], next(s for s in SETTINGS if s.name == name), questions)
+        for name in ("dense", "every step")
+    )
+    assert (psnr(questions, every.pictures, dense.pictures) == EQUAL).all()
+    assert (dense.steps == every.steps).all() and (dense.cost == 1).all() and (every.cost == 1).all()
+
+
+def test_likeness_is_what_a_slow_loop_finds() -> None:
+    questions = ordinary_questions(seed=7, scenes=3)
+    one, other = torch.rand(2, 4, 3, 96, 96)
+    other[2] = one[2]
+    for i, value in enumerate(psnr(questions, one[:3], other)):
+        if i == 2:
+            assert value == EQUAL
+        else:
+            inside = torch.from_numpy(questions[i].mask)
+            errors = [float((one[i, c][inside] - other[i, c][inside]).square().mean()) for c in range(3)]
+            assert value == pytest.approx(-10 * np.log10(np.mean(errors)), abs=1e-3)
+
+
+# Cost
+
+
+@contextmanager
+def counted_work(model: LazyDiffusion) -> Iterator[list[int]]:
+    """Multiply-adds of each of the decoder's calls; all tokens are attended to."""
+    work: list[int] = []
+    forward, network = LazyDecoder.forward, model.config.network
+
+    def count(self: LazyDecoder, x: Tensor, t: Tensor, text: object, hole: HoleTokens, *others: object) -> Tensor:
+        work.append(network.macs(hole.count, network.text_length, TOKENS))
+        return forward(self, x, t, text, hole, *others)  # type: ignore[arg-type]
+
+    with patch.object(LazyDecoder, "forward", count):
+        yield work
+
+
+@pytest.mark.parametrize("reuse", ["", "prompt", "seed"])
+def test_work_is_that_of_the_calls(models: dict[str, LazyDiffusion], reuse: str) -> None:
+    model, steps = models["image"], models["image"].config.sampling.steps
+    setting = Setting("two", kv=KVSettings(2, ring=1), reuse=reuse)  # type: ignore[arg-type]
+    with counted_work(model) as work:
+        _, recorded, cost = through_anchors(model, setting, ordinary_questions(seed=7, scenes=2), 1)
+    full = model.config.network.macs(TOKENS, model.config.network.text_length)
+    assert len(work) == (2 * steps if reuse else steps)
+    last = work[-steps:]
+    assert recorded == sum(one == full for one in last) == (0 if reuse else 2)
+    assert cost == pytest.approx(sum(last) / (steps * full)) and 0 < cost < 1
+
+
+def test_work_of_the_other_models_is_their_tokens(models: dict[str, LazyDiffusion]) -> None:
+    questions = ordinary_questions(seed=7, scenes=2)
+    lazy, crop = (generated(models[name], Setting(name, name), questions) for name in ("lazy", "crop"))  # type: ignore[arg-type]
+    network = models["crop"].config.network
+    assert np.allclose(crop.cost, network.macs(36, 32) / network.macs(144, 32))
+    for question, cost in zip(questions, lazy.cost, strict=True):
+        tokens = question.mask.reshape(12, 8, 12, 8).any((1, 3)).sum()
+        assert cost == pytest.approx(network.macs(int(tokens), 32) / network.macs(144, 32))
+    assert not lazy.steps.any() and not crop.steps.any()
+
+
+# Reports
+
+
+def test_figures_are_differences_to_the_dense_row() -> None:
+    row = dict.fromkeys(JUDGED, 50.0)
+    rows = {
+        "dense": {**row, "psnr": EQUAL, "sibling_colour": 90.0},
+        "automatic": {**row, "psnr": 31.0, "sibling_colour": 88.5, "caption_blank": 47.0},
+        "LazyDiffusion": {**row, "sibling_colour": 95.0},
+        "RegenerateCrop": {**row, "sibling_colour": 12.5},
+    }
+    assert headline(rows) == {
+        "psnr_auto": 31.0, "sibling_colour_loss": 1.5, "caption_loss": 1.5, "lazy_sibling_colour": 95.0,
+        "dense_sibling_colour": 90.0, "crop_sibling_colour": 12.5,
+    }  # fmt: skip
+
+
+def test_the_command_writes_table_plot_and_figures(
+    models: dict[str, LazyDiffusion], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = {name: tmp_path / f"{name}.safetensors" for name in models}
+    for name, model in models.items():
+        save_checkpoint(model, paths[name])
+    monkeypatch.setattr("lazydiff.checkpoint.BASELINES", (paths["image"], paths["crop"]))
+    output = tmp_path / "out"
+    command = ["evaluate", "--baselines", "--quick", "--scenes", "2", "--checkpoint", str(paths["lazy"])]
+    assert main([*command, "--output", str(output)]) == 0
+    assert {path.name for path in output.iterdir()} == {"baselines.json", "baselines.md", "baselines.png"}
+    record = json.loads((output / "baselines.json").read_text())
+    assert set(record["figures"]) == set(LINES) and np.isfinite(list(record["figures"].values())).all()
+    table = {row["name"]: row for row in record["table"]}
+    assert list(table) == [setting.name for setting in SETTINGS]
+    assert table["dense"]["figures"]["psnr"] == table["every step"]["figures"]["psnr"] == EQUAL
+    assert set(table["automatic"]["figures"]) == set(COLUMNS) and "psnr" not in table["LazyDiffusion"]["figures"]
+    assert table["automatic"]["scenes"] == 2 and table["every step"]["scenes"] == 1
+    report = (output / "baselines.md").read_text("utf-8")
+    assert all(f"`{figure}`" in report for figure in LINES) and all(f"| {name} " in report for name in table)
+    with Image.open(output / "baselines.png") as picture:
+        picture.verify()
+
+
+def test_an_interrupted_comparison_leaves_no_files(
+    models: dict[str, LazyDiffusion], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lazydiff.evaluation.baselines.through_anchors", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_baselines(**models, output=tmp_path, scenes=1, quick=True, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_compared_is_told(models: dict[str, LazyDiffusion], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="0 scenes"):
+        evaluate_baselines(**models, output=tmp_path, scenes=0)
+    with pytest.raises(ValueError, match="cannot be measured as the model of kind “crop”"):
+        evaluate_baselines(**{**models, "crop": models["image"]}, output=tmp_path)
