@@ -250,6 +250,7 @@ def measure(kv: Any, shapes: Sequence[Shape], device: str, quick: bool, repeat: 
         results.steps += steps
         if shape.sampled:
             results.samplings += bench.samplings_of_calls(steps, repeat) if quick else bench.samplings()
+        if shape.limited:
             results.limits.append(bench.limited())
         results.memory += bench.memory()
     return results
@@ -272,7 +273,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = measure(boot(args.device), SHAPES, args.device, args.quick, repeat, GRID)
     results.notes[:0] = [
         f"{machine}, torch {torch.__version__}; median of {repeat}; random weights",
-        f"{GRID**2} image tokens, {int(hole_mask(GRID, PERCENT).sum())} of them in the hole",
+        f"{GRID**2} image tokens, {int(hole_mask(GRID, PERCENT).sum())} of them in the hole; embeddings and output, of "
+        "all tokens and once per call, weigh the more the fewer the blocks",
     ]
     print(results.markdown)
     args.output.mkdir(parents=True, exist_ok=True)

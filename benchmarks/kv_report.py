@@ -149,7 +149,7 @@ class Results:
         for axes in (left, right):
             axes.invert_yaxis()
             axes.margins(x=0.25)
-            axes.legend(fontsize=8)
+            axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
         figure.suptitle("\n".join(self.notes), fontsize=9)
         return figure
 

@@ -21,6 +21,7 @@ class Shape:
     pooled: int = 0  # width of a pooled text
     joint: bool = True  # whether text tokens pass through the blocks
     sampled: bool = True  # whether it is also measured over whole samplings
+    limited: bool = False  # and one of them under a memory limit
 
 
 PIXART = Shape(
@@ -29,7 +30,7 @@ PIXART = Shape(
         "hidden_size": 1152, "num_heads": 16, "depth": 28, "caption_channels": 4096, "input_size": 128,
         "in_channels": 4, "pred_sigma": True, "pe_interpolation": 2, "model_max_length": 120,
     },
-    {"depth": 4}, {"depth": 2}, text=120, text_width=4096, joint=False,
+    {"depth": 4}, {"depth": 4}, text=120, text_width=4096, joint=False,
 )  # fmt: skip
 FLUX = Shape(
     "Flux", "Flux",
@@ -40,7 +41,7 @@ FLUX = Shape(
     },
     {"hidden_size": 1024, "num_heads": 8, "depth": 1, "depth_single_blocks": 2},
     {"hidden_size": 512, "num_heads": 4, "depth": 1, "depth_single_blocks": 2},
-    text=256, text_width=4096, pooled=768,
+    text=256, text_width=4096, pooled=768, limited=True,
 )  # fmt: skip
 SD35 = Shape(
     "SD3.5-medium", "SD3",

@@ -77,9 +77,12 @@ class Kept(NamedTuple):
             x = waiting.copy_(x, non_blocking=True)
         return cls(x, scale)
 
-    def back(self, like: Tensor) -> Tensor:
-        x = self.data.to(like.device, non_blocking=True)
-        return x.to(like.dtype) if self.scale is None else x.to(like.dtype) * self.scale.to(like)
+    def write(self, place: Tensor) -> None:
+        """Bring it back; place: [B, …, tokens, dim], in whose rows it is repeated if it was kept of fewer."""
+        rows = torch.arange(len(place), device=self.data.device) % len(self.data)
+        place.copy_(self.data if len(place) == len(self.data) else self.data[rows], non_blocking=True)
+        if self.scale is not None:
+            place.mul_(self.scale.to(place))
 
     def to(self, device: torch.device | str) -> Kept:
         return Kept(self.data.to(device), None if self.scale is None else self.scale.to(device))
@@ -257,17 +260,20 @@ class Replay:
         i = self.calls
         self.calls += 1
         if self.run.exploring:
-            kept = self.join([entry.probes[i] for entry in self.entries], k).float()
+            kept = self.behind(k[..., :0, :], [Kept(entry.probes[i], None) for entry in self.entries]).float()
             fresh = k.index_select(-2, probes).float()
             self.change.append(torch.stack(((fresh - kept).square().sum(), kept.square().sum())))
-        keys = self.join([entry.keys[i].back(k) for entry in self.entries], k)
-        values = self.join([entry.values[i].back(v) for entry in self.entries], v)
-        return torch.cat((k, keys), dim=-2), torch.cat((v, values), dim=-2)
+        keys = self.behind(k, [entry.keys[i] for entry in self.entries])
+        return keys, self.behind(v, [entry.values[i] for entry in self.entries])
 
-    def join(self, kept: Sequence[Tensor], like: Tensor) -> Tensor:
-        """One batch of all prompts; an anchor of fewer pictures serves several."""
-        rows = len(like) // len(kept)
-        return torch.cat([x if len(x) == rows else x[torch.arange(rows, device=x.device) % len(x)] for x in kept])
+    def behind(self, fresh: Tensor, kept: Sequence[Kept]) -> Tensor:
+        """Fresh tokens and behind them the kept ones of each prompt, written once."""
+        tokens = fresh.shape[-2]
+        whole = fresh.new_empty(*fresh.shape[:-2], tokens + kept[0].data.shape[-2], fresh.shape[-1])
+        whole[..., :tokens, :] = fresh
+        for one, place in zip(kept, whole[..., tokens:, :].chunk(len(kept)), strict=True):
+            one.write(place)
+        return whole
 
     def end(self) -> None:
         self.run.replayed += 1

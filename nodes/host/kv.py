@@ -170,7 +170,8 @@ class LazySampling:
                 self.run.finish()
         finally:
             run, self.run, self.known = self.run, None, None
-            run.to(mm.unet_offload_device())  # between samplings others need the device
+            if mm.get_free_memory(device) < anchors.bytes:  # others may need the device before the next sampling
+                run.to(mm.unet_offload_device())
             self.context.held[:] = anchors.tensors()
         return torch.where(cells.to(out.device), out, latent.to(out))
 
