@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -57,9 +58,9 @@ class Attend(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         normal = self.norm(x)
-        q, k, v = (layer(normal).flatten(2) for layer in (self.q, self.k, self.v))
-        weights = (q.transpose(1, 2) @ k / q.shape[1] ** 0.5).softmax(-1)
-        return x + self.proj_out((v @ weights.transpose(1, 2)).view_as(x))
+        q, k, v = (layer(normal).flatten(2).transpose(1, 2)[:, None].contiguous() for layer in (self.q, self.k, self.v))
+        attended = F.scaled_dot_product_attention(q, k, v)  # [B, 1, N, C]
+        return x + self.proj_out(attended.transpose(2, 3).reshape(x.shape))
 
 
 def middle(channels: int) -> nn.Module:
@@ -170,8 +171,7 @@ MASKS = {
 def test_a_full_pass_is_the_vaes_own(vae, half):
     x = torch.randn(2, 4, *SIZE) if half == "decode" else torch.rand(2, 3, 8 * SIZE[0], 8 * SIZE[1]) * 2 - 1
     state = getattr(lazy_vae, half)(vae, x)
-    # Bit-equal with diffusers; the stand-in's attention is written in another order.
-    torch.testing.assert_close(state.output, reference(vae, x, half), atol=1e-6, rtol=0)
+    assert torch.equal(state.output, reference(vae, x, half))
 
 
 @pytest.mark.parametrize("boxes", MASKS.values(), ids=MASKS)
@@ -181,7 +181,7 @@ def test_unchanged_input_gives_the_full_result(vae, half, boxes):
     x = torch.randn(2, 4, *SIZE) if half == "decode" else torch.rand(2, 3, *mask.shape[2:]) * 2 - 1
     full = getattr(lazy_vae, half)(vae, x)
     blank = full._replace(output=torch.full_like(full.output, 7))
-    result = getattr(lazy_vae, f"lazy_{half}")(vae, x, blank, mask, limit=1)
+    result = getattr(lazy_vae, f"lazy_{half}")(vae, x, blank, mask, limit=math.inf)
     assert result.lazy and result.plan.boxes
     inside = torch.zeros_like(full.output, dtype=torch.bool)
     for box in result.plan.boxes:
@@ -329,25 +329,25 @@ def test_fresh_statistics_are_better_than_stale_ones(monkeypatch):
 
 
 def test_chained_edits_keep_their_state(vae):
-    """Nine edits, each from the state of the last: no larger, never written to, and errors do not pile up: on average
-    within a few times of what an edit costs whose canvas was just decoded in full."""
+    """Nine edits, each from the state of the last: no larger, never written to, and errors that do not pile up.
+
+    Against a full decode, inside the hole. A second edit sees what the first left undone elsewhere; a ninth no more.
+    """
     latent = torch.randn(1, 4, *SIZE)
     state = first = decode(vae, latent)
     before = [x.clone() for x in tensors(first)]
     places = [Box(2, 3, 7, 8), Box(15, 20, 20, 26), Box(4, 22, 9, 27)]
-    chained, single = 0.0, 0.0
+    errors = []
     for i in range(9):
         box = places[i % 3]
-        canvas, latent = latent, edited(latent, box, strength=0.5)
-        mask, full, region = mask_of(SIZE, box), decode(vae, latent).output, box.scaled(CELL)
-        alone, result = (lazy_decode(vae, latent, one, mask) for one in (decode(vae, canvas), state))
-        state = result.state
-        chained += float((region.of(result.output) - region.of(full)).abs().mean())
-        single += float((region.of(alone.output) - region.of(full)).abs().mean())
+        latent = edited(latent, box, strength=0.5)
+        result = lazy_decode(vae, latent, state, mask_of(SIZE, box))
         assert result.lazy
+        state, full, region = result.state, decode(vae, latent).output, box.scaled(CELL)
+        errors.append(float((region.of(result.output) - region.of(full)).abs().mean() / full.std()))
     assert all(torch.equal(x, old) for x, old in zip(tensors(first), before, strict=True))
     assert [x.shape for x in tensors(state)] == [x.shape for x in before]
-    assert chained < 4 * single, (chained / single, single / 9 / full.std())
+    assert max(errors) < 0.3 and sum(errors[6:]) < 3 * sum(errors[1:4]), errors
 
 
 def tensors(state: vae_passes.VAEState) -> list[Tensor]:
