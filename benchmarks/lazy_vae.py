@@ -4,8 +4,8 @@
 
 Prints a table and writes `lazy_vae.png` and `lazy_vae.json`. The weights are random: right for work and time, and for
 the error of decoding unchanged latents, which is rounding alone. Grey levels after an edit (new content of another
-brightness inside the mask, then a Poisson blend of both) say how the method behaves on such weights; a trained VAE's
-may differ.
+brightness inside the mask, then a Poisson blend of both) say how the method behaves on such weights, whose pictures are
+scaled to the contrast of a photograph; a trained VAE's may differ.
 `decode_flops_share_at_10_percent` is counted at 1024 px, whatever size is run.
 """
 
@@ -33,6 +33,7 @@ from lazydiff.poisson import poisson_blend  # noqa: E402
 
 PERCENT = (1, 2.5, 5, 10, 25)
 PUBLISHED = (128, 256, 512, 512)
+CONTRAST = 0.5  # deviation of a photograph's pixels in -1…1
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ def measure(
             decode(vae, edited),
         )
         blends = [poisson_blend(state.output.float(), x.float(), mask) for x in (lazy.output, full.output)]
-        difference = (blends[0] - blends[1]).abs()[(mask > 0).expand_as(blends[0])].mean() * 127.5
+        difference = (blends[0] - blends[1]).abs()[(mask > 0).expand_as(blends[0])].mean()
+        grey_levels = 127.5 * CONTRAST * difference / state.output.std()
         # Reading a number back waits for the device.
         seconds = interleaved_medians(
             [lambda: lazy_decode(vae, edited, state, mask).output.sum().item(),  # noqa: B023
@@ -99,7 +101,7 @@ def measure(
         error = (same.output - state.output).abs().max()
         share = lazy.plan.share if lazy.lazy else 1.0
         times = (1000 * second for second in seconds)
-        rows.append(Row(percent, share, lazy.lazy, *times, float(error), float(difference)))
+        rows.append(Row(percent, share, lazy.lazy, *times, float(error), float(grey_levels)))
     return rows
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import lazy_vae as benchmark
 from lazydiff import lazy_vae, vae_passes
 from lazydiff.lazy_vae import decode, encode, lazy_decode, lazy_encode, plan_decode
 from lazydiff.vae_stages import Box, decoder_stages, encoder_stages, needed, reached
@@ -365,6 +366,17 @@ def test_half_precision(dtype, tolerance):
     assert (result.output - full.output).abs().max() < tolerance
 
 
+def test_an_odd_number_of_latents():
+    """Statistics are kept by cells of one latent then."""
+    vae = diffusers_vae(layers_per_block=1)
+    latent, mask = torch.randn(1, 4, 15, 21), mask_of((15, 21), (5, 12, 9, 21))
+    full = decode(vae, latent)
+    result = lazy_decode(vae, latent, full._replace(output=torch.zeros_like(full.output)), mask, limit=math.inf)
+    assert full.statistics[0].cells.shape[-2:] == (15, 21) and result.plan.probe
+    for box in result.plan.boxes:
+        torch.testing.assert_close(box.of(result.output), box.of(full.output), atol=SAME, rtol=0)
+
+
 def test_sizes_that_do_not_fit_say_so(vae):
     state = decode(vae, torch.randn(2, 4, 16, 16))
     latent = torch.randn(2, 4, 16, 24)
@@ -378,6 +390,14 @@ def test_sizes_that_do_not_fit_say_so(vae):
         encode(vae, torch.rand(1, 3, 64, 100))
     with pytest.raises(ValueError, match="encoded at another size"):
         lazy_encode(vae, torch.rand(1, 3, 64, 64), encode(vae, torch.rand(1, 3, 64, 128)), mask_of((8, 8)))
+
+
+def test_the_benchmark_measures_tabulates_and_plots(tmp_path):
+    rows = benchmark.measure(benchmark.make_vae((8, 8, 8, 8), 4), 96, (1, 50), 1, "cpu", torch.float32)
+    assert all(row.error < SAME and row.milliseconds > 0 for row in rows)
+    assert rows[0].share < rows[1].share == 1 and rows[1].grey_levels < 1e-3  # the larger hole is decoded in full
+    assert len(benchmark.table(rows).splitlines()) == 3
+    benchmark.plot(rows, "title").savefig(tmp_path / "lazy_vae.png")
 
 
 def test_unknown_parts_are_refused():
