@@ -1,0 +1,179 @@
+"""Lazy decode of Stable Diffusion's VAE against the full one: error, work and time against the size of the mask.
+
+    python benchmarks/lazy_vae.py --output DIR [--device cpu] [--size 512] [--repeat 3] [--quick]
+
+Prints a table and writes `lazy_vae.png` and `lazy_vae.json`. The weights are random: right for work and time, and for
+the error of decoding unchanged latents, which is rounding alone. Grey levels after an edit (new content of another
+brightness inside the mask, then a Poisson blend of both) say how the method behaves on such weights, whose pictures are
+scaled to the contrast of a photograph; a trained VAE's may differ.
+`decode_flops_share_at_10_percent` is counted at 1024 px, whatever size is run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from matplotlib.figure import Figure
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.step import interleaved_medians  # noqa: E402
+from lazydiff.lazy_vae import decode, lazy_decode, plan_decode  # noqa: E402
+from lazydiff.poisson import poisson_blend  # noqa: E402
+
+PERCENT = (1, 2.5, 5, 10, 25)
+PUBLISHED = (128, 256, 512, 512)
+CONTRAST = 0.5  # deviation of a photograph's pixels in -1…1
+
+
+@dataclass(frozen=True)
+class Row:
+    percent: float  # of the canvas
+    share: float  # of the full decode's multiply-adds
+    lazy: bool  # False: all was decoded
+    milliseconds: float
+    full_milliseconds: float
+    error: float  # of unchanged latents, largest of all pixels in -1…1
+    grey_levels: float  # of an edit after blending, mean inside the mask
+
+
+def make_vae(channels: Sequence[int] = PUBLISHED, groups: int = 32) -> AutoencoderKL:
+    vae = AutoencoderKL(
+        block_out_channels=tuple(channels), norm_num_groups=groups, layers_per_block=2,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+    )  # fmt: skip
+    return vae.eval().requires_grad_(False)
+
+
+def square(size: int, percent: float) -> Tensor:
+    """A mask [1, 1, size, size] of that share, somewhat off the centre and off the grid of latents."""
+    side = round(size * (percent / 100) ** 0.5)
+    start = (size - side) // 2 + 3
+    mask = torch.zeros(1, 1, size, size)
+    mask[..., start : start + side, start : start + side] = 1
+    return mask
+
+
+def flops_share(percent: float = 10, size: int = 1024) -> float:
+    with torch.device("meta"):
+        vae = make_vae()
+    return plan_decode(vae, square(size, percent)).share
+
+
+@torch.inference_mode()
+def measure(
+    vae: AutoencoderKL, size: int, percents: Sequence[float], repeat: int, device: str, dtype: torch.dtype
+) -> list[Row]:
+    torch.manual_seed(0)
+    vae = vae.to(device, dtype)
+    latent = torch.randn(1, 4, size // 8, size // 8, device=device, dtype=dtype)
+    state = decode(vae, latent)
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    rows = []
+    for percent in percents:
+        mask = square(size, percent).to(device)
+        cells = torch.nn.functional.max_pool2d(mask, 8) > 0
+        edited = torch.where(cells, torch.randn_like(latent) + 0.5, latent)
+        same, lazy, full = (
+            lazy_decode(vae, latent, state, mask),
+            lazy_decode(vae, edited, state, mask),
+            decode(vae, edited),
+        )
+        blends = [poisson_blend(state.output.float(), x.float(), mask) for x in (lazy.output, full.output)]
+        difference = (blends[0] - blends[1]).abs()[(mask > 0).expand_as(blends[0])].mean()
+        grey_levels = 127.5 * CONTRAST * difference / state.output.std()
+        # Reading a number back waits for the device.
+        seconds = interleaved_medians(
+            [lambda: lazy_decode(vae, edited, state, mask).output.sum().item(),  # noqa: B023
+             lambda: decode(vae, edited).output.sum().item()],  # noqa: B023
+            repeat, clock,
+        )  # fmt: skip
+        error = (same.output - state.output).abs().max()
+        share = lazy.plan.share if lazy.lazy else 1.0
+        times = (1000 * second for second in seconds)
+        rows.append(Row(percent, share, lazy.lazy, *times, float(error), float(grey_levels)))
+    return rows
+
+
+def table(rows: Sequence[Row]) -> str:
+    lines = ["mask %   work %        ms   full ms   faster      error   grey levels after an edit"]
+    for row in rows:
+        faster = row.full_milliseconds / row.milliseconds
+        times = f"{row.milliseconds:9.1f} {row.full_milliseconds:9.1f} {faster:7.1f}x"
+        lines.append(f"{row.percent:6g} {100 * row.share:8.1f} {times} {row.error:10.1e} {row.grey_levels:10.2f}")
+    return "\n".join(lines)
+
+
+def plot(rows: Sequence[Row], title: str) -> Figure:
+    """Time and work of the lazy decode as shares of the full one's."""
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes = figure.add_subplot(xscale="log", xlabel="mask, % of the canvas", ylabel="% of the full decode")
+    percents = [row.percent for row in rows]
+    axes.plot(percents, [100 * row.share for row in rows], "--", color="0.5", label="multiply-adds")
+    axes.plot(percents, [100 * row.milliseconds / row.full_milliseconds for row in rows], "o-", label="time, measured")
+    axes.set_xticks(percents, [f"{percent:g}" for percent in percents], minor=False)
+    axes.minorticks_off()
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.set_title(title, fontsize=9)
+    axes.legend()
+    return figure
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--size", type=int, default=None, help="px of the canvas; 512 on a CPU, 1024 on a GPU")
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="a quarter of the channels, 512 px, one repeat")
+    args = parser.parse_args(argv)
+
+    cpu = args.device == "cpu"
+    if cpu:
+        torch.set_num_threads(1)
+        machine = f"one thread of {platform.machine()} CPU ({torch.backends.cpu.get_cpu_capability()})"
+    else:
+        machine = torch.cuda.get_device_name(args.device)
+    size = args.size or (512 if cpu or args.quick else 1024)
+    repeat = 1 if args.quick else args.repeat
+    channels = [channels // 4 for channels in PUBLISHED] if args.quick else PUBLISHED
+    torch.manual_seed(0)
+    rows = measure(make_vae(channels), size, PERCENT, repeat, args.device, torch.float32)
+    share = flops_share()
+
+    width = "a quarter of the channels of " if args.quick else ""
+    setting = f"{width}Stable Diffusion's VAE, random weights, {size} px, float32"
+    ten = next(row for row in rows if row.percent == 10)
+    report = {
+        "figures": {
+            "decode_error": max(row.error for row in rows),
+            "decode_flops_share_at_10_percent": share,
+            "edit_difference_grey_levels": ten.grey_levels,
+        },
+        "setting": setting,
+        "machine": machine,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "repeat": repeat,
+        "table": [vars(row) for row in rows],
+    }
+    print(f"{setting}; {machine}, median of {repeat}\n{table(rows)}")
+    print(f"work at a 10 % mask of 1024 px: {100 * share:.1f} %")
+    args.output.mkdir(parents=True, exist_ok=True)
+    (args.output / "lazy_vae.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    plot(rows, f"{setting}\n{machine}, median of {repeat}").savefig(args.output / "lazy_vae.png", dpi=120)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""The lazy decode and encode with the host's own VAE modules."""
+
+from __future__ import annotations
+
+import math
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from lazydiff.lazy_vae import decode, encode, lazy_decode, lazy_encode
+
+pytestmark = pytest.mark.host
+
+
+@pytest.fixture(scope="module")
+def vae(host: ModuleType) -> Any:
+    from comfy.ldm.models.autoencoder import AutoencoderKL
+
+    torch.manual_seed(0)
+    config = dict(
+        double_z=True, z_channels=4, resolution=256, in_channels=3, out_ch=3, ch=32, ch_mult=[1, 1, 2, 2],
+        num_res_blocks=1, attn_resolutions=[], dropout=0.0,
+    )  # fmt: skip
+    vae = AutoencoderKL(ddconfig=config, embed_dim=4).eval().requires_grad_(False)
+    for name, part in vae.named_parameters():  # the host's layers do not fill their weights
+        torch.nn.init.normal_(part, std=part[0].numel() ** -0.5 if part.ndim > 1 else 0.1)
+        if "norm" in name and name.endswith("weight"):
+            part.add_(1)
+    return vae
+
+
+@pytest.mark.parametrize("half", ["decode", "encode"])
+@torch.inference_mode()
+def test_equals_the_hosts_own(vae: Any, half: str) -> None:
+    x = torch.randn(2, 4, 24, 20) if half == "decode" else torch.rand(2, 3, 192, 160) * 2 - 1
+    mask = torch.zeros(1, 1, 192, 160)
+    mask[..., 70:110, 100:140] = 1
+    run, lazily = (decode, lazy_decode) if half == "decode" else (encode, lazy_encode)
+    state = run(vae, x)
+    own = vae.decode(x) if half == "decode" else vae.quant_conv(vae.encoder(x))
+    # The host may write attention another way; then sums in another order. Relative to the largest value.
+    tolerance = 1e-5 * float(own.abs().max())
+    torch.testing.assert_close(state.output, own, atol=tolerance, rtol=0)
+
+    blank = state._replace(output=torch.zeros_like(state.output))
+    result = lazily(vae, x, blank, mask, limit=math.inf)
+    assert result.plan.boxes
+    for box in result.plan.boxes:
+        torch.testing.assert_close(box.of(result.output), box.of(own), atol=tolerance, rtol=0)
