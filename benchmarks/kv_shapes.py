@@ -53,7 +53,11 @@ SD35 = Shape(
             "target": "torch.nn.Linear", "params": {"in_features": 4096, "out_features": 1536},
         },
     },
-    {"num_blocks": 2, "x_block_self_attn_layers": [0]}, {"num_blocks": 2, "x_block_self_attn_layers": [0]},
+    {"num_blocks": 2, "x_block_self_attn_layers": [0]},
+    {
+        "depth": 12, "num_blocks": 2, "x_block_self_attn_layers": [0],
+        "context_embedder_config": {"target": "torch.nn.Linear", "params": {"in_features": 4096, "out_features": 768}},
+    },
     text=154, text_width=4096, pooled=2048, sampled=False,
 )  # fmt: skip
 
