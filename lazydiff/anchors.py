@@ -22,7 +22,9 @@ from torch import Tensor
 
 from .tokens import HoleTokens
 
-THRESHOLD = 0.25  # automatic anchors: relative change of the probed keys, see `Run.moved`
+# Automatic anchors: relative change of the probed keys, see `Run.moved`. On the trained RegenerateImage 0.25 takes 4 of
+# 20 steps, 0.15 takes 5.4 and 0.4 takes 3.
+THRESHOLD = 0.25
 PROBES = 32  # tokens whose keys are compared
 FP8 = torch.float8_e4m3fn
 MEGABYTE = 2**20
