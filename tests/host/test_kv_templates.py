@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,38 +17,49 @@ from .tiny_models import TinyVAE, prompt, tiny
 
 pytestmark = pytest.mark.host
 
-SMALL = {"width": 256, "height": 256, "steps": 4}  # instead of what the templates say
+Results = dict[str, tuple[Any, ...]]
 
 
-def edit_prompt(latent: Tensor, seed: int) -> list[list[Any]]:
-    return prompt("qwen-image", 7, seed, reference_latents=[latent])
+def run(
+    pack: Pack, template: str, stand_ins: dict[str, Any], smaller: dict[str, int]
+) -> tuple[dict[str, Any], Results]:
+    """A template with each node's results; stand_ins: by kind of node, results or what makes them of the inputs."""
+    graph = json.loads((PACK / "workflows" / "api" / f"{template}.json").read_text("utf-8"))
+    results: Results = {}
+    while pending := [name for name in graph if name not in results]:
+        name = next(name for name in pending if all(link[0] in results for link in links(graph[name])))
+        kind, given = graph[name]["class_type"], graph[name]["inputs"]
+        inputs = {key: results[at[0]][at[1]] if isinstance(at, list) else at for key, at in given.items()}
+        inputs |= {key: small for key, small in smaller.items() if key in inputs}
+        if kind in stand_ins:
+            results[name] = stand_ins[kind](**inputs) if callable(stand_ins[kind]) else stand_ins[kind]
+        else:
+            results[name] = pack.call(kind, **inputs)
+    return graph, results
+
+
+def links(node: dict[str, Any]) -> list[list[Any]]:
+    return [value for value in node["inputs"].values() if isinstance(value, list)]
+
+
+def picture(image: str) -> tuple[Tensor, Tensor]:
+    """What Load Image makes of a template's picture."""
+    pixels = Image.open(PACK / "workflows" / "pictures" / image).convert("RGBA")
+    values = torch.from_numpy(np.array(pixels)).float()[None] / 255
+    return values[..., :3], 1 - values[..., 3]
 
 
 @pytest.mark.parametrize(("template", "model"), [("10-flux-fill", "flux-fill"), ("11-qwen-image-edit", "qwen-image")])
-def test_template_edits_the_hole_alone(pack: Pack, tmp_path: Path, template: str, model: str) -> None:
+def test_template_edits_the_hole_alone(pack: Pack, template: str, model: str) -> None:
     """Every node of the template but its loaders and text encoders is executed as it stands."""
-    graph = json.loads((PACK / "workflows" / "api" / f"{template}.json").read_text("utf-8"))
-    picture = Image.open(PACK / "workflows" / "pictures" / graph["4"]["inputs"]["image"]).convert("RGBA")
-    pixels = torch.from_numpy(np.array(picture)).float()[None] / 255
     vae = TinyVAE(frames=model == "qwen-image")
-    latent = vae.encode(torch.rand(1, 256, 256, 3))
-    stand_ins: dict[str, tuple[Any, ...]] = {
+    seen = vae.encode(torch.rand(1, 256, 256, 3))
+    stand_ins = {
         "UNETLoader": (tiny(model),), "VAELoader": (vae,), "CLIPLoader": (None,), "DualCLIPLoader": (None,),
-        "LoadImage": (pixels[..., :3], 1 - pixels[..., 3]),
-        "CLIPTextEncode": (prompt(model, 7, 1),), "SaveImage": (),
+        "LoadImage": picture, "CLIPTextEncode": (prompt(model, 7, 1),), "SaveImage": (),
+        "TextEncodeQwenImageEdit": lambda prompt, **unused: (edit_prompt(seen, len(prompt)),),
     }  # fmt: skip
-    results: dict[str, tuple[Any, ...]] = {}
-    pending = list(graph)
-    while pending:
-        name = next(n for n in pending if all(link[0] in results for link in links(graph[n])))
-        pending.remove(name)
-        kind, given = graph[name]["class_type"], graph[name]["inputs"]
-        inputs = {key: results[at[0]][at[1]] if isinstance(at, list) else at for key, at in given.items()}
-        inputs |= {key: small for key, small in SMALL.items() if key in inputs}
-        if kind == "TextEncodeQwenImageEdit":
-            results[name] = (edit_prompt(latent, len(inputs["prompt"])),)
-        else:
-            results[name] = stand_ins[kind] if kind in stand_ins else pack.call(kind, **inputs)
+    _, results = run(pack, template, stand_ins, {"width": 256, "height": 256, "steps": 4})
     canvas, mask, blended = results["5"][0], results["8"][0][0] > 0.5, results["16"][0]
     assert 0.02 < mask.float().mean() < 0.5
     assert torch.equal(blended[0][~mask], canvas[0][~mask])
@@ -58,5 +68,30 @@ def test_template_edits_the_hole_alone(pack: Pack, tmp_path: Path, template: str
     assert context.name and 1 <= context.anchors.count <= 4
 
 
-def links(node: dict[str, Any]) -> list[list[Any]]:
-    return [value for value in node["inputs"].values() if isinstance(value, list)]
+def edit_prompt(latent: Tensor, seed: int) -> list[list[Any]]:
+    return prompt("qwen-image", 7, seed, reference_latents=[latent])
+
+
+SWAPPED = (
+    "1-first-edit", "2-one-context-many-seeds-and-prompts", "3-chain-of-four-edits", "5-sketch-guided",
+    "7-stock-sampler-custom-advanced",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("template", SWAPPED)
+def test_our_templates_work_with_another_loader(pack: Pack, template: str) -> None:
+    """The small model's templates, with a stock model in its place."""
+    stand_ins = {
+        "LazyCheckpointLoader": (tiny("flux"), None, TinyVAE()), "LoadImage": picture, "SaveImage": (),
+        "CLIPTextEncode": lambda text, clip: (prompt("flux", 7, len(text)),),
+    }  # fmt: skip
+    graph, results = run(pack, template, stand_ins, {"steps": 4})
+    kinds = {name: node["class_type"] for name, node in graph.items()}
+    contexts = [results[name][0] for name, kind in kinds.items() if kind == "LazyContextEncode"]
+    assert contexts and all(context.name == "Flux" and context.anchors.count >= 1 for context in contexts)
+    for name in (name for name, kind in kinds.items() if kind == "PoissonBlend"):
+        wires = (graph[name]["inputs"][key] for key in ("destination", "mask"))
+        destination, mask = (results[wire[0]][wire[1]] for wire in wires)
+        blended, outside = results[name][0], mask[0] <= 0.5
+        assert torch.equal(blended[:, outside], destination.expand_as(blended)[:, outside])
+        assert (blended - destination).abs().max() > 0.01
