@@ -183,12 +183,14 @@ class LazySampling:
             anchors = min(settings.anchors or EXPECTED, len(self.run.schedule) - 1)
             needed = 2 * shape[0] * anchors * anchor_bytes(model, self.context)
             needed = min(needed, settings.limit * MEGABYTE) if settings.limit else needed
-        required = real.memory_required
+        required, others = real.memory_required, vars(real).get("memory_required")
         real.memory_required = lambda *args, **kwargs: required(*args, **kwargs) + needed
         try:
             return executor(model, shape, *args, **kwargs)
-        finally:
-            real.memory_required = required
+        finally:  # a method left on its own object would keep the model from being freed
+            del real.memory_required
+            if others is not None:
+                real.memory_required = others
 
     def apply_model(
         self, executor: Any, x: Tensor, t: Tensor, c_concat: Any = None, c_crossattn: Any = None, control: Any = None,
