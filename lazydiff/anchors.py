@@ -89,10 +89,6 @@ class Kept(NamedTuple):
     def to(self, device: torch.device | str) -> Kept:
         return Kept(self.data.to(device), None if self.scale is None else self.scale.to(device))
 
-    @property
-    def bytes(self) -> int:
-        return self.data.untyped_storage().nbytes()
-
 
 @dataclass(eq=False)
 class Entry:
@@ -107,10 +103,12 @@ class Entry:
         self.probes = [probe.to(device) for probe in self.probes]
 
     @property
+    def tensors(self) -> list[Tensor]:
+        return [*(kept.data for kept in (*self.keys, *self.values)), *self.probes]
+
+    @property
     def bytes(self) -> int:
-        return sum(kept.bytes for kept in (*self.keys, *self.values)) + sum(
-            probe.untyped_storage().nbytes() for probe in self.probes
-        )
+        return sum(tensor.untyped_storage().nbytes() for tensor in self.tensors)
 
 
 Level = float
@@ -141,7 +139,7 @@ class Anchors:
 
     def tensors(self) -> list[Tensor]:
         """All that is kept, for those who count memory."""
-        return [kept.data for entry in self.entries for kept in (*entry.keys, *entry.values)]
+        return [tensor for entry in self.entries for tensor in entry.tensors]
 
     def run(self, sigmas: Sequence[float]) -> Run:
         """Begin a sampling; sigmas: its noise levels, falling."""
@@ -155,8 +153,6 @@ class Anchors:
         Errors: `CacheFull` when that is not enough.
         """
         limit = self.settings.limit * MEGABYTE
-        if not limit:
-            return
         for levels in list(self.kept.values()):
             for level in sorted(levels, reverse=True):
                 if self.bytes + needed <= limit:
@@ -236,7 +232,8 @@ class Recording:
             entry.values.append(Kept.of(value.index_select(-2, kept), settings))
             if self.run.exploring:
                 entry.probes.append(key.index_select(-2, probes))
-        self.run.anchors.make_room(sum(entry.bytes for entry in self.entries), self.run.levels.get(self.level))
+        if settings.limit:
+            self.run.anchors.make_room(sum(entry.bytes for entry in self.entries), self.run.levels.get(self.level))
 
     def end(self) -> None:
         """The call is over: what it left serves those that follow."""

@@ -198,7 +198,7 @@ def test_eight_bits_cost_a_sixteenth_at_most(size: float) -> None:
     448ths of the largest value."""
     x = size * torch.randn(1000)
     kept = Kept.of(x, KVSettings(precision="fp8"))
-    assert kept.data.dtype == FP8 and kept.bytes == x.numel()
+    assert kept.data.dtype == FP8 and kept.data.nbytes == x.numel()
     assert ((written(kept, x) - x).abs() <= x.abs() / 16 + x.abs().max() * 2**-10 / 448 * 1.01).all()
     assert torch.equal(written(Kept.of(0 * x, KVSettings(precision="fp8")), x), 0 * x)
 

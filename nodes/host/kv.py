@@ -163,7 +163,9 @@ class LazySampling:
         self.why_dense, self.told = "", set()
         anchors = self.context.anchors
         self.run = anchors.run(sigmas.tolist())
-        self.run.to(device)
+        mm.free_memory(anchors.bytes, device)
+        if mm.get_free_memory(device) > anchors.bytes:  # else they come over from main memory as they are used
+            self.run.to(device)
         try:
             out = executor(noise, latent, sampler, sigmas, mask, *args, **kwargs)
             if not self.why_dense:
@@ -183,6 +185,7 @@ class LazySampling:
             anchors = min(settings.anchors or EXPECTED, len(self.run.schedule) - 1)
             needed = 2 * shape[0] * anchors * anchor_bytes(model, self.context)
             needed = min(needed, settings.limit * MEGABYTE) if settings.limit else needed
+            needed = max(needed - self.context.anchors.bytes, 0)  # what is there already takes no more
         required, others = real.memory_required, vars(real).get("memory_required")
         real.memory_required = lambda *args, **kwargs: required(*args, **kwargs) + needed
         try:

@@ -133,6 +133,8 @@ class Call:
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """The keys and values that the next self-attention of the block is to see, given its own; tokens at -2."""
         text = self.text if self.attentions.pop(0) == "joint" else 0
+        if self.problem:
+            return k, v
         places, probes = self.layout.of(text, self.image), self.layout.probes
         replaying = isinstance(self.action, Replay)
         expected = len(places.computed) if replaying else text + self.image
@@ -140,13 +142,14 @@ class Call:
             self.refuse(f"an attention saw {k.shape[-2]} tokens instead of {expected}")
         if isinstance(self.action, Replay):
             return self.action(k, v, self.layout.text(text) + probes)
-        if not self.problem:
-            try:
-                self.action(k, v, places.kept, text + self.layout.image[probes])
-            except CacheFull as error:
-                self.refuse(str(error))
-            except mm.OOM_EXCEPTION:
-                self.refuse("there is not enough memory for one anchor")
+        if self.problem:
+            return k, v
+        try:
+            self.action(k, v, places.kept, text + self.layout.image[probes])
+        except CacheFull as error:
+            self.refuse(str(error))
+        except mm.OOM_EXCEPTION:
+            self.refuse("there is not enough memory for one anchor")
         return k, v
 
     def attention(self, function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
