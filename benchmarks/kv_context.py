@@ -10,14 +10,12 @@ time of one thread: what the clock shows on an idle machine, and undisturbed by 
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
 import importlib
 import json
 import math
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +32,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from host.boot import stand_in  # noqa: E402
 from host.tiny_models import accepted  # noqa: E402
 
+from benchmarks.common import arguments, machine  # noqa: E402
 from benchmarks.kv_report import STEPS, Limit, Memory, Results, Sampling, Step  # noqa: E402
 from benchmarks.kv_shapes import SHAPES, Shape, macs, setting  # noqa: E402
 from benchmarks.step import interleaved_medians  # noqa: E402
@@ -258,21 +257,13 @@ def measure(kv: Any, shapes: Sequence[Shape], device: str, quick: bool, repeat: 
 
 @torch.inference_mode()
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--quick", action="store_true", help="fewer blocks and repeats, samplings composed of calls")
-    args = parser.parse_args(argv)
+    args = arguments(__doc__, "fewer blocks and repeats, samplings composed of calls").parse_args(argv)
     torch.manual_seed(0)
     repeat = 2 if args.quick else 5
-    if args.device == "cpu":
-        torch.set_num_threads(1)
-        machine = f"one thread of {platform.machine()} CPU ({torch.backends.cpu.get_cpu_capability()}), fp32"
-    else:
-        machine = f"{torch.cuda.get_device_name(args.device)}, bf16"
+    where = f"{machine(args.device)}, {'fp32' if args.device == 'cpu' else 'bf16'}"
     results = measure(boot(args.device), SHAPES, args.device, args.quick, repeat, GRID)
     results.notes[:0] = [
-        f"{machine}, torch {torch.__version__}; median of {repeat}; random weights",
+        f"{where}, torch {torch.__version__}; median of {repeat}; random weights",
         f"{GRID**2} image tokens, {int(hole_mask(GRID, PERCENT).sum())} of them in the hole; embeddings and output, of "
         "all tokens and once per call, weigh the more the fewer the blocks",
     ]

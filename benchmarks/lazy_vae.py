@@ -11,9 +11,7 @@ scaled to the contrast of a photograph; a trained VAE's may differ.
 
 from __future__ import annotations
 
-import argparse
 import json
-import platform
 import sys
 import time
 from collections.abc import Sequence
@@ -27,6 +25,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.common import arguments, machine  # noqa: E402
 from benchmarks.step import interleaved_medians  # noqa: E402
 from lazydiff.lazy_vae import decode, lazy_decode, plan_decode  # noqa: E402
 from lazydiff.poisson import poisson_blend  # noqa: E402
@@ -131,21 +130,13 @@ def plot(rows: Sequence[Row], title: str) -> Figure:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser = arguments(__doc__, "a quarter of the channels, 512 px, one repeat")
     parser.add_argument("--size", type=int, default=None, help="px of the canvas; 512 on a CPU, 1024 on a GPU")
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="a quarter of the channels, 512 px, one repeat")
     args = parser.parse_args(argv)
 
-    cpu = args.device == "cpu"
-    if cpu:
-        torch.set_num_threads(1)
-        machine = f"one thread of {platform.machine()} CPU ({torch.backends.cpu.get_cpu_capability()})"
-    else:
-        machine = torch.cuda.get_device_name(args.device)
-    size = args.size or (512 if cpu or args.quick else 1024)
+    where = machine(args.device)
+    size = args.size or (512 if args.device == "cpu" or args.quick else 1024)
     repeat = 1 if args.quick else args.repeat
     channels = [channels // 4 for channels in PUBLISHED] if args.quick else PUBLISHED
     torch.manual_seed(0)
@@ -162,17 +153,17 @@ def main(argv: Sequence[str] | None = None) -> None:
             "edit_difference_grey_levels": ten.grey_levels,
         },
         "setting": setting,
-        "machine": machine,
+        "machine": where,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "repeat": repeat,
         "table": [vars(row) for row in rows],
     }
-    print(f"{setting}; {machine}, median of {repeat}\n{table(rows)}")
+    print(f"{setting}; {where}, median of {repeat}\n{table(rows)}")
     print(f"work at a 10 % mask of 1024 px: {100 * share:.1f} %")
     args.output.mkdir(parents=True, exist_ok=True)
     (args.output / "lazy_vae.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    plot(rows, f"{setting}\n{machine}, median of {repeat}").savefig(args.output / "lazy_vae.png", dpi=120)
+    plot(rows, f"{setting}\n{where}, median of {repeat}").savefig(args.output / "lazy_vae.png", dpi=120)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,7 @@ processor time of one thread: what the clock shows on an idle machine, and undis
 
 from __future__ import annotations
 
-import argparse
 import json
-import platform
 import statistics
 import sys
 import time
@@ -24,6 +22,7 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.common import arguments, machine  # noqa: E402
 from lazydiff.networks.config import PIXART_1024, NetworkConfig  # noqa: E402
 from lazydiff.networks.decoder import LazyDecoder  # noqa: E402
 from lazydiff.tokens import HoleTokens  # noqa: E402
@@ -113,23 +112,16 @@ def plot(rows: Sequence[Row], title: str) -> Figure:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser = arguments(__doc__, "one layer, two repeats")
     parser.add_argument("--layers", type=int, default=2, help="decoder blocks; they are alike, so time goes with them")
     parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="one layer, two repeats")
     args = parser.parse_args(argv)
     layers, repeat = (1, 2) if args.quick else (args.layers, args.repeat)
 
     # On an accelerator, the paper's setting: half precision and a guided pair.
     cpu = args.device == "cpu"
     batch, dtype = (1, torch.float32) if cpu else (2, torch.float16)
-    if cpu:
-        torch.set_num_threads(1)
-        machine = f"one thread of {platform.machine()} CPU ({torch.backends.cpu.get_cpu_capability()})"
-    else:
-        machine = torch.cuda.get_device_name(args.device)
+    where = machine(args.device)
     config = replace(PIXART_1024, decoder_depth=layers)
     rows = measure(config, PERCENT, repeat, batch, args.device, dtype)
 
@@ -138,18 +130,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     report = {
         "figures": {"ratio_at_10_percent": speedup[10], "ratio_at_5_percent": speedup[5]},
         "setting": setting,
-        "machine": machine,
+        "machine": where,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "dtype": str(dtype),
         "repeat": repeat,
         "table": [vars(row) for row in rows],
     }
-    print(f"{setting}; {machine}, median of {repeat}\n{table(rows)}")
+    print(f"{setting}; {where}, median of {repeat}\n{table(rows)}")
     args.output.mkdir(parents=True, exist_ok=True)
     (args.output / "step.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", "utf-8")
     scale = "" if layers == PIXART_1024.decoder_depth else "\nall layers are alike: times go with their number"
-    plot(rows, f"{setting}\n{machine}, median of {repeat}{scale}").savefig(args.output / "step.png", dpi=120)
+    plot(rows, f"{setting}\n{where}, median of {repeat}{scale}").savefig(args.output / "step.png", dpi=120)
 
 
 if __name__ == "__main__":

@@ -28,11 +28,6 @@ class LazyContext(NamedTuple):
         return self
 
     @property
-    def share(self) -> float:
-        """Hole tokens as a share of the canvas, 0…1."""
-        return self.hole.count / self.hole.total
-
-    @property
     def size(self) -> tuple[int, int]:
         """Height and width of the canvas in pixels."""
         return self.hole.grid[0] * self.network.token, self.hole.grid[1] * self.network.token
@@ -68,11 +63,6 @@ class KVContext(NamedTuple):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> KVContext:
         return self
-
-    @property
-    def share(self) -> float:
-        """Hole tokens as a share of the canvas, 0…1."""
-        return self.hole.count / self.hole.total
 
     @property
     def size(self) -> tuple[int, int]:

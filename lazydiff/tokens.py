@@ -51,6 +51,11 @@ class HoleTokens:
         return self.grid[0] * self.grid[1]
 
     @property
+    def share(self) -> float:
+        """Tokens per row as a share of the grid, 0…1."""
+        return self.count / self.total
+
+    @property
     def key_mask(self) -> Tensor | None:
         """[B, n] bool for attention (True = attend), or None when nothing is padded and no mask is needed."""
         return self.valid if self.padded else None

@@ -220,7 +220,7 @@ def describe_kv(context: KVContext) -> str:
     return "\n".join(
         [
             f"canvas: {width}×{height} px, for {context.name}",
-            f"hole: {context.hole.count} of {context.hole.total} tokens ({context.share:.0%} of the canvas)",
+            f"hole: {context.hole.count} of {context.hole.total} tokens ({context.hole.share:.0%} of the canvas)",
             f"between anchor steps: {computed} tokens, with a ring of {settings.ring}",
             f"kept so far: {anchors.count} anchors, {anchors.bytes / MEGABYTE:.1f} MB",
         ]
@@ -232,7 +232,7 @@ def describe_learned(context: LazyContext) -> str:
     trained = context.network.canvas
     lines = [
         f"canvas: {width}×{height} px" + (f", {len(context.tokens)} of them" if len(context.tokens) > 1 else ""),
-        f"hole: {context.hole.count} of {context.hole.total} tokens ({context.share:.0%} of the canvas)",
+        f"hole: {context.hole.count} of {context.hole.total} tokens ({context.hole.share:.0%} of the canvas)",
         f"context: {context.megabytes:.2f} MB",
         f"a sampling step: {context.cost:.0%} of the work of a full pass",
     ]

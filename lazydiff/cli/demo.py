@@ -137,7 +137,7 @@ def plot_time(model: LazyDiffusion, path: Path, repeat: int = 5) -> None:
                 start = time.perf_counter()
                 denoise(z, 0.5, 0.5)
                 seconds.append(time.perf_counter() - start)
-        shares.append(100 * context.share)
+        shares.append(100 * context.hole.share)
         times.append(1000 * float(np.median(seconds)))
     figure, axes = plt.subplots(figsize=(6, 3.6))
     axes.plot(shares, times, "o-")

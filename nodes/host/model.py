@@ -115,7 +115,7 @@ class LazyModel(comfy.model_base.BaseModel):
 
     def memory_required(self, input_shape: Any, *args: Any, **kwargs: Any) -> float:
         running = self.current_patcher is not None and self.run is not None
-        share = self.run.context.share if running else self.share
+        share = self.run.context.hole.share if running else self.share
         return super().memory_required(input_shape, *args, **kwargs) * max(share, 0.02)
 
     # Encoding
@@ -320,7 +320,7 @@ def outer_sample(executor: Any, noise: Tensor, *args: Any, **kwargs: Any) -> Ten
     patcher = executor.class_obj.model_patcher
     model, context = patcher.model, patcher.model_options["transformer_options"][KEY]
     model.check(context, *noise.shape[-2:])
-    model.share = context.share
+    model.share = context.hole.share
     try:
         return executor(noise, *args, **kwargs)
     finally:

@@ -47,6 +47,13 @@ def test_attention_mask_inside_the_model(edit: Edit, caplog: pytest.LogCaptureFi
     check_dense(edit, caplog, "it uses an attention mask")
 
 
+def test_sequence_that_is_not_as_known(pack: Pack, caplog: pytest.LogCaptureFixture, monkeypatch: Any) -> None:
+    """A later release of the host may lay its tokens out in another way."""
+    known = pack.part("nodes.host.architectures").ARCHITECTURES
+    monkeypatch.setitem(known, "NextDiT", known["NextDiT"]._replace(tail=lambda network, tokens: 10**6))
+    check_dense(Edit(pack, "lumina2"), caplog, "tokens of the canvas's")
+
+
 @pytest.mark.parametrize("node", ["EasyCache", "LazyCache"])
 def test_step_skipping_of_the_host(
     edit: Edit, host: ModuleType, caplog: pytest.LogCaptureFixture, node: str

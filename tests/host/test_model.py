@@ -214,9 +214,9 @@ def test_only_hole_tokens_reach_the_decoder(pack: Pack, graph: Graph) -> None:
 def test_memory_demand_scales_with_the_hole(graph: Graph) -> None:
     model = graph.model.model
     full = model.memory_required([2, 96, 12, 12])
-    model.share = graph.context.share
+    model.share = graph.context.hole.share
     try:
-        assert model.memory_required([2, 96, 12, 12]) == pytest.approx(full * graph.context.share)
+        assert model.memory_required([2, 96, 12, 12]) == pytest.approx(full * graph.context.hole.share)
     finally:
         model.share = 1.0
 
