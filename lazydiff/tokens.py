@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from einops import rearrange
 from torch import Tensor
+
+from .packing import Packing
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,25 +18,25 @@ class HoleTokens:
 
     index: [B, n] int64, places on the flattened grid in row order; rows of fewer than n tokens are padded with 0
     valid: [B, n] bool, False at the padding
-    padded: whether there is any padding, known without asking the device
+    counts: tokens of each row, known without asking the device; None: not known, and there may be padding
     """
 
     index: Tensor
     valid: Tensor
     grid: tuple[int, int]
-    padded: bool
+    counts: tuple[int, ...] | None
 
     @classmethod
     def from_grid_mask(cls, mask: Tensor) -> HoleTokens:
         """Hole tokens of a token mask [B, h, w] bool (True = hole)."""
         flat = rearrange(mask, "b h w -> b (h w)")
         count = flat.sum(1)
-        n = int(count.max()) if len(count) else 0
+        counts = tuple(count.tolist())
+        n = max(counts, default=0)
         # A stable sort of "not hole" puts the hole tokens first and keeps their row order.
         index = (~flat).to(torch.uint8).argsort(dim=1, stable=True)[:, :n]
         valid = torch.arange(n, device=mask.device) < count[:, None]
-        padded = bool((count != n).any())
-        return cls(index.where(valid, torch.zeros_like(index)), valid, (mask.shape[1], mask.shape[2]), padded)
+        return cls(index.where(valid, torch.zeros_like(index)), valid, (mask.shape[1], mask.shape[2]), counts)
 
     @classmethod
     def everything(cls, rows: int, grid: tuple[int, int], device: torch.device | str = "cpu") -> HoleTokens:
@@ -54,6 +57,18 @@ class HoleTokens:
     def share(self) -> float:
         """Tokens per row as a share of the grid, 0…1."""
         return self.count / self.total
+
+    @property
+    def padded(self) -> bool:
+        """Whether there is, or may be, any padding."""
+        return self.counts is None or any(count < self.count for count in self.counts)
+
+    @cached_property
+    def packing(self) -> Packing | None:
+        """How to lay the rows end to end, or None when nothing is padded or nobody knows what."""
+        if self.counts is None or not self.padded:
+            return None
+        return Packing.of(self.counts, self.count, self.index.device)
 
     @property
     def key_mask(self) -> Tensor | None:
@@ -77,11 +92,17 @@ class HoleTokens:
     def repeat(self, times: int) -> HoleTokens:
         """Each row repeated `times` times in place: (a, b) -> (a, a, b, b)."""
         index, valid = self.index.repeat_interleave(times, 0), self.valid.repeat_interleave(times, 0)
-        return replace(self, index=index, valid=valid)
+        counts = None if self.counts is None else tuple(count for count in self.counts for _ in range(times))
+        return replace(self, index=index, valid=valid, counts=counts)
 
     def tile(self, times: int) -> HoleTokens:
         """The whole batch repeated `times` times: (a, b) -> (a, b, a, b)."""
-        return replace(self, index=self.index.repeat(times, 1), valid=self.valid.repeat(times, 1))
+        counts = None if self.counts is None else self.counts * times
+        return replace(self, index=self.index.repeat(times, 1), valid=self.valid.repeat(times, 1), counts=counts)
+
+    def masked(self) -> HoleTokens:
+        """The same, of which networks are to compute the padding too and only keep others from seeing it."""
+        return replace(self, counts=None)
 
     def gather(self, tokens: Tensor) -> Tensor:
         """All tokens [B, N, C] -> hole tokens [B, n, C]. Padded places repeat token 0."""

@@ -14,6 +14,7 @@ from .context import LazyContextApply, LazyContextEncode, LazyContextInfo
 from .host.model import register
 from .host.settings import add_folders
 from .load import LazyCheckpointLoader
+from .prompts import LazyPrompts
 from .sample import LazySample
 
 PICTURES = Path(__file__).parents[1] / "workflows" / "pictures"
@@ -29,6 +30,7 @@ class LazyDiffusionExtension(ComfyExtension):
         add_pictures()
         return [
             LazyCheckpointLoader, LazyContextEncode, LazySample, LazyContextApply, PoissonBlend, LazyContextInfo,
+            LazyPrompts,
         ]  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..packing import Packing
 from ..tokens import HoleTokens, channels_first
 from .config import NetworkConfig
 from .layers import (
@@ -86,13 +87,13 @@ class DecoderBlock(nn.Module):
 
     def forward(
         self, x: Tensor, time: Tensor, text: tuple[Tensor, Tensor], text_mask: Tensor | None, key_mask: Tensor | None,
-        memory: Memory | None = None,
+        memory: Memory | None = None, packing: Packing | None = None,
     ) -> Tensor:  # fmt: skip
-        """x: [B, n, d]; time: [B, 6, d]"""
-        table = self.scale_shift_table.to(time)[None] + time
-        shift1, scale1, gate1, shift2, scale2, gate2 = table.to(x.dtype).chunk(6, dim=1)  # [B, 1, d] each
-        x = x + gate1 * self.attn(modulate(self.norm(x), shift1, scale1), key_mask, memory)
-        x = x + self.cross_attn(x, text, text_mask)
+        """x: [B, n, d]; time: [6, B, 1, d]; packed, x: [1, Σn, d]; time: [6, 1, Σn, d]"""
+        table = self.scale_shift_table.to(time)[:, None, None] + time
+        shift1, scale1, gate1, shift2, scale2, gate2 = table.to(x.dtype)
+        x = x + gate1 * self.attn(modulate(self.norm(x), shift1, scale1), key_mask, memory, packing)
+        x = x + self.cross_attn(x, text, text_mask, packing)
         return x + gate2 * self.mlp(modulate(self.norm(x), shift2, scale2))
 
 
@@ -104,7 +105,8 @@ class FinalLayer(nn.Module):
         self.scale_shift_table = nn.Parameter(torch.randn(2, dim, **factory) / dim**0.5)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        shift, scale = (self.scale_shift_table.to(time)[None] + time[:, None]).to(x.dtype).chunk(2, dim=1)
+        """x: [B, n, d]; time: [1, B, 1, d]; packed, x: [1, Σn, d]; time: [1, 1, Σn, d]"""
+        shift, scale = (self.scale_shift_table.to(time)[:, None, None] + time).to(x.dtype)
         return self.linear(modulate(self.norm(x), shift, scale))
 
 
@@ -150,20 +152,28 @@ class LazyDecoder(nn.Module):
         context: [B, n, width] from the encoder, or None: tokens that cannot see the canvas (stock PixArt's behaviour)
         memory: called with every block's keys and values in turn; it may add those of tokens that are not in x, which
             nothing may be padded for
+        Rows of different sizes are laid end to end, and nothing is computed at their padding, where the answer is 0.
         Source: paper, section 3.2; Chen et al. 2023 (PixArt-α), section 2.3.
         """
+        time = self.time_embedding(t, hole, x.dtype)
+        table6 = self.t_block(time).unflatten(1, (6, 1, -1)).movedim(1, 0)  # [6, B, 1, d]
+        time = time[None, :, None]
+        key_mask, text_mask = key_padding(hole.key_mask), key_padding(text.mask)
+        index, packing = hole.index, hole.packing
+        if packing is not None:
+            x, index, key_mask = packing.pack(x), packing.pack(index[..., None])[..., 0], None
+            context = None if context is None else packing.pack(context)
+            time, table6 = packing.spread(time), packing.spread(table6)
+
         h = self.x_embedder(x)
         size = self.config
         table = position_table(hole.grid, size.width, size.grid, size.interpolation, h.device, h.dtype)
-        h = h + table[hole.index]
+        h = h + table[index]
         h = self.ctx_fuse(torch.cat((h, torch.zeros_like(h) if context is None else context.to(h.dtype)), dim=-1))
-
-        time = self.time_embedding(t, hole, h.dtype)
-        table6 = self.t_block(time).unflatten(1, (6, -1))
-        key_mask, text_mask = key_padding(hole.key_mask), key_padding(text.mask)
         for block, keys_values in zip(self.blocks, text.blocks, strict=True):
-            h = block(h, table6, keys_values, text_mask, key_mask, memory)
-        return channels_first(self.final_layer(h, time), self.config.patch)
+            h = block(h, table6, keys_values, text_mask, key_mask, memory, packing)
+        h = channels_first(self.final_layer(h, time), self.config.patch)
+        return h if packing is None else packing.unpack(h)
 
     def time_embedding(self, t: Tensor, hole: HoleTokens, dtype: torch.dtype) -> Tensor:
         """Time step, and for models that know it the size of the whole canvas in pixels as PixArt-α's
@@ -172,9 +182,10 @@ class LazyDecoder(nn.Module):
         if not self.config.micro_conditions:
             return time
         height, width = (side * self.config.token for side in hole.grid)
-        size = torch.tensor([height, width], device=t.device)
-        ratio = torch.tensor([height / width], device=t.device)
-        conditions = torch.cat((*self.csize_embedder(size, dtype), *self.ar_embedder(ratio, dtype)))
+        # Filled in on the device: a copy from the host would wait for it.
+        sides = torch.cat([torch.full((1,), side, device=t.device) for side in (height, width)])
+        ratio = torch.full((1,), height / width, device=t.device)
+        conditions = torch.cat((*self.csize_embedder(sides, dtype), *self.ar_embedder(ratio, dtype)))
         return time + conditions
 
     def initialise(self) -> None:

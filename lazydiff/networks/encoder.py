@@ -26,10 +26,14 @@ class EncoderBlock(nn.Module):
     def forward(self, x: Tensor, hole: HoleTokens | None = None) -> Tensor:
         normed = self.norm1(x)
         keys_values = self.attn.keys_values(normed)
+        packing = None
         if hole is not None:
-            x, normed = hole.gather(x), hole.gather(normed)
-        x = x + self.attn(normed, keys_values)
-        return x + self.mlp(self.norm2(x))
+            x, normed, packing = hole.gather(x), hole.gather(normed), hole.packing
+        if packing is not None:
+            x, normed = packing.pack(x), packing.pack(normed)
+        x = x + self.attn(normed, keys_values, packing=packing)
+        x = x + self.mlp(self.norm2(x))
+        return x if packing is None else packing.unpack(x)
 
 
 class ContextEncoder(nn.Module):

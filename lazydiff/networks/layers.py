@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+
+from ..packing import Packing
 
 # Called as attention(q, k, v, mask): [B, heads, n, dim] each; mask [B, 1, 1, keys] bool (True = attend) or None.
 AttentionFunction = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
@@ -29,6 +31,22 @@ def explicit_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = No
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
     return scores.softmax(-1).to(v.dtype) @ v
+
+
+def within_rows(attention: AttentionFunction, packing: Packing, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention of packed tokens to those of their own row; all [1, heads, Σn, dim]."""
+    groups = zip(packing.take_apart(q), packing.take_apart(k), packing.take_apart(v), strict=True)
+    return packing.put_together(attention(*group, None) for group in groups)
+
+
+def to_rows(
+    attention: AttentionFunction, packing: Packing, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
+) -> Tensor:
+    """Attention of packed tokens [1, heads, Σn, dim] to what their rows have, [B, heads, L, dim]; mask: [B, 1, 1, L]"""
+    return packing.put_together(
+        attention(part, k[rows], v[rows], None if mask is None else mask[rows])
+        for part, (rows, _, _) in zip(packing.take_apart(q), packing.groups, strict=True)
+    )
 
 
 def key_padding(valid: Tensor | None) -> Tensor | None:
@@ -83,11 +101,15 @@ class SelfAttention(nn.Module):
         self.qkv = operations.Linear(dim, 3 * dim, **factory)
         self.proj = operations.Linear(dim, dim, **factory)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, memory: Memory | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, memory: Memory | None = None, packing: Packing | None = None
+    ) -> Tensor:
+        """packing: of x, which then needs no mask"""
         q, k, v = rearrange(self.qkv(x), "b n (qkv h d) -> qkv b h n d", qkv=3, h=self.heads)
         if memory is not None:
             k, v = memory(k, v)
-        return self.proj(rearrange(self.attention(q, k, v, mask), "b h n d -> b n (h d)"))
+        y = self.attention(q, k, v, mask) if packing is None else within_rows(self.attention, packing, q, k, v)
+        return self.proj(rearrange(y, "b h n d -> b n (h d)"))
 
 
 class CrossAttention(nn.Module):
@@ -106,6 +128,10 @@ class CrossAttention(nn.Module):
         k, v = rearrange(self.kv_linear(source), "b l (kv h d) -> kv b h l d", kv=2, h=self.heads)
         return k, v
 
-    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor | None = None, packing: Packing | None = None
+    ) -> Tensor:
+        """packing: of x; keys, values and mask are the rows' own"""
         q = rearrange(self.q_linear(x), "b n (h d) -> b h n d", h=self.heads)
-        return self.proj(rearrange(self.attention(q, *keys_values, mask), "b h n d -> b n (h d)"))
+        attention = self.attention if packing is None else partial(to_rows, self.attention, packing)
+        return self.proj(rearrange(attention(q, *keys_values, mask), "b h n d -> b n (h d)"))

@@ -34,7 +34,8 @@ class Objective(nn.Module):
         if network.crop:
             image, mask = crop_all(image, mask, network.canvas)
         cells = to_grid(mask, network.token)[:, 0] > 0
-        hole = HoleTokens.from_grid_mask(cells)
+        # As many rows as a batch has, each with a hole of its own, are attended to sooner with masks than row by row.
+        hole = HoleTokens.from_grid_mask(cells).masked()
         counted = hole.valid
         if network.dense:  # everything is computed, and judged where there is a hole
             hole, counted = HoleTokens.everything(len(cells), hole.grid, device), cells.flatten(1)

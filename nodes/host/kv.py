@@ -29,6 +29,7 @@ from ...lazydiff.tokens import HoleTokens
 from .architectures import ARCHITECTURES, Architecture
 from .kv_call import Call, Dense, Layout, digest
 from .model import check_numbers
+from .prompts import check_stock_prompts
 
 KEY = "lazydiffusion_kv"
 # What other packs and the host's own step-skipping nodes leave in a call's options, and tokens pass through.
@@ -157,6 +158,8 @@ class LazySampling:
         self.hole, self.known = hole.to(device), patcher.model.process_latent_in(latent).to(device)
         self.patches, self.orders = patcher.patches_uuid, defaultdict(list)
         conds = [cond for each in executor.class_obj.conds.values() for cond in each]
+        for cond in conds:
+            check_stock_prompts(cond, len(self.context.canvas), len(noise))
         names = (*BESIDE_WORDS, "cross_attn") if self.layout.keep_text else BESIDE_WORDS
         nets = [cond.get("control") for cond in conds]  # the host hands on the positive prompt's to the negative one
         self.beside = {cond["uuid"]: digest([[cond.get(name) for name in names], nets]) for cond in conds}

@@ -24,6 +24,7 @@ from comfy.ldm.modules.attention import optimized_attention
 from comfy.patcher_extension import WrappersMP
 from einops import repeat
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from ...lazydiff.checkpoint import CheckpointError
 from ...lazydiff.context import LazyContext
@@ -31,9 +32,10 @@ from ...lazydiff.diffusion.flow import predict_clean
 from ...lazydiff.masks import to_grid
 from ...lazydiff.model import fingerprint
 from ...lazydiff.networks.config import NetworkConfig
-from ...lazydiff.networks.decoder import LazyDecoder
+from ...lazydiff.networks.decoder import LazyDecoder, TextKeys
 from ...lazydiff.networks.encoder import ContextEncoder
 from ...lazydiff.tokens import HoleTokens, patchify, unpatchify
+from .prompts import MASK, CONDPrompts, check_prompts, words
 from .settings import SIGNATURE, Settings
 
 KEY = "lazydiffusion"  # under which a context travels with a MODEL
@@ -66,14 +68,38 @@ class HostDecoder(LazyDecoder):
         return self.blocks[0].attn.attention
 
 
-class Run(NamedTuple):
-    """One sampling: what was found out when it began."""
+class Batch(NamedTuple):
+    """What a call of the model is about, for its number of rows."""
 
-    noise: Tensor  # the tensor by which it is recognised
-    context: LazyContext  # on the sampling device
     known: Tensor  # [n, C, h, w], the canvas latent as the sampler sees it
-    raw: Tensor  # the same as it came in, for the way out
-    hole: Tensor  # [n or 1, 1, h, w] bool, cells that may change
+    hole: HoleTokens
+    tokens: Tensor  # of the context
+
+
+class Run:
+    """One sampling: what was found out when it began, and what its steps need again.
+
+    noise: the tensor by which it is recognised
+    context: on the sampling device
+    known: [n, C, h, w], the canvas latent as the sampler sees it; raw: the same as it came in, for the way out
+    hole: [n or 1, 1, h, w] bool, cells that may change
+    """
+
+    def __init__(self, noise: Tensor, context: LazyContext, known: Tensor, raw: Tensor, hole: Tensor):
+        self.noise, self.context, self.known, self.raw, self.hole = noise, context, known, raw, hole
+        self.batches: dict[int, Batch] = {}
+        self.prompts: dict[Any, tuple[Any, Tensor]] = {}  # put together as the host batches them
+        self.keys: Any = WeakTensorKeyDictionary()  # of those prompts, for every block
+
+    def batch(self, x: Tensor, dtype: torch.dtype) -> Batch:
+        """Canvases, holes and contexts for the rows of x."""
+        rows = len(x)
+        if rows not in self.batches:
+            times = rows // len(self.context.tokens)
+            known = self.known.to(x).repeat(rows // len(self.known), 1, 1, 1)
+            tokens = self.context.tokens.to(dtype).repeat(times, 1, 1)
+            self.batches[rows] = Batch(known, self.context.hole.tile(times), tokens)
+        return self.batches[rows]
 
 
 class LazyModel(comfy.model_base.BaseModel):
@@ -157,17 +183,20 @@ class LazyModel(comfy.model_base.BaseModel):
         return processed
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
-        """Prompts of any length become one length and a mask, so that all of them go through the model together."""
+        """Prompts of any length become one length and a mask, so that all of them go through the model together.
+
+        Errors: ValueError for several prompts that are not as many as the masks or pictures.
+        """
         noise = kwargs["noise"]
         if self.run is None or self.run.noise is not noise:
             self.run = self.begin(noise, kwargs.get("latent_image"), kwargs.get("denoise_mask"))
-        text = kwargs["cross_attn"]
-        length = text.shape[1]
-        missing = max(self.network.text_length - length, 0)
-        mask = torch.ones(len(text), length, dtype=torch.long, device=text.device)  # the host would cast a bool mask
+        text = kwargs["cross_attn"].to(noise.device)
+        check_prompts(len(text), len(self.run.context.tokens), len(noise))
+        missing = max(self.network.text_length - text.shape[1], 0)
+        mask = words(text, kwargs.get(MASK))  # of integers: the host would cast a bool mask
         return {
-            "c_crossattn": comfy.conds.CONDRegular(F.pad(text, (0, 0, 0, missing))),
-            "text_mask": comfy.conds.CONDRegular(F.pad(mask, (0, missing))),
+            "c_crossattn": CONDPrompts(F.pad(text, (0, 0, 0, missing)), self.run.prompts),
+            "text_mask": CONDPrompts(F.pad(mask, (0, missing)), self.run.prompts),
         }
 
     def begin(self, noise: Tensor, latent: Tensor | None, mask: Tensor | None) -> Run:
@@ -218,23 +247,29 @@ class LazyModel(comfy.model_base.BaseModel):
                 "a lazy model sees the whole canvas: it cannot be given a part of it "
                 "(instead of Conditioning (Set Area), use Conditioning (Set Mask))"
             )
-        known = run.known.to(x).repeat(len(x) // len(run.known), 1, 1, 1)
-        context = run.context
-        if not context.hole.count:
-            return known
-        times = len(x) // len(context.tokens)
-        hole, tokens = context.hole.tile(times), context.tokens.repeat(times, 1, 1)
         dtype, patch = self.compute_dtype, self.network.patch
+        known, hole, tokens = run.batch(x, dtype)
+        if not hole.count:
+            return known
         decoder: HostDecoder = self.diffusion_model
         decoder.attention.options = transformer_options or {}
-        text = decoder.text_keys(c_crossattn.to(x.device, dtype), text_mask > 0)
+        text = self.text_keys(run, c_crossattn, text_mask.to(x.device) > 0)
 
         def network(z: Tensor, time: Tensor) -> Tensor:
-            return decoder(z.to(dtype), time, text, hole, tokens.to(dtype)).float()
+            return decoder(z.to(dtype), time, text, hole, tokens).float()
 
         denoised = self.denoise(network, x.float(), t, hole)
         canvas = hole.scatter(hole.gather(patchify(denoised, patch)), patchify(known, patch))
         return unpatchify(canvas, hole.grid, patch)
+
+    def text_keys(self, run: Run, text: Tensor, mask: Tensor) -> TextKeys:
+        """Keys and values of prompts, computed once in a sampling for the prompts that it puts together in a batch."""
+        blocks = run.keys.get(text)
+        if blocks is None:
+            blocks = self.diffusion_model.text_keys(text.to(mask.device, self.compute_dtype)).blocks
+            if self.current_patcher.current_hooks is None:  # else the weights are this prompt's, and may change by step
+                run.keys[text] = blocks
+        return TextKeys(blocks, mask)
 
     def denoise(self, network: Callable[[Tensor, Tensor], Tensor], x: Tensor, t: Tensor, hole: HoleTokens) -> Tensor:
         """Estimate of the clean latent [B, C, h, w], of meaning in the hole; t: [B] noise levels as samplers count."""
