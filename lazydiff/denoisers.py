@@ -45,8 +45,12 @@ def lazy(
 ) -> Denoiser:
     """Hole tokens alone, which the context tells of all others."""
     times = len(seeds) * branches(guidance) // len(context.tokens)
-    hole, tokens = context.hole.tile(times), context.tokens.repeat(times, 1, 1)
-    return of_network(model, lambda x, t: model.decoder(x, t, text, hole, tokens), guidance)
+    hole, tokens = context.hole.tile(times), context.tokens.to(model.precision).repeat(times, 1, 1)
+
+    def network(x: Tensor, t: Tensor) -> Tensor:
+        return model.step(x.to(model.precision), t, text, hole, tokens).float()
+
+    return of_network(model, network, guidance)
 
 
 def dense(
@@ -84,8 +88,8 @@ def dense(
 
     def network(computed: HoleTokens, memory: Memory | None) -> Network:
         computed = computed.tile(branches(guidance))
-        told = computed.gather(context_tokens)
-        return lambda x, t: model.decoder(x, t, text, computed, told, memory)
+        told = computed.gather(context_tokens).to(model.precision)
+        return lambda x, t: model.decoder(x.to(model.precision), t, text, computed, told, memory).float()
 
     return Denoiser(predict)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .latents import PatchPCA
+from .networks.captured import BUCKET, CapturedDecoder
 from .networks.config import NetworkConfig
 from .networks.decoder import LazyDecoder, TextKeys
 from .networks.encoder import ContextEncoder
@@ -54,6 +55,7 @@ class LazyDiffusion(nn.Module):
         self.config, self.text, self.latent = config, text, latent
         self.encoder = ContextEncoder(config.network, **networks)
         self.decoder = LazyDecoder(config.network, **networks)
+        self.captured: CapturedDecoder | None = None
 
     @classmethod
     def self_contained(cls, config: ModelConfig, vocabulary: bytes, **networks: Any) -> LazyDiffusion:
@@ -83,7 +85,26 @@ class LazyDiffusion(nn.Module):
 
     def prompt(self, prompts: Sequence[str]) -> TextKeys:
         """Keys and values of a batch of prompts for the decoder."""
-        return self.decoder.text_keys(*self.text(prompts))
+        text, mask = self.text(prompts)
+        return self.decoder.text_keys(text.to(self.precision), mask)
+
+    def capture(self, bucket: int = BUCKET) -> None:
+        """From now on, sample with steps of few shapes that a GPU replays from CUDA graphs; see `CapturedDecoder`.
+
+        bucket: multiple of tokens that holes are rounded up to
+        """
+        self.captured = CapturedDecoder(self.decoder, bucket)
+
+    @property
+    def precision(self) -> torch.dtype:
+        """What steps are computed in, the decoder's number type: `model.decoder.bfloat16()` changes it. Everything
+        around the decoder, noise levels and a sampler's tokens with it, stays as it is."""
+        return self.decoder.ctx_fuse.weight.dtype
+
+    @property
+    def step(self) -> LazyDecoder | CapturedDecoder:
+        """What samplers call: the decoder, or its captured form."""
+        return self.captured or self.decoder
 
     def initialise(self, seed: int) -> None:
         torch.manual_seed(seed)

@@ -53,7 +53,9 @@ class Packing:
         return x.new_zeros(rows * n, x.shape[-1]).index_copy(0, self.places, x[0]).unflatten(0, (rows, n))
 
     def spread(self, rows: Tensor) -> Tensor:
-        """What each row has, [k, B, 1, C], for each token: [k, 1, Σn, C]"""
+        """What each row has, [k, B, 1, C], for each token: [k, 1, Σn, C]; what all have, [k, 1, 1, C], is for each."""
+        if rows.shape[1] == 1:
+            return rows
         return rows.index_select(1, self.owners).transpose(1, 2)
 
     def take_apart(self, x: Tensor) -> list[Tensor]:

@@ -12,12 +12,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# A decoder bound to its hole, context and prompt: network(x, t) -> prediction, all [B, n, C].
+# A decoder bound to its hole, context and prompt: network(x, t) -> prediction [B, n, C]; t: [B], or [1] for all rows.
 Network = Callable[[Tensor, Tensor], Tensor]
 
 
 class Preconditioning(NamedTuple):
-    """Factors [B, 1, C] of input, skip and output."""
+    """Factors [B or 1, 1, C] of input, skip and output."""
 
     scale: Tensor
     skip: Tensor
@@ -25,7 +25,7 @@ class Preconditioning(NamedTuple):
 
     @classmethod
     def at(cls, sigma: Tensor, variance: Tensor) -> Preconditioning:
-        """sigma: [B]; variance: [C] of the clean tokens' channels"""
+        """sigma: [B] or [1]; variance: [C] of the clean tokens' channels"""
         sigma = sigma[:, None, None]
         signal = (1 - sigma) * variance
         total = (1 - sigma) * signal + sigma**2
@@ -33,7 +33,7 @@ class Preconditioning(NamedTuple):
 
 
 def predict_clean(network: Network, z: Tensor, sigma: Tensor, variance: Tensor) -> Tensor:
-    """Estimate x̂ [B, n, C] of the clean tokens from z [B, n, C] at noise level sigma [B]."""
+    """Estimate x̂ [B, n, C] of the clean tokens from z [B, n, C] at noise level sigma, [B] or [1]."""
     factor = Preconditioning.at(sigma, variance)
     return factor.skip * z + factor.out * network(factor.scale * z, 1000 * sigma)
 

@@ -24,7 +24,8 @@ def guide(network: Network, guidance: float, learned_variance: bool = False) -> 
         return network
 
     def guided(x: Tensor, t: Tensor) -> Tensor:
-        conditional, unconditional = network(torch.cat((x, x)), torch.cat((t, t))).float().chunk(2)
+        t = t if len(t) == 1 else torch.cat((t, t))
+        conditional, unconditional = network(torch.cat((x, x)), t).float().chunk(2)
         channels = conditional.shape[-1] // (2 if learned_variance else 1)
         predicted, variance = conditional[..., :channels], conditional[..., channels:]
         base = unconditional[..., :channels]

@@ -63,7 +63,7 @@ def flow_denoiser(network: Network, variance: Tensor) -> Denoiser:
 
     def predict(z: Tensor, alpha: float, sigma: float) -> tuple[Tensor, None]:
         total = alpha + sigma  # 1 on the flow path, which has the same z up to this factor
-        return predict_clean(network, z / total, z.new_full((len(z),), sigma / total), variance), None
+        return predict_clean(network, z / total, z.new_full((1,), sigma / total), variance), None
 
     return Denoiser(predict)
 
@@ -77,7 +77,7 @@ def iddpm_denoiser(network: Network) -> Denoiser:
         scale = math.hypot(alpha, sigma)  # 1 on the variance-preserving path
         t = min(range(TIMESTEPS), key=lambda t: abs(alpha_bars[t] - (alpha / scale) ** 2))
         x = z / scale
-        epsilon, v = network(x, torch.full((len(z),), t, device=z.device)).float().chunk(2, dim=-1)
+        epsilon, v = network(x, torch.full((1,), t, device=z.device)).float().chunk(2, dim=-1)
         # By the time step's own alpha, not the caller's: that may be 0, and the network's answer is about this level.
         return (x - steps[t].sigma * epsilon) / steps[t].alpha, v
 

@@ -148,7 +148,7 @@ class LazyDecoder(nn.Module):
         """Prediction [B, n, outputs·p·p], each token in the order (c, ph, pw); with a learned variance, the first half
         is the prediction and the second half the variance.
 
-        x: [B, n, C·p·p] noisy hole tokens in the order (c, ph, pw); t: [B]
+        x: [B, n, C·p·p] noisy hole tokens in the order (c, ph, pw); t: [B], or [1] for all rows
         context: [B, n, width] from the encoder, or None: tokens that cannot see the canvas (stock PixArt's behaviour)
         memory: called with every block's keys and values in turn; it may add those of tokens that are not in x, which
             nothing may be padded for
