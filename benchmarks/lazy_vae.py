@@ -2,11 +2,13 @@
 
     python benchmarks/lazy_vae.py --output DIR [--device cpu] [--size 512] [--repeat 3] [--quick]
 
-Prints a table and writes `lazy_vae.png` and `lazy_vae.json`. The weights are random: right for work and time, and for
-the error of decoding unchanged latents, which is rounding alone. Grey levels after an edit (new content of another
-brightness inside the mask, then a Poisson blend of both) say how the method behaves on such weights, whose pictures are
-scaled to the contrast of a photograph; a trained VAE's may differ.
+Prints tables and writes `lazy_vae.png`, `lazy_vae_edits.png` and `lazy_vae.json`. Work and time are those of random
+weights in the published width, as is the error of decoding unchanged latents, which is rounding alone.
 `decode_flops_share_at_10_percent` is counted at 1024 px, whatever size is run.
+
+How far an edit's lazy decode is from the full one depends on the weights: `edit_difference_grey_levels` and its
+`_worst` are of the small trained VAE in `weights`, on a CPU, over the edits of `vae_edits.py`; `_random_weights` is of
+random ones, whose pictures are scaled to the contrast of a photograph.
 """
 
 from __future__ import annotations
@@ -15,24 +17,37 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
 from matplotlib.figure import Figure
-from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import arguments, machine  # noqa: E402
 from benchmarks.step import interleaved_medians  # noqa: E402
+from benchmarks.train_vae import load_vae  # noqa: E402
+from benchmarks.vae_edits import (  # noqa: E402
+    SHIPPED,
+    all_edits,
+    edit_table,
+    mean,
+    measure_chain,
+    measure_edits,
+    plot_edits,
+    square,
+)  # fmt: skip
 from lazydiff.lazy_vae import decode, lazy_decode, plan_decode  # noqa: E402
 from lazydiff.poisson import poisson_blend  # noqa: E402
 
 PERCENT = (1, 2.5, 5, 10, 25)
 PUBLISHED = (128, 256, 512, 512)
 CONTRAST = 0.5  # deviation of a photograph's pixels in -1…1
+EDITED = 512  # px of the pictures that the trained VAE edits
+CANVASES = 6  # of its single edits
+CHAINS, LENGTH = 3, 20  # edits in a row
 
 
 @dataclass(frozen=True)
@@ -52,15 +67,6 @@ def make_vae(channels: Sequence[int] = PUBLISHED, groups: int = 32) -> Autoencod
         down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
     )  # fmt: skip
     return vae.eval().requires_grad_(False)
-
-
-def square(size: int, percent: float) -> Tensor:
-    """A mask [1, 1, size, size] of that share, somewhat off the centre and off the grid of latents."""
-    side = round(size * (percent / 100) ** 0.5)
-    start = (size - side) // 2 + 3
-    mask = torch.zeros(1, 1, size, size)
-    mask[..., start : start + side, start : start + side] = 1
-    return mask
 
 
 def flops_share(percent: float = 10, size: int = 1024) -> float:
@@ -130,7 +136,7 @@ def plot(rows: Sequence[Row], title: str) -> Figure:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = arguments(__doc__, "a quarter of the channels, 512 px, one repeat")
+    parser = arguments(__doc__, "a quarter of the channels, 512 px, one repeat; fewer sizes of edits, one chain")
     parser.add_argument("--size", type=int, default=None, help="px of the canvas; 512 on a CPU, 1024 on a GPU")
     parser.add_argument("--repeat", type=int, default=3)
     args = parser.parse_args(argv)
@@ -142,6 +148,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.manual_seed(0)
     rows = measure(make_vae(channels), size, PERCENT, repeat, args.device, torch.float32)
     share = flops_share()
+    trained = load_vae()
+    percents, chains = ((2.5, 10, 25), 1) if args.quick else (PERCENT, CHAINS)
+    edits = list(measure_edits(trained, EDITED, all_edits(percents, CANVASES)))
+    chained = [measure_chain(trained, EDITED, LENGTH, number) for number in range(chains)]
+    differences = [row.grey_levels[SHIPPED] for row in edits]
 
     width = "a quarter of the channels of " if args.quick else ""
     setting = f"{width}Stable Diffusion's VAE, random weights, {size} px, float32"
@@ -150,7 +161,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         "figures": {
             "decode_error": max(row.error for row in rows),
             "decode_flops_share_at_10_percent": share,
-            "edit_difference_grey_levels": ten.grey_levels,
+            "edit_difference_grey_levels": mean(differences),
+            "edit_difference_grey_levels_worst": max(differences),
+            "edit_difference_grey_levels_chained_worst": max(map(max, chained)),
+            "edit_difference_grey_levels_random_weights": ten.grey_levels,
+            "encode_latent_error": mean(row.latent_error[SHIPPED] for row in edits),
         },
         "setting": setting,
         "machine": where,
@@ -158,12 +173,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         "torch": torch.__version__,
         "repeat": repeat,
         "table": [vars(row) for row in rows],
+        "edits": [asdict(row) | {"edit": row.edit._asdict()} for row in edits],
+        "chains": chained,
     }
     print(f"{setting}; {where}, median of {repeat}\n{table(rows)}")
-    print(f"work at a 10 % mask of 1024 px: {100 * share:.1f} %")
+    print(f"work at a 10 % mask of 1024 px: {100 * share:.1f} %\n\n{edit_table(edits)}")
+    print(f"edits in a row, grey levels: {', '.join(f'{mean(level):.2f}' for level in zip(*chained, strict=True))}")
     args.output.mkdir(parents=True, exist_ok=True)
     (args.output / "lazy_vae.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", "utf-8")
     plot(rows, f"{setting}\n{where}, median of {repeat}").savefig(args.output / "lazy_vae.png", dpi=120)
+    plot_edits(edits, chained).savefig(args.output / "lazy_vae_edits.png", dpi=120)
 
 
 if __name__ == "__main__":
