@@ -1,8 +1,8 @@
 """A canvas that stays in latents from edit to edit.
 
 Pixels outside an edit's mask are those of the canvas before, bit for bit, and so are the latents; sampled latents are
-kept as they are and never encoded again. What a lazy VAE has to know of its last passes goes along and does not grow:
-the hundredth edit costs what the first did.
+kept as they are and never encoded again. A lazy VAE remembers its last passes, and no more than those: the hundredth
+edit costs what the first did.
 
     start                 encode a picture once
     masked_latent         what a context encoder sees of it, with a hole
@@ -21,7 +21,6 @@ from .context import LazyContext
 from .masks import binarise, to_grid
 from .model import LazyDiffusion
 from .pipeline import Blend, composite, encode_latents, size_text
-from .vae_passes import VAEState
 from .vaes import CanvasVAE
 
 
@@ -31,8 +30,6 @@ class Canvas(NamedTuple):
     vae: CanvasVAE
     image: Tensor  # [B, 3, H, W] in 0…1
     latent: Tensor  # [B, C, h, w], of some VAEs [B, C, 1, h, w]
-    decoded: VAEState | None = None  # of the last decode, of which the next is a part; of a VAE that can be lazy
-    encoded: VAEState | None = None  # of the last encode, likewise; only context encoders have a use for it
     grey: Tensor | None = None  # [C, 1, 1], the latent of a hole in a canvas that nothing is encoded for again
     share: float = 1.0  # of the work of a whole decode, what the last one took
 
@@ -47,26 +44,24 @@ class Canvas(NamedTuple):
 
 @torch.no_grad()
 def start(vae: CanvasVAE, image: Tensor, encode_again: bool = True) -> Canvas:
-    """Encode pictures [B, 3, H, W] in 0…1, once; with a lazy VAE also decode them, so that all edits are lazy.
+    """Encode pictures [B, 3, H, W] in 0…1, once; a lazy VAE also decodes them, to have something to go on from.
 
-    encode_again: whether a context is made of latents that were encoded with grey in the hole, as in training, which
-    takes two lazy encodes for each edit; otherwise the hole's own are made grey and nothing is encoded any more. To a
-    VAE that is never lazy, or models without a context encoder, it makes no difference.
+    encode_again: whether a context is made of latents that are encoded with grey in the hole, as in training; otherwise
+    the hole's own are made grey and nothing is encoded any more. Models without a context encoder need neither.
     Errors: ValueError for a picture that is not of whole latent cells.
     """
-    encoded = vae.encode(image)
-    latent = encoded.output
+    latent = vae.encode(image).output
     cells = tuple(latent.shape[-2:])
     cell = round(image.shape[-1] / cells[1])
     if tuple(image.shape[-2:]) != (cells[0] * cell, cells[1] * cell):
         raise ValueError(f"the image is {size_text(image)}: crop or pad it until both sides are multiples of {cell}")
-    if encoded.state is None:
-        return Canvas(vae, image, latent)
-    decoded = vae.decode(latent).state
-    if encode_again:
-        return Canvas(vae, image, latent, decoded, encoded.state)
-    plain = vae.encode(torch.full_like(image[:1, ..., : 8 * cell, : 8 * cell], 0.5)).output
-    return Canvas(vae, image, latent, decoded, grey=plain[0].mean((-2, -1), keepdim=True))
+    grey = None
+    if not encode_again:
+        plain = vae.encode(torch.full_like(image[:1, ..., : 8 * cell, : 8 * cell], 0.5)).output
+        grey = plain[0].mean((-2, -1), keepdim=True)
+    if vae.lazy:
+        vae.decode(latent)
+    return Canvas(vae, image, latent, grey)
 
 
 @torch.no_grad()
@@ -76,7 +71,7 @@ def masked_latent(canvas: Canvas, mask: Tensor) -> Tensor:
     hole = binarise(mask)
     if canvas.grey is not None:
         return torch.where(cells_of(canvas, hole), canvas.grey, canvas.latent)
-    return canvas.vae.encode(canvas.image * (1 - hole) + hole / 2, canvas.encoded, hole).output
+    return canvas.vae.encode(canvas.image * (1 - hole) + hole / 2).output
 
 
 @torch.no_grad()
@@ -127,10 +122,9 @@ def check_mask(canvas: Canvas, mask: Tensor) -> None:
 def _fill(canvas: Canvas, samples: Tensor, mask: Tensor, blend: Blend) -> Canvas:
     hole = binarise(mask)
     latent = torch.where(cells_of(canvas, hole), samples.to(canvas.latent), canvas.latent)
-    decoded = canvas.vae.decode(latent, canvas.decoded, hole)
+    decoded = canvas.vae.decode(latent)
     image = composite(canvas.image, decoded.output.to(canvas.image), hole, blend)
-    encoded = None if canvas.encoded is None else canvas.vae.encode(image, canvas.encoded, hole).state
-    return Canvas(canvas.vae, image, latent, decoded.state, encoded, canvas.grey, decoded.share)
+    return Canvas(canvas.vae, image, latent, canvas.grey, decoded.share)
 
 
 def cells_of(canvas: Canvas, hole: Tensor) -> Tensor:
