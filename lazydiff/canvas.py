@@ -21,7 +21,7 @@ from .context import LazyContext
 from .masks import binarise, to_grid
 from .model import LazyDiffusion
 from .pipeline import Blend, composite, encode_latents, size_text
-from .vaes import CanvasVAE
+from .vaes import CanvasVAE, Pass
 
 
 class Canvas(NamedTuple):
@@ -31,10 +31,15 @@ class Canvas(NamedTuple):
     image: Tensor  # [B, 3, H, W] in 0…1
     latent: Tensor  # [B, C, h, w], of some VAEs [B, C, 1, h, w]
     grey: Tensor | None = None  # [C, 1, 1], the latent of a hole in a canvas that nothing is encoded for again
-    share: float = 1.0  # of the work of a whole decode, what the last one took
+    planned: float | None = None  # share of a whole decode's work, of the last one, if it could be lazy (see `Pass`)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Canvas:
         return self
+
+    @property
+    def share(self) -> float:
+        """Of the work of a whole decode, what the last one took."""
+        return Pass(self.image, self.planned).share
 
     @property
     def cell(self) -> int:
@@ -124,7 +129,7 @@ def _fill(canvas: Canvas, samples: Tensor, mask: Tensor, blend: Blend) -> Canvas
     latent = torch.where(cells_of(canvas, hole), samples.to(canvas.latent), canvas.latent)
     decoded = canvas.vae.decode(latent)
     image = composite(canvas.image, decoded.output.to(canvas.image), hole, blend)
-    return Canvas(canvas.vae, image, latent, canvas.grey, decoded.share)
+    return Canvas(canvas.vae, image, latent, canvas.grey, decoded.planned)
 
 
 def cells_of(canvas: Canvas, hole: Tensor) -> Tensor:

@@ -102,8 +102,8 @@ class LazyVAE:
         planned = [each.planned for each in passes if each.planned is not None]
         return Pass(torch.cat([each.output for each in passes]), max(planned) if len(planned) == len(passes) else None)
 
-    def run(self, half: Half, x: Tensor, old: VAEState | None, changed: Tensor | None) -> VAEState:
-        """A pass over all of x, or lazily from an old state."""
+    def run(self, half: Half, x: Tensor, old: VAEState | None, changed: Tensor | None, share: float) -> VAEState:
+        """A pass over all of x, or lazily from an old state; share: of the whole work."""
         if old is None:
             state: VAEState = getattr(lazy_vae, half)(self.vae, x)
             return state
@@ -114,15 +114,17 @@ class LazyVAE:
         memory = self.memory[half]
         found = None if whole else memory.nearest(x)
         if found is None:
-            state, planned = self.run(half, x, None, None), None
+            state = self.run(half, x, None, None, 1.0)
+            done = Pass(state.output)
         else:
             old, changed = found
             if half == "decode":
                 changed = F.interpolate(changed, old.output.shape[-2:])
-            planned = getattr(lazy_vae, f"plan_{half}")(self.vae, changed).share
-            state = self.run(half, x, old, changed)
+            done = Pass(old.output, getattr(lazy_vae, f"plan_{half}")(self.vae, changed).share)
+            state = self.run(half, x, old, changed, done.share)
+            done = done._replace(output=state.output)
         memory.keep(x, state)
-        return Pass(state.output, planned)
+        return done
 
 
 def to_pixels(image: Tensor) -> Tensor:
