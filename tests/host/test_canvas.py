@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from .in_process import Pack, scene
+from .running_server import PACK, Server
+from .test_server import Prompt, pixels, workflow
 from .tiny_models import TinyVAE, prompt, tiny
 from .tiny_vae import tiny_vae
 
@@ -131,6 +135,8 @@ def test_canvas_keeps_its_cost_and_its_memory(stock: Chain) -> None:
         sizes.append(sum(x.numel() for memory in memories.values() for _, state in memory.kept for x in state.keys))
     assert len(set(shares)) == 1 and shares[0] < 0.6 and len(set(sizes[1:])) == 1
     assert len(memories["encode"].kept) == 1  # a stock model needs no more than the first
+    held = [each for each in canvas if isinstance(each, Tensor)]
+    assert sum(x.numel() for x in held) == canvas.image.numel() + canvas.latent.numel()
 
 
 def test_video_vaes_and_unknown_ones_decode_in_full(pack: Pack) -> None:
@@ -217,6 +223,62 @@ def test_memory_goes_with_its_vae(pack: Pack) -> None:
     del vae
     gc.collect()
     assert len(memories) <= before
+
+
+# In a running server
+
+
+def twenty_edits() -> Prompt:
+    """The template's first edit over and over, each elsewhere."""
+    template = workflow("12-chain-on-a-canvas")
+    graph = {number: template[number] for number in ("1", "2", "3", "4", "99")}
+    canvas = ["3", 0]
+    for i in range(20):
+        names = {str(300 + j): str(1000 + 10 * i + j) for j in range(7)}
+        for old, new in names.items():
+            inputs = {
+                key: [names.get(at[0], at[0]), at[1]] if isinstance(at, list) else at
+                for key, at in template[old]["inputs"].items()
+            }
+            graph[new] = {"class_type": template[old]["class_type"], "inputs": inputs}
+        place, context, sampler, edit = (graph[names[str(number)]]["inputs"] for number in (302, 304, 305, 306))
+        place.update(x=29 * i % 50, y=23 * i % 60)
+        sampler.update(steps=2, seed=i)
+        context["canvas"] = edit["canvas"] = canvas
+        canvas = [names["306"], 0]
+    graph["99"]["inputs"]["images"] = [canvas[0], 1]
+    return graph
+
+
+def test_twenty_edits_in_one_graph(server: Server) -> None:
+    graph = twenty_edits()
+    first = server.run(graph)
+    assert first.end == "execution_success", first.error
+    kinds = [graph[number]["class_type"] for number in first.executed]
+    assert kinds.count("LazyCanvas") == 1 and kinds.count("LazyCanvasEdit") == 20
+    (path,) = server.pictures(first)
+    table = Image.open(PACK / "workflows" / "pictures" / "lazydiffusion-table.png")
+    canvas, outside = np.asarray(table.convert("RGB")), np.ones((96, 96), bool)
+    for i in range(20):
+        outside[23 * i % 60 :, 29 * i % 50 :][:32, :30] = False
+    assert outside.any() and (pixels(path)[outside] == canvas[outside]).all()
+    assert (pixels(path)[~outside] != canvas[~outside]).any()
+
+    graph["1195"]["inputs"]["seed"] += 1
+    again = [graph[number]["class_type"] for number in server.run(graph).executed]
+    assert sorted(again) == ["LazyCanvasEdit", "LazySample", "SaveImage"]
+
+
+def test_a_decode_says_what_it_did(server: Server) -> None:
+    graph = workflow("1-first-edit")
+    inputs = {"samples": ["7", 0], "vae": ["1", 2], "hole": ["5", 0], "canvas": ["2", 0], "mode": "lazy"}
+    graph["8"] = {"class_type": "LazyVAEDecode", "inputs": inputs}
+    execution = server.run(graph)
+    assert execution.end == "execution_success", execution.error
+    inputs["hole"] = ["2", 1]  # the mask instead of the context
+    assert server.run(graph).end == "execution_success"
+    (plain,), (lazy,) = (server.pictures(each) for each in (server.run(workflow("1-first-edit")), execution))
+    assert (pixels(plain) == pixels(lazy)).all()
 
 
 # Bad graphs, refused in words
