@@ -10,12 +10,14 @@ import folder_paths
 from comfy_api.latest import ComfyExtension, io
 
 from .blend import PoissonBlend
+from .canvas import LazyCanvas, LazyCanvasContext, LazyCanvasEdit
 from .context import LazyContextApply, LazyContextEncode, LazyContextInfo
 from .host.model import register
 from .host.settings import add_folders
 from .load import LazyCheckpointLoader
 from .prompts import LazyPrompts
 from .sample import LazySample
+from .vae import LazyVAEDecode
 
 PICTURES = Path(__file__).parents[1] / "workflows" / "pictures"
 
@@ -30,6 +32,7 @@ class LazyDiffusionExtension(ComfyExtension):
         add_pictures()
         return [
             LazyCheckpointLoader, LazyContextEncode, LazySample, LazyContextApply, PoissonBlend, LazyContextInfo,
+            LazyCanvas, LazyCanvasContext, LazyCanvasEdit, LazyVAEDecode,
             LazyPrompts,
         ]  # fmt: skip
 
