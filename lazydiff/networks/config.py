@@ -25,6 +25,9 @@ class NetworkConfig:
     micro_conditions: bool = True  # canvas height, width and aspect ratio beside the time step (PixArt at 1024 px)
     # Sees the square around the hole alone. (It is no part of the name by which a context knows its model.)
     crop: bool = field(default=False, repr=False)
+    # Tokens per side of the encoder's windows, see `windows`; 0: it attends to all tokens one by one. (Neither is this:
+    # the weights are the same, and the same decoder reads the context.)
+    encoder_window: int = field(default=0, repr=False)
 
     @property
     def token(self) -> int:
