@@ -23,6 +23,7 @@ class Windows(NamedTuple):
     grid: tuple[int, int]
     size: int  # tokens per side of a window
     own: Tensor  # [rows, columns, size²] places on the flattened grid
+    back: Tensor  # [h·w] the way back: the place of each token among those of all windows
     near: Tensor  # [rows, columns, n] places of the tokens that are seen one by one
     bias: Tensor  # [rows, columns, n + rows·columns] logarithm of how many tokens each key stands for
 
@@ -34,13 +35,16 @@ class Windows(NamedTuple):
         places, counted = y.clamp(max=h - 1)[:, None] * w + x.clamp(max=w - 1), (y < h)[:, None] & (x < w)
         own, counted = (rearrange(z, "(r y) (c x) -> r c (y x)", y=size, x=size) for z in (places, counted))
 
+        order = torch.arange(own.numel(), device=device)
+        back = rearrange(order, "(r c y x) -> (r y) (c x)", r=rows, y=size, x=size)[:h, :w].flatten()
+
         beside = near_rows(rows, device), near_rows(columns, device)
         square = beside[0][:, None, :, None], beside[1][None, :, None, :]
         near, alone = (rearrange(z[square], "r c s t n -> r c (s t n)") for z in (own, counted))
         down, across = (z.new_zeros(len(z), len(z)).scatter(1, z, 1) for z in beside)
         distant = 1 - down[:, None, :, None] * across[None, :, None, :]  # [rows, columns, rows, columns]
         groups = (distant * counted.sum(-1)).flatten(2)
-        return cls(grid, size, own, near, torch.cat((alone, groups), dim=-1).log())
+        return cls(grid, size, own, back, near, torch.cat((alone, groups), dim=-1).log())
 
 
 def near_rows(count: int, device: torch.device) -> Tensor:
@@ -60,7 +64,7 @@ def windowed_attention(attend: CrossAttention, x: Tensor, windows: Windows) -> T
     """
     keys, values = attend.keys_values(x)
     groups = [group_means(each, windows) for each in (keys, values)]
-    out = torch.empty_like(x)
+    out = []
     # Row by row of windows: a token is near to nine windows, and all of those copies at once would fill the memory.
     for own, near, bias in zip(windows.own, windows.near, windows.bias, strict=True):
         columns, b = len(own), len(x)
@@ -70,8 +74,8 @@ def windowed_attention(attend: CrossAttention, x: Tensor, windows: Windows) -> T
         ]
         weights = repeat(bias.to(x.dtype), "c n -> (b c) 1 1 n", b=b)
         mixed = attend(rearrange(x[:, own], "b c n d -> (b c) n d"), (seen[0], seen[1]), weights)
-        out[:, own] = rearrange(mixed, "(b c) n d -> b c n d", b=b)
-    return out
+        out.append(rearrange(mixed, "(b c) n d -> b (c n) d", b=b))
+    return torch.cat(out, dim=1)[:, windows.back]
 
 
 def group_means(x: Tensor, windows: Windows) -> Tensor:
