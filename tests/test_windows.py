@@ -27,8 +27,9 @@ from lazydiff.tokens import HoleTokens
 close = dict(atol=1e-5, rtol=0.0)
 
 
-def seen_from(place: tuple[int, int], grid: tuple[int, int], size: int) -> list[list[int]]:
-    """The tokens of each key of a token: near ones alone, the others by windows."""
+def seen_from(place: tuple[int, int], grid: tuple[int, int], size: int, keys: Tensor) -> list[list[int]]:
+    """The tokens of each key of a token: near ones alone; of a distant window those alone whose keys [h·w, width] are
+    farthest from the mean, and the others together."""
 
     def near(ours: int, theirs: int, side: int) -> bool:
         last = -(-side // size) - 1
@@ -42,15 +43,23 @@ def seen_from(place: tuple[int, int], grid: tuple[int, int], size: int) -> list[
             single.append([number])
         else:
             groups.setdefault((y // size, x // size), []).append(number)
-    return single + list(groups.values())
+    for group in groups.values():
+        distance = (keys[group] - keys[group].mean(0)).square().sum(1)
+        order = [group[i] for i in distance.argsort(descending=True)]
+        alone = max(size**2 // 8, 1)
+        single += [[token] for token in order[:alone]]
+        single += [order[alone:]] if len(group) > alone else []
+    return single
 
 
 def one_by_one(attend: CrossAttention, x: Tensor, windows: Windows) -> Tensor:
     """Each token alone; a group is one key and one value, given as many times as it has tokens."""
+    if len(x) > 1:
+        return torch.cat([one_by_one(attend, row[None], windows) for row in x])
     keys_values = attend.keys_values(x)
     out = []
     for number, place in enumerate(product(*map(range, windows.grid))):
-        seen = seen_from(place, windows.grid, windows.size)
+        seen = seen_from(place, windows.grid, windows.size, keys_values[0][0].transpose(0, 1).flatten(1))
         k, v = (
             torch.cat([z[:, :, key].mean(2, keepdim=True).expand(-1, -1, len(key), -1) for key in seen], dim=2)
             for z in keys_values
@@ -59,7 +68,7 @@ def one_by_one(attend: CrossAttention, x: Tensor, windows: Windows) -> Tensor:
     return torch.cat(out, dim=1)
 
 
-GRIDS = [((8, 10), 2), ((7, 9), 2), ((5, 13), 3), ((2, 9), 2), ((5, 4), 8), ((6, 6), 1)]
+GRIDS = [((8, 10), 2), ((7, 9), 2), ((5, 13), 3), ((5, 17), 4), ((2, 9), 2), ((5, 4), 8), ((6, 6), 1)]
 
 
 @pytest.mark.parametrize("attention", [sdpa, explicit_attention])
@@ -118,7 +127,8 @@ def test_injected_attention_never_sees_the_whole_canvas():
     encoder = ContextEncoder(config, attention=attention).eval()
     hole = HoleTokens.from_grid_mask(random_mask((20, 20), 5))
     encoder(torch.randn(1, 4, 40, 40), torch.ones(1, 1, 320, 320), hole)
-    assert keys == [9 * 4 + 100] * 10 * config.encoder_depth  # near tokens and groups, for ten rows of windows
+    # Near tokens, and two keys for each of all windows; once for each of ten rows of windows.
+    assert keys == [9 * 4 + 2 * 100] * 10 * config.encoder_depth
 
 
 @pytest.mark.parametrize("preset", ["pixart-2048", "pixart-4096"])
