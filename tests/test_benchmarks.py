@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from samples import tiny_model
 
-from benchmarks import kv_shapes, step
+from benchmarks import encoder, encoder_quality, kv_shapes, step
 from benchmarks.kv_shapes import FLUX, PIXART
 from lazydiff.networks.config import PIXART_1024
 
@@ -55,3 +56,37 @@ def test_step_writes_flat_figures(tmp_path, monkeypatch, capsys):
     assert report["threads"] == 1 and len(report["table"]) == len(step.PERCENT)
     assert (tmp_path / "new" / "step.png").stat().st_size > 1000
     assert "speed-up" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("queries", [(), (2, 6)], ids=["all timed", "scaled"])
+def test_encoder_measures_tabulates_and_plots(tmp_path, queries):
+    rows = encoder.measure(TINY, (128, 256), window=2, repeat=1, queries=queries)
+    assert [row.tokens for row in rows] == [64, 256]
+    assert all(row.window_seconds > 0 for row in rows)
+    assert rows[1].speedup_in_theory > rows[0].speedup_in_theory > 1
+    assert len(encoder.table(rows).splitlines()) == 3
+    encoder.plot(rows, "title").savefig(tmp_path / "encoder.png")
+
+
+def test_encoder_writes_flat_figures(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(encoder, "PIXART_1024", TINY)
+    monkeypatch.setattr(encoder, "SIDES", (512, 1024))
+    monkeypatch.setattr(encoder, "QUERIES", (10, 500))
+    encoder.main(["--output", str(tmp_path / "new"), "--quick"])
+    report = encoder.json.loads((tmp_path / "new" / "encoder.json").read_text("utf-8"))
+    assert list(report["figures"]) == ["speedup_at_512", "speedup_at_1024"] and len(report["table"]) == 2
+    assert (tmp_path / "new" / "encoder.png").stat().st_size > 1000
+    assert "speed-up" in capsys.readouterr().out
+
+
+def test_encoder_quality_compares_pictures_of_the_same_questions(tmp_path, monkeypatch, vocabulary):
+    model = tiny_model("flow", vocabulary, "small")
+    monkeypatch.setattr(encoder_quality, "Judge", lambda seed, scenes: None)
+    monkeypatch.setattr(encoder_quality, "percentage", lambda judge, figure, asked, pictures: len(pictures["removal"]))
+    monkeypatch.setattr(encoder_quality, "load_checkpoint", lambda path: model)
+    encoder_quality.main(["--output", str(tmp_path), "--scenes", "1", "--windows", "2", "4"])
+    report = encoder_quality.json.loads((tmp_path / "encoder-quality.json").read_text("utf-8"))
+    exact, windows, near = report["table"].values()
+    assert exact["psnr"] == 100 == near["psnr"] > windows["psnr"]  # windows of 4 of 12 tokens: everything is near
+    assert report["figures"] == {"largest_loss": 0} and exact["removal"] == 1
+    assert model.encoder.window == 0  # as it was

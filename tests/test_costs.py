@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -14,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lazydiff.networks.config import PIXART_1024, NetworkConfig
 from lazydiff.networks.decoder import LazyDecoder
 from lazydiff.networks.encoder import ContextEncoder
+from lazydiff.networks.layers import explicit_attention
 from lazydiff.tokens import HoleTokens
 
 
@@ -46,6 +48,17 @@ def test_work_of_a_step_is_the_formula_of_the_paper(config, device, n):
     """Within 1 %: the formula leaves out the embedding of the time step."""
     n = min(n, config.grid**2)
     assert count_flops(config, n, device) == pytest.approx(2 * config.macs(n, config.text_length), rel=0.01)
+
+
+@pytest.mark.parametrize("window", [0, 8])
+def test_work_of_the_encoder(window):
+    """On 64×64 tokens that are all hole. The formula leaves out the convolution of the mask."""
+    config = replace(PIXART_1024, encoder_depth=2, encoder_window=window)
+    encoder = ContextEncoder(config, attention=explicit_attention, device="meta")
+    hole = HoleTokens.everything(1, (64, 64), "meta")
+    with FlopCounterMode(display=False) as counter:
+        encoder(torch.zeros(1, 4, 128, 128, device="meta"), torch.zeros(1, 1, 1024, 1024, device="meta"), hole)
+    assert counter.get_total_flops() == pytest.approx(2 * config.encoder_macs(64 * 64), rel=0.001)
 
 
 def test_parameter_counts_of_the_paper():

@@ -25,6 +25,9 @@ class NetworkConfig:
     micro_conditions: bool = True  # canvas height, width and aspect ratio beside the time step (PixArt at 1024 px)
     # Sees the square around the hole alone. (It is no part of the name by which a context knows its model.)
     crop: bool = field(default=False, repr=False)
+    # Tokens per side of the encoder's windows, see `windows`; 0: it attends to all tokens one by one. (Neither is this:
+    # the weights are the same, and the same decoder reads the context.)
+    encoder_window: int = field(default=0, repr=False)
 
     @property
     def token(self) -> int:
@@ -55,6 +58,14 @@ class NetworkConfig:
         outputs = patch * (2 if self.learned_variance else 1)
         return self.decoder_depth * (linear + attention) + n * d * (patch + outputs) + 2 * d**2 * n
 
+    def encoder_macs(self, n: int) -> int:
+        """Multiply-adds of one encoder call on a canvas of `n` tokens all of which are hole; with fewer, the last block
+        does less. Windows are taken to be whole, and the canvas to have at least three per side."""
+        d, window, patch = self.width, self.encoder_window, (self.channels + self.mask_channels) * (self.patch + 2) ** 2
+        keys = 9 * window**2 + n // window**2 * (1 + window**2 // 8) if window else n
+        linear = (4 + 2 * self.mlp_ratio) * d**2 * n  # four of self-attention, the MLP
+        return self.encoder_depth * (linear + 2 * d * n * keys) + n * d * patch
+
 
 # The model that ships: its latent is a linear transform of 8×8 px patches, so a token is one latent cell.
 SMALL = NetworkConfig(
@@ -68,7 +79,9 @@ PIXART_1024 = NetworkConfig(
 PRESETS = {
     "pixart-512": replace(PIXART_1024, canvas=512, micro_conditions=False),
     "pixart-1024": PIXART_1024,
-    "pixart-2048": replace(PIXART_1024, canvas=2048),
+    # Beyond 1024 px, attention of every token to all others takes most of the encoder's time.
+    "pixart-2048": replace(PIXART_1024, canvas=2048, encoder_window=8),
+    "pixart-4096": replace(PIXART_1024, canvas=4096, encoder_window=8),
     "small": SMALL,
     # The paper's baselines: RegenerateImage computes every token of the canvas, RegenerateCrop those of a crop.
     "small-image": replace(SMALL, encoder_depth=0),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..tokens import HoleTokens
 from .config import NetworkConfig
 from .layers import AttentionFunction, CrossAttention, Mlp, position_table, sdpa
+from .windows import REACH, Windows, windowed_attention
 
 
 class EncoderBlock(nn.Module):
@@ -23,27 +24,35 @@ class EncoderBlock(nn.Module):
         self.norm2 = operations.LayerNorm(dim, eps=1e-6, **kw)
         self.mlp = Mlp(dim, mlp_ratio * dim, dim, operations, **kw)
 
-    def forward(self, x: Tensor, hole: HoleTokens | None = None) -> Tensor:
+    def forward(self, x: Tensor, windows: Windows | None, hole: HoleTokens | None = None) -> Tensor:
         normed = self.norm1(x)
-        keys_values = self.attn.keys_values(normed)
-        packing = None
-        if hole is not None:
-            x, normed, packing = hole.gather(x), hole.gather(normed), hole.packing
-        if packing is not None:
-            x, normed = packing.pack(x), packing.pack(normed)
-        x = x + self.attn(normed, keys_values, packing=packing)
+        packing = None if hole is None else hole.packing
+
+        def left(tokens: Tensor) -> Tensor:
+            """What leaves the block: all tokens, or the hole's, without padding."""
+            tokens = tokens if hole is None else hole.gather(tokens)
+            return tokens if packing is None else packing.pack(tokens)
+
+        if windows is not None:
+            mixed = left(windowed_attention(self.attn, normed, windows))
+        else:
+            mixed = self.attn(left(normed), self.attn.keys_values(normed), packing=packing)
+        x = left(x) + mixed
         x = x + self.mlp(self.norm2(x))
         return x if packing is None else packing.unpack(x)
 
 
 class ContextEncoder(nn.Module):
-    """Masked canvas latent and mask -> one context token per hole token."""
+    """Masked canvas latent and mask -> one context token per hole token.
+
+    window: the configuration's `encoder_window`; it may be changed at any time, for the weights stay the same
+    """
 
     def __init__(
         self, config: NetworkConfig, operations: Any = nn, attention: AttentionFunction = sdpa, **factory: Any
     ):
         super().__init__()
-        self.config = config
+        self.config, self.window = config, config.encoder_window
         self.mask_down = operations.Conv2d(1, config.mask_channels, config.cell, stride=config.cell, **factory)
         # Patches overlap by one latent cell on each side.
         self.patch_embed = operations.Conv2d(
@@ -69,11 +78,14 @@ class ContextEncoder(nn.Module):
         x = x + table
         if not self.blocks:  # the baselines' nine-channel conditioning: each token knows what it covers, no more
             return self.norm(hole.gather(x))
+        # Where everything is near, windows would only cost time.
+        large = self.window and max(hole.grid) > REACH * self.window
+        windows = Windows.of(hole.grid, self.window, x.device) if large else None
         for block in self.blocks[:-1]:
-            x = block(x)
-        # Only hole tokens leave the encoder, so the last block computes nothing else (exact: blocks mix tokens
-        # through keys and values alone).
-        return self.norm(self.blocks[-1](x, hole))
+            x = block(x, windows)
+        # Only hole tokens leave the encoder, so the last block computes nothing else, windows apart (exact: blocks mix
+        # tokens through keys and values alone).
+        return self.norm(self.blocks[-1](x, windows, hole))
 
     def initialise(self) -> None:
         """DiT's initialisation; the mask convolution starts as a box filter with a little noise."""

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from ..packing import Packing
 
-# Called as attention(q, k, v, mask): [B, heads, n, dim] each; mask [B, 1, 1, keys] bool (True = attend) or None.
+# Called as attention(q, k, v, mask): [B, heads, n, dim] each; mask [B, 1, 1, keys], bool (True = attend) or numbers of
+# q's type that are added to the scores, or None.
 AttentionFunction = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 # Called as memory(k, v) -> k, v: sees a self-attention's keys and values [B, heads, n, dim], and may add to them.
 Memory = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -29,7 +30,7 @@ def explicit_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = No
     """The same, written out, with the scores normalised in fp32; on a CPU it trains several times faster."""
     scores = (q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5
     if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
+        scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
     return scores.softmax(-1).to(v.dtype) @ v
 
 

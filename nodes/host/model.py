@@ -50,7 +50,9 @@ class HostAttention:
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         if mask is not None:  # not all of the host's functions take a bool mask
             # Written out per query: one of them cuts the mask into the same pieces as the queries.
-            mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, torch.finfo(q.dtype).min)
+            if mask.dtype == torch.bool:
+                mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, -torch.inf)
+            mask = mask.clamp(min=torch.finfo(q.dtype).min)  # nor do all of them take an infinite one
             mask = mask.expand(-1, -1, q.shape[2], -1)
         options = {"skip_reshape": True, "skip_output_reshape": True, "transformer_options": self.options}
         return optimized_attention(q, k, v, q.shape[1], mask=mask, **options)
