@@ -1,6 +1,6 @@
 """Time of one decoder call against the size of the mask, with PixArt-α's architecture at 1024 px and random weights.
 
-    python benchmarks/step.py --output DIR [--device cpu] [--layers 2] [--repeat 5] [--quick]
+    python benchmarks/step.py --output DIR [--device cpu] [--layers 2] [--repeat 5] [--capture] [--quick]
 
 Prints a table and writes `step.png` and `step.json`. All mask sizes are measured in turn, in one process, on one
 decoder; 100 % is the same network on the whole canvas, which is what stock PixArt computes. On a CPU, times are
@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import arguments, machine  # noqa: E402
+from lazydiff.networks.captured import CapturedDecoder  # noqa: E402
 from lazydiff.networks.config import PIXART_1024, NetworkConfig  # noqa: E402
 from lazydiff.networks.decoder import LazyDecoder  # noqa: E402
 from lazydiff.tokens import HoleTokens  # noqa: E402
@@ -56,11 +57,12 @@ def interleaved_medians(
 @torch.inference_mode()
 def measure(
     config: NetworkConfig, percents: Sequence[float], repeat: int, batch: int = 1, device: str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype = torch.float32, capture: bool = False,
 ) -> list[Row]:  # fmt: skip
     """One row per mask size, the last of which must be 100 %."""
     torch.manual_seed(0)
     decoder = LazyDecoder(config, device=device, dtype=dtype).eval()
+    step = CapturedDecoder(decoder) if capture else decoder
     # Once per prompt, as in the product, and so neither in the lazy nor in the full time.
     prompt = torch.randn(batch, config.text_length, config.text_width, device=device, dtype=dtype)
     text, t = decoder.text_keys(prompt), torch.full((batch,), 500, device=device)
@@ -71,7 +73,7 @@ def measure(
         x = torch.randn(batch, n, config.channels * config.patch**2, device=device, dtype=dtype)
         context = torch.randn(batch, n, config.width, device=device, dtype=dtype)
         # Reading a number back waits for the device.
-        return lambda: decoder(x, t, text, hole, context).sum().item()
+        return lambda: step(x, t, text, hole, context).sum().item()
 
     counts = [max(1, round(config.grid**2 * percent / 100)) for percent in percents]
     clock = time.process_time if device == "cpu" else time.perf_counter
@@ -115,6 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = arguments(__doc__, "one layer, two repeats")
     parser.add_argument("--layers", type=int, default=2, help="decoder blocks; they are alike, so time goes with them")
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--capture", action="store_true", help="steps replayed from CUDA graphs, in buckets of tokens")
     args = parser.parse_args(argv)
     layers, repeat = (1, 2) if args.quick else (args.layers, args.repeat)
 
@@ -123,9 +126,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     batch, dtype = (1, torch.float32) if cpu else (2, torch.float16)
     where = machine(args.device)
     config = replace(PIXART_1024, decoder_depth=layers)
-    rows = measure(config, PERCENT, repeat, batch, args.device, dtype)
+    rows = measure(config, PERCENT, repeat, batch, args.device, dtype, args.capture)
 
     setting = f"{layers} of PixArt-α XL/2's {PIXART_1024.decoder_depth} layers, 1024 px, batch {batch}"
+    setting += ", captured" if args.capture else ""
     speedup = {row.percent: row.speedup for row in rows}
     report = {
         "figures": {"ratio_at_10_percent": speedup[10], "ratio_at_5_percent": speedup[5]},

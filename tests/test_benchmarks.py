@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from samples import tiny_model
 
-from benchmarks import encoder, encoder_quality, kv_shapes, step
+from benchmarks import encoder, encoder_quality, kv_shapes, many_masks, step
 from benchmarks.kv_shapes import FLUX, PIXART
 from lazydiff.networks.config import PIXART_1024
 
@@ -40,8 +40,9 @@ def test_calls_take_turns_and_the_first_turn_does_not_count():
     assert order == ["a", "b"] * 4
 
 
-def test_step_measures_tabulates_and_plots(tmp_path):
-    rows = step.measure(TINY, (5, 50, 100), repeat=1)
+@pytest.mark.parametrize("capture", [False, True])
+def test_step_measures_tabulates_and_plots(tmp_path, capture):
+    rows = step.measure(TINY, (5, 50, 100), repeat=1, capture=capture)
     assert [row.tokens for row in rows] == [3, 32, 64]
     assert all(row.milliseconds > 0 for row in rows) and rows[-1].speedup == 1
     assert len(step.table(rows).splitlines()) == 4
@@ -90,3 +91,12 @@ def test_encoder_quality_compares_pictures_of_the_same_questions(tmp_path, monke
     assert exact["psnr"] == 100 == near["psnr"] > windows["psnr"]  # windows of 4 of 12 tokens: everything is near
     assert report["figures"] == {"largest_loss": 0} and exact["removal"] == 1
     assert model.encoder.window == 0  # as it was
+
+
+def test_many_masks_writes_what_it_measured(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(many_masks, "PIXART_1024", TINY)
+    many_masks.main(["--output", str(tmp_path), "--quick"])
+    ((masks, ways),) = many_masks.json.loads((tmp_path / "many_masks.json").read_text("utf-8"))["table"].items()
+    assert masks == "10 % + 5 % + 2 %" and list(ways) == list(many_masks.WAYS)
+    assert ways["packed"]["macs_in_1e9"] == ways["one by one"]["macs_in_1e9"] < ways["padded"]["macs_in_1e9"]
+    assert masks in capsys.readouterr().out

@@ -34,10 +34,10 @@ class CapturedDecoder:
     def __call__(self, x: Tensor, t: Tensor, text: TextKeys, hole: HoleTokens, context: Tensor) -> Tensor:
         """As `LazyDecoder.forward`; [B, n, outputs·p·p]"""
         size = -(-hole.count // self.bucket) * self.bucket
-        keys = text.blocks[0][0]
-        shape = (len(x), len(t), size, hole.grid, tuple(keys.shape), text.mask is None, x.dtype, x.device)
         if not size:
             return self.decoder(x, t, text, hole, context)
+        keys, weights = text.blocks[0][0], self.decoder.ctx_fuse.weight.data_ptr()  # a graph reads them where they were
+        shape = (len(x), len(t), size, hole.grid, keys.shape, text.mask is None, x.dtype, x.device, weights)
         if shape not in self.steps:
             self.steps[shape] = Step(self.decoder, size, x, t, text, hole, context)
         return self.steps[shape](x, t, text, hole, context)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from .in_process import Pack, scene
 from .tiny_models import Edit, prompt
@@ -225,6 +226,38 @@ def test_another_nodes_prompt_is_read_anew(graph: Graph) -> None:
     halved = [[[text * 0.5, told] for text, told in each] for each in (graph.prompts, graph.negative)]
     expected = graph.sample(context, halved[0], negative=halved[1])
     assert torch.allclose(changed, expected, atol=CLOSE)
+
+
+class Questions(TorchDispatchMode):
+    """Counts what a device would have to be waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func._schema.name in ("aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero"):
+            self.asked[func._schema.name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_steps_ask_the_device_for_nothing(graph: Graph) -> None:
+    """Three masks of different sizes, three prompts, with guidance; the first step lays out what the others use."""
+    context, _ = graph.context()
+    steps: list[Counter[str]] = []
+
+    def watch(apply: Any, args: dict[str, Any]) -> Tensor:
+        with Questions() as questions:
+            out = apply(args["input"], args["timestep"], **args["c"])
+        steps.append(questions.asked)
+        return out
+
+    model = graph.model.clone()
+    model.set_model_unet_function_wrapper(watch)
+    assert torch.equal(graph.sample(context, graph.prompts, model=model), graph.sample(context, graph.prompts))
+    with Questions() as questions:
+        assert torch.ones(1).item()
+    assert questions.asked and len(steps) == 3 and not steps[1] and not steps[2]
 
 
 # Stock models
