@@ -9,7 +9,18 @@ from tiny_vaes import CHANNELS, GROUPS, diffusers_vae
 
 from benchmarks import train_vae, vae_edits
 from benchmarks.train_vae import held_out, load_vae, psnr
-from benchmarks.vae_edits import CONTENTS, CROP, GOAL, SHIPPED, STALE, Edit, all_edits, mean, measure_chain, measure_edits
+from benchmarks.vae_edits import (
+    CONTENTS,
+    CROP,
+    GOAL,
+    SHIPPED,
+    STALE,
+    Edit,
+    all_edits,
+    mean,
+    measure_chain,
+    measure_edits,
+)
 from benchmarks.vae_pictures import picture
 
 
