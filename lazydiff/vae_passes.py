@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .vae_stages import Box, Patch, Size, Stage, needed, size_of
 
+RIDGE = 0.1  # of the variance among all cells' means: found with the trained VAE of benchmarks/vae_edits.py
 CELL = 2  # latents: statistics are kept by squares of this side, 31 MB for 1024 px
 
 
@@ -30,12 +31,7 @@ class Statistics(NamedTuple):
         norm would take most of that away again. So what the probe's cells, far from any edit, have gone through is
         taken for what all unseen cells have.
         """
-        cells = self.cells
-        if probe is not None:
-            old, new = (x.mean((-2, -1), keepdim=True) for x in (probe.box.of(cells), probe.x))
-            drift = (new[:, 1] / old[:, 1].clamp(min=1e-12)).clamp(0.5, 2)
-            cells = torch.stack((cells[:, 0] + new[:, 0] - old[:, 0], cells[:, 1] * drift), 1)
-        cells = put(cells, patches)
+        cells = put(self.cells if probe is None else _drifted(self.cells, probe), patches)
         change = _total(cells) - _total(self.cells)
         return Statistics(self.mean + change[:, 0], (self.variance + change[:, 1]).clamp(min=0), cells)
 
@@ -193,6 +189,25 @@ def put(whole: Tensor, patches: Sequence[Patch]) -> Tensor:
     for patch in patches:
         patch.box.of(whole).copy_(patch.x)
     return whole
+
+
+def _drifted(cells: Tensor, probe: Patch) -> Tensor:
+    """Cells [B, 2, G, h, w] after what the probe's have gone through.
+
+    A norm of another scale moves means by how far they lie from its own: the change is a line over the old mean, as
+    steep as the probe's cells show. Where they are too alike to show it, RIDGE keeps it flat.
+    """
+    old, new = probe.box.of(cells), probe.x
+    middle, variance = old.mean((-2, -1), keepdim=True).unbind(1)
+    change = new[:, 0] - old[:, 0]
+    apart = old[:, 0] - middle
+    spread = cells[:, 0].var((-2, -1), correction=0, keepdim=True)
+    steep = (apart * change).mean((-2, -1), keepdim=True) / (
+        apart.square().mean((-2, -1), keepdim=True) + RIDGE * spread
+    ).clamp(min=1e-12)
+    line = change.mean((-2, -1), keepdim=True) + steep.clamp(-0.5, 0.5) * (cells[:, 0] - middle)
+    ratio = new[:, 1].mean((-2, -1), keepdim=True) / variance.clamp(min=1e-12)
+    return torch.stack((cells[:, 0] + line, cells[:, 1] * ratio.clamp(0.5, 2)), 1)
 
 
 def _total(cells: Tensor) -> Tensor:
