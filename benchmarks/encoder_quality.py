@@ -43,7 +43,10 @@ def compare(model: LazyDiffusion, windows: Sequence[int], scenes: int, judge: Ju
         likeness = np.concatenate([psnr(asked[kind], made[kind], exact[kind]) for kind in asked])
         pictures = {kind: blended(asked[kind], made[kind]) for kind in asked}
         rows[name] = {figure: round(percentage(judge, figure, asked, pictures), 1) for figure in PERCENTAGES}
-        rows[name] |= {"psnr": round(float(likeness.mean()), 2), "psnr_10": round(np.percentile(likeness, 10), 2)}
+        rows[name] |= {
+            "psnr": round(float(likeness.mean()), 2),
+            "psnr_10": round(float(np.percentile(likeness, 10)), 2),
+        }
         print(table({name: rows[name]}, header=name == EXACT), flush=True)
     model.encoder.window = 0
     return rows

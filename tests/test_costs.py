@@ -55,7 +55,7 @@ def test_work_of_the_encoder(window):
     """On 64×64 tokens that are all hole. The formula leaves out the convolution of the mask."""
     config = replace(PIXART_1024, encoder_depth=2, encoder_window=window)
     encoder = ContextEncoder(config, attention=explicit_attention, device="meta")
-    hole = HoleTokens.everything(1, (64, 64), "meta")
+    hole = HoleTokens.everything(1, (64, 64)).to("meta")
     with FlopCounterMode(display=False) as counter:
         encoder(torch.zeros(1, 4, 128, 128, device="meta"), torch.zeros(1, 1, 1024, 1024, device="meta"), hole)
     assert counter.get_total_flops() == pytest.approx(2 * config.encoder_macs(64 * 64), rel=0.001)
