@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from . import gates
 from .anchors import Recording, Replay, Run, probe_places, with_ring
 from .context import LazyContext
 from .diffusion.flow import Network
@@ -16,7 +17,7 @@ from .diffusion.noise import CanvasNoise
 from .diffusion.samplers import Denoiser, Sampler, flow_denoiser, iddpm_denoiser
 from .model import LazyDiffusion
 from .networks.decoder import TextKeys
-from .networks.layers import Memory
+from .networks.layers import Gate, Memory, always
 from .tokens import HoleTokens
 
 BRANCHES = ("conditional", "unconditional")  # by which anchors know prompts: those of other words serve as well
@@ -30,23 +31,38 @@ def denoiser(
     guidance: float,
     negative: str = "",
     run: Run | None = None,
+    gating: gates.Run | None = None,
 ) -> Denoiser:
     """The decoder bound to everything that does not change from step to step; prompts, seeds: one of each per row.
 
     run: of the anchors, for models that compute every token; without it they do so at every step
+    gating: of the gates, for models that compute hole tokens alone
     """
     text = model.prompt([*prompts, *[negative] * (len(prompts) * (branches(guidance) - 1))])
-    bind = dense if model.config.network.dense else lazy
-    return bind(model, context, text, seeds, guidance, run)
+    if model.config.network.dense:
+        return dense(model, context, text, seeds, guidance, run)
+    return lazy(model, context, text, seeds, guidance, gating)
 
 
 def lazy(
-    model: LazyDiffusion, context: LazyContext, text: TextKeys, seeds: Sequence[int], guidance: float, run: Run | None
-) -> Denoiser:
+    model: LazyDiffusion, context: LazyContext, text: TextKeys, seeds: Sequence[int], guidance: float,
+    gating: gates.Run | None,
+) -> Denoiser:  # fmt: skip
     """Hole tokens alone, which the context tells of all others."""
     times = len(seeds) * branches(guidance) // len(context.tokens)
     hole, tokens = context.hole.tile(times), context.tokens.repeat(times, 1, 1)
-    return of_network(model, lambda x, t: model.decoder(x, t, text, hole, tokens), guidance)
+
+    def bound(gate: Gate) -> Denoiser:
+        return of_network(model, lambda x, t: model.decoder(x, t, text, hole, tokens, gate=gate), guidance)
+
+    if gating is None:
+        return bound(always)
+    together = BRANCHES[: branches(guidance)]
+    return Denoiser(
+        lambda z, alpha, sigma: bound(gating.call(noise_level(alpha, sigma), together, hole.key_mask)).predict(
+            z, alpha, sigma
+        )
+    )
 
 
 def dense(

@@ -15,9 +15,11 @@ from .config import NetworkConfig
 from .layers import (
     AttentionFunction,
     CrossAttention,
+    Gate,
     Memory,
     Mlp,
     SelfAttention,
+    always,
     key_padding,
     modulate,
     position_table,
@@ -86,14 +88,14 @@ class DecoderBlock(nn.Module):
 
     def forward(
         self, x: Tensor, time: Tensor, text: tuple[Tensor, Tensor], text_mask: Tensor | None, key_mask: Tensor | None,
-        memory: Memory | None = None,
+        memory: Memory | None = None, gate: Gate = always,
     ) -> Tensor:  # fmt: skip
-        """x: [B, n, d]; time: [B, 6, d]"""
+        """x: [B, n, d]; time: [B, 6, d]; gate: around attention and MLP"""
         table = self.scale_shift_table.to(time)[None] + time
         shift1, scale1, gate1, shift2, scale2, gate2 = table.to(x.dtype).chunk(6, dim=1)  # [B, 1, d] each
-        x = x + gate1 * self.attn(modulate(self.norm(x), shift1, scale1), key_mask, memory)
+        x = x + gate1 * gate(self.attn, lambda: modulate(self.norm(x), shift1, scale1), key_mask, memory)
         x = x + self.cross_attn(x, text, text_mask)
-        return x + gate2 * self.mlp(modulate(self.norm(x), shift2, scale2))
+        return x + gate2 * gate(self.mlp, lambda: modulate(self.norm(x), shift2, scale2))
 
 
 class FinalLayer(nn.Module):
@@ -141,7 +143,7 @@ class LazyDecoder(nn.Module):
 
     def forward(
         self, x: Tensor, t: Tensor, text: TextKeys, hole: HoleTokens, context: Tensor | None = None,
-        memory: Memory | None = None,
+        memory: Memory | None = None, gate: Gate = always,
     ) -> Tensor:  # fmt: skip
         """Prediction [B, n, outputs·p·p], each token in the order (c, ph, pw); with a learned variance, the first half
         is the prediction and the second half the variance.
@@ -150,6 +152,7 @@ class LazyDecoder(nn.Module):
         context: [B, n, width] from the encoder, or None: tokens that cannot see the canvas (stock PixArt's behaviour)
         memory: called with every block's keys and values in turn; it may add those of tokens that are not in x, which
             nothing may be padded for
+        gate: stands around every block's attention and MLP in turn; it may answer in a module's place
         Source: paper, section 3.2; Chen et al. 2023 (PixArt-α), section 2.3.
         """
         h = self.x_embedder(x)
@@ -162,7 +165,7 @@ class LazyDecoder(nn.Module):
         table6 = self.t_block(time).unflatten(1, (6, -1))
         key_mask, text_mask = key_padding(hole.key_mask), key_padding(text.mask)
         for block, keys_values in zip(self.blocks, text.blocks, strict=True):
-            h = block(h, table6, keys_values, text_mask, key_mask, memory)
+            h = block(h, table6, keys_values, text_mask, key_mask, memory, gate)
         return channels_first(self.final_layer(h, time), self.config.patch)
 
     def time_embedding(self, t: Tensor, hole: HoleTokens, dtype: torch.dtype) -> Tensor:

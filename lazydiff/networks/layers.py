@@ -16,6 +16,8 @@ from torch import Tensor, nn
 AttentionFunction = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 # Called as memory(k, v) -> k, v: sees a self-attention's keys and values [B, heads, n, dim], and may add to them.
 Memory = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+# Called as gate(module, prepare, *others): the output of module(prepare(), *others), or what stands in for it.
+Gate = Callable[..., Tensor]
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -29,6 +31,11 @@ def explicit_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = No
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
     return scores.softmax(-1).to(v.dtype) @ v
+
+
+def always(module: Callable[..., Tensor], prepare: Callable[[], Tensor], *others: Any) -> Tensor:
+    """The gate that computes every module."""
+    return module(prepare(), *others)
 
 
 def key_padding(valid: Tensor | None) -> Tensor | None:
