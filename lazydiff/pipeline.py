@@ -122,7 +122,11 @@ def sample(
         check_gates(model)
         gating = gates.run(model.fingerprint, levels())
     denoise = denoiser(model, context, prompts, seeds, sampling.guidance, negative, run, gating)
-    tokens = sampler(denoise, noise, sampling.steps, start, strength, callback)
+    try:
+        tokens = sampler(denoise, noise, sampling.steps, start, strength, callback)
+    finally:
+        if gating is not None:
+            gating.clear()
     if run is not None:
         run.finish()
     return tokens

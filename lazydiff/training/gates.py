@@ -37,6 +37,7 @@ LOG = ("step", "noise_level", "distance", "attention_score", "mlp_score")
 SCORED = 4  # batches whose mean scores go into the file
 NEAR = 1e-6  # of noise levels
 
+
 @dataclass(frozen=True)
 class GateTraining:
     """Optimiser and data of one run; the penalties decide how many modules will be skipped."""
