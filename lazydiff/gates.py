@@ -53,21 +53,26 @@ class Decisions:
     def reset(self) -> None:
         self.asked = self.skipped = 0
 
+    def check(self, model: str) -> None:
+        """Errors: ValueError for another model, by its fingerprint."""
+        if self.model not in ("", model):
+            raise ValueError("these gates were trained for another model: train them for this one")
+
     def run(self, model: str, levels: Sequence[float]) -> Run:
         """Begin a sampling with nothing kept.
 
-        model: its fingerprint; levels: of the sampling, falling, and 0 at their end
-        Errors: ValueError for another model, or levels that are not the last ones of `self.levels`.
+        model: its fingerprint; levels: of the sampling, falling, down to the one that its last step arrives at
+        Errors: ValueError for another model, or steps that are not some or all of `self.levels` in a row.
         """
-        if self.model not in ("", model):
-            raise ValueError("these gates were trained for another model: train them for this one")
-        own = self.levels[-len(levels) :]
-        if len(own) < len(levels) or any(abs(a - b) > SAME for a, b in zip(own, levels, strict=True)):
-            raise ValueError(
-                f"these gates are for {steps_text(self.levels)}, this sampling has {steps_text(levels)}: choose the "
-                "steps and the scheduler that they were trained for, or gates for these"
-            )
-        return Run(self, len(self.levels) - len(levels))
+        self.check(model)
+        for first in range(len(self.levels) - len(levels) + 1):
+            own = self.levels[first : first + len(levels)]
+            if all(abs(a - b) <= SAME for a, b in zip(own, levels, strict=True)):
+                return Run(self, range(first, first + len(levels) - 1))
+        raise ValueError(
+            f"these gates are for {steps_text(self.levels)}, this sampling has {steps_text(levels)}: choose the "
+            "steps, sampler and scheduler that they are for, or gates for these"
+        )
 
     def skips(self, step: int, module: int) -> bool:
         """Whether what is kept stands in, whatever the module's input is."""
@@ -82,11 +87,12 @@ class Decisions:
 
 
 class Run:
-    """One sampling: what it keeps of each prompt's rows, one output for each module."""
+    """One sampling: what it keeps of each prompt's rows, one output for each module; steps: those that it takes"""
 
-    def __init__(self, decisions: Decisions, first: int = 0):
-        self.decisions, self.first = decisions, first
+    def __init__(self, decisions: Decisions, steps: range):
+        self.decisions, self.steps = decisions, steps
         self.kept: dict[Hashable, list[Tensor]] = {}
+        self.latest: dict[Hashable, int] = {}  # the step at which it was kept
 
     def call(self, level: float, prompts: Hashable, valid: Tensor | None = None) -> Call:
         """What the decoder's next call is to do, at a noise level, for the prompts that share its batch.
@@ -94,17 +100,20 @@ class Run:
         valid: [B, n] bool, tokens that are no padding; None: all
         Errors: ValueError for a noise level between the steps.
         """
-        steps = range(self.first, len(self.decisions.levels) - 1)
-        step = min(steps, key=lambda i: abs(self.decisions.levels[i] - level))
+        step = min(self.steps, key=lambda i: abs(self.decisions.levels[i] - level))
         if abs(self.decisions.levels[step] - level) > SAME:
             raise ValueError(
                 f"this sampler asks the model between its steps, at noise level {level:.3g}, which these gates were "
                 "not made for: choose one that does not, such as euler"
             )
+        if step - self.latest.get(prompts, step) > 1:  # prompts may share their calls with others at some steps
+            del self.kept[prompts]
+        self.latest[prompts] = step
         return Call(self.decisions, step, self.kept.setdefault(prompts, []), valid)
 
     def clear(self) -> None:
         self.kept.clear()
+        self.latest.clear()
 
 
 class Call:

@@ -11,6 +11,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .blend import PoissonBlend
 from .context import LazyContextApply, LazyContextEncode, LazyContextInfo
+from .gates import LazyGates
 from .host.model import register
 from .host.settings import add_folders
 from .load import LazyCheckpointLoader
@@ -29,6 +30,7 @@ class LazyDiffusionExtension(ComfyExtension):
         add_pictures()
         return [
             LazyCheckpointLoader, LazyContextEncode, LazySample, LazyContextApply, PoissonBlend, LazyContextInfo,
+            LazyGates,
         ]  # fmt: skip
 
 

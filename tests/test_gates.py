@@ -229,6 +229,18 @@ def test_prompts_that_do_not_share_a_call_do_not_share_what_is_kept(model: LazyD
     assert [float(run.call(level, name)(ask, ask)) for name in "abc"] == [1, 2, 0]  # of “c” there is nothing yet
 
 
+def test_what_is_kept_is_never_older_than_a_step(model: LazyDiffusion) -> None:
+    """A prompt that shares a call with another one at some steps and has its own at others."""
+    levels, zero, one = levels_of(model), torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
+    run = all_skips(model).run("", levels)
+
+    def ask(step: int, prompts: str) -> float:
+        return float(run.call(levels[step], prompts)(lambda z: z, lambda: one if step else zero))
+
+    assert ask(0, "a") == 0 and ask(1, "a") == 0 and ask(2, "ab") == 1
+    assert ask(3, "a") == 1  # what was kept at step 1 is not used
+
+
 # Scores
 
 
@@ -303,6 +315,14 @@ def test_a_sketch_takes_the_last_steps(model: LazyDiffusion) -> None:
     steps = len(noise_levels(SAMPLERS[SAMPLER[model.config.prediction]], STEPS, 0.6)) - 1
     assert 2 <= steps < STEPS and gates.asked == steps * MODULES * 2 and gates.asked - gates.skipped == sum(rows)
     assert 0 < gates.ratio <= 0.5
+
+
+def test_a_part_of_the_steps_takes_their_gates(model: LazyDiffusion) -> None:
+    gates, levels = gates_of(model, 0.1), levels_of(model)
+    run = gates.run(model.fingerprint, levels[1:4])
+    assert [run.call(level, "a").step for level in levels[1:3]] == [1, 2]
+    with pytest.raises(ValueError, match="between its steps"):
+        run.call(levels[4], "a")
 
 
 def test_models_that_compute_every_token_are_refused(dense_model: LazyDiffusion) -> None:

@@ -113,7 +113,7 @@ def train_gates(model: LazyDiffusion, sampling: Sampling, training: GateTraining
         generator = step_generator(training.seed, number)
         scene = prepare(model, next(batches), training.drop_text, generator)
         at = 1 + 2 * int(torch.randint(sampling.steps // 2, (), generator=generator))
-        run = Run(Decisions(levels))
+        run = Decisions(levels).run(model.fingerprint, levels)
         z = step_before(model, scene, sampling, levels, at, run)
         soft = Soft(weights[at], run.kept[PROMPT], scene.context.hole.key_mask)
         distance = distillation(model, scene, z, levels[at], soft)

@@ -34,6 +34,7 @@ from ...lazydiff.networks.config import NetworkConfig
 from ...lazydiff.networks.decoder import LazyDecoder
 from ...lazydiff.networks.encoder import ContextEncoder
 from ...lazydiff.tokens import HoleTokens, patchify, unpatchify
+from .gates import gate_of
 from .settings import SIGNATURE, Settings
 
 KEY = "lazydiffusion"  # under which a context travels with a MODEL
@@ -229,8 +230,10 @@ class LazyModel(comfy.model_base.BaseModel):
         decoder.attention.options = transformer_options or {}
         text = decoder.text_keys(c_crossattn.to(x.device, dtype), text_mask > 0)
 
+        gate = gate_of(transformer_options or {}, t, self.model_sampling, hole)
+
         def network(z: Tensor, time: Tensor) -> Tensor:
-            return decoder(z.to(dtype), time, text, hole, tokens.to(dtype)).float()
+            return decoder(z.to(dtype), time, text, hole, tokens.to(dtype), gate=gate).float()
 
         denoised = self.denoise(network, x.float(), t, hole)
         canvas = hole.scatter(hole.gather(patchify(denoised, patch)), patchify(known, patch))
