@@ -5,8 +5,8 @@
 Prints a table and writes `gates.png` and `gates.json`. The shipped model answers the evaluation's questions with all of
 the steps that its gates were trained for, with gates, and with fewer steps; the comparison is LazyDiT's own, between
 gates and the fewest steps that take at least as long. Quality is the mean of the evaluation's four main percentages.
-They are blunt: the model passes most of them with two steps. So the pictures are also compared, in grey levels inside the
-hole, with what the sampler makes of the same seeds in EXACT steps, which both gates and fewer steps approximate.
+They are blunt: the model passes most of them with two steps. So the pictures are also compared, in grey levels inside
+the hole, with what the sampler makes of the same seeds in EXACT steps, which both gates and fewer steps approximate.
 An edit is a whole one, from picture to picture, at a mask of 30 %. On a CPU, times are processor time of one thread.
 `full_size_time_saved` is of the decoder alone, with PixArt-α's architecture, 1024 px, 30 %, at the same ratio.
 """
@@ -118,7 +118,9 @@ def edit_times(model: LazyDiffusion, tried: Sequence[Way], repeat: int, clock: C
 
 
 @torch.inference_mode()
-def full_size_saving(ratio: float, repeat: int, device: str, clock: Callable[[], float], config: NetworkConfig) -> float:
+def full_size_saving(
+    ratio: float, repeat: int, device: str, clock: Callable[[], float], config: NetworkConfig
+) -> float:
     """Share of the decoder's time that a ratio saves: of the time between all modules computed and none."""
     decoder = LazyDecoder(config, device=device).eval()
     n = round(0.3 * config.grid**2)

@@ -28,8 +28,8 @@ class LazyGates(io.ComfyNode):
             node_id="LazyGates",
             display_name="Lazy Gates",
             category=CATEGORY,
-            description="Skips attentions and MLPs that would answer nearly as at the step before. Trained gates are for "
-            "one model and one list of steps; “calibrate” serves any steps of a LazyDiffusion model.",
+            description="Skips attentions and MLPs that would answer nearly as at the step before. Trained gates are "
+            "for one model and one list of steps; “calibrate” serves any steps of a LazyDiffusion model.",
             inputs=[
                 io.Model.Input("model", tooltip="A LazyDiffusion model, with or without a context."),
                 io.Combo.Input(
@@ -45,8 +45,8 @@ class LazyGates(io.ComfyNode):
                     min=0.0,
                     max=0.5,
                     step=0.05,
-                    tooltip="Share of the attentions and MLPs to skip, the same for every picture. 0: what trained gates "
-                    "decide by their threshold, picture by picture.",
+                    tooltip="Share of the attentions and MLPs to skip, the same for every picture. 0: what trained "
+                    "gates decide by their threshold, picture by picture.",
                 ),
                 io.Float.Input(
                     "threshold",

@@ -1,4 +1,4 @@
-"""Gates attached to a MODEL of ours: begun with every sampling, asked in every call of the model, told of at the end."""
+"""Gates attached to a MODEL of ours: a run for every sampling, a question in every call of the model."""
 
 from __future__ import annotations
 

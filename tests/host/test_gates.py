@@ -188,9 +188,8 @@ def test_prompts_of_regions_keep_their_own(graph: Graph, told: list[str]) -> Non
     """Two prompts in parts of the hole go through the model together with the negative one."""
     upper = torch.zeros(1, 96, 96)
     upper[:, :48] = 1
-    both = [
-        graph.pack.call("ConditioningSetMask", graph.positive, part, "default", 1.0)[0][0] for part in (upper, 1 - upper)
-    ]
+    place = graph.pack.host.NODE_CLASS_MAPPINGS["ConditioningSetMask"]().append
+    both = [place(graph.positive, part, "default", 1.0)[0][0] for part in (upper, 1 - upper)]
     inputs = (both, graph.negative, 7, STEPS, 2.0, "euler", "simple", 1.0, 1)
     model = graph.gated("random.gates.safetensors", 0.0)
     latents = graph.pack.call("LazySample", model, graph.context, *inputs)[0]["samples"]
