@@ -72,7 +72,7 @@ def ways(model: LazyDiffusion, scenes: int) -> list[Way]:
     watch = Watch(trained.levels, MODULES * model.config.network.decoder_depth)
     # On scenes of another seed than the questions'.
     answer(model, object_questions(SEED + 1, max(scenes // 5, 10))["sibling"], full, gates=watch)
-    fewer = [Way(f"{steps} steps", replace(full, steps=steps)) for steps in range(full.steps, 3, -1)]
+    fewer = [Way(f"{steps} steps", replace(full, steps=steps)) for steps in range(full.steps, 4, -1)]
     gated = [Way("trained gates, row by row", full, trained)]
     for ratio in RATIOS:
         gated.append(Way(f"trained gates, {ratio:.0%}".replace("%", " %"), full, trained.fixed(ratio)))

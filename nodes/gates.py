@@ -11,7 +11,7 @@ from ..lazydiff.checkpoint import SHIPPED
 from ..lazydiff.gates import SUFFIX, load_gates
 from .context import show
 from .host.gates import GatedSampling
-from .host.model import lazy_model
+from .host.model import LazyModel
 from .host.settings import FOLDER
 from .types import CATEGORY
 
@@ -62,9 +62,13 @@ class LazyGates(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, gates: str, ratio: float, threshold: float) -> io.NodeOutput:
-        lazy = lazy_model(model)
+        if not isinstance(model.model, LazyModel):
+            raise ValueError(
+                f"this MODEL is a {type(model.model).__name__}: gates are for LazyDiffusion models. Connect the MODEL of "
+                "a Lazy Checkpoint Loader; a stock transformer becomes lazy with Lazy Context Encode alone"
+            )
         trained = None
         if gates != CALIBRATE:
             trained = load_gates(folder_paths.get_full_path_or_raise(FOLDER, gates), threshold)
-            trained.check(lazy.fingerprint)
+            trained.check(model.model.fingerprint)
         return io.NodeOutput(GatedSampling(trained, ratio, show).attach(model))

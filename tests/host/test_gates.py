@@ -212,7 +212,7 @@ def test_other_models_steps_and_samplers_are_refused_in_words(graph: Graph) -> N
 
     class Flux: ...
 
-    with pytest.raises(ValueError, match="this MODEL is a Flux"):
+    with pytest.raises(ValueError, match="this MODEL is a Flux: gates are for LazyDiffusion models"):
         graph.pack.call("LazyGates", SimpleNamespace(model=Flux()), "calibrate", 0.4, 0.5)
 
 
