@@ -64,8 +64,8 @@ class LazyGates(io.ComfyNode):
     def execute(cls, model: Any, gates: str, ratio: float, threshold: float) -> io.NodeOutput:
         if not isinstance(model.model, LazyModel):
             raise ValueError(
-                f"this MODEL is a {type(model.model).__name__}: gates are for LazyDiffusion models. Connect the MODEL of "
-                "a Lazy Checkpoint Loader; a stock transformer becomes lazy with Lazy Context Encode alone"
+                f"this MODEL is a {type(model.model).__name__}: gates are for LazyDiffusion models. Connect the MODEL "
+                "of a Lazy Checkpoint Loader; a stock transformer becomes lazy with Lazy Context Encode alone"
             )
         trained = None
         if gates != CALIBRATE:
