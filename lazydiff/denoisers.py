@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from . import gates
 from .anchors import Recording, Replay, Run, probe_places, with_ring
 from .context import LazyContext
 from .diffusion.flow import Network
@@ -30,27 +31,39 @@ def denoiser(
     guidance: float,
     negative: str = "",
     run: Run | None = None,
+    gating: gates.Run | None = None,
 ) -> Denoiser:
     """The decoder bound to everything that does not change from step to step; prompts, seeds: one of each per row.
 
     run: of the anchors, for models that compute every token; without it they do so at every step
+    gating: of the gates, for models that compute hole tokens alone
     """
     text = model.prompt([*prompts, *[negative] * (len(prompts) * (branches(guidance) - 1))])
-    bind = dense if model.config.network.dense else lazy
-    return bind(model, context, text, seeds, guidance, run)
+    if model.config.network.dense:
+        return dense(model, context, text, seeds, guidance, run)
+    return lazy(model, context, text, seeds, guidance, gating)
 
 
 def lazy(
-    model: LazyDiffusion, context: LazyContext, text: TextKeys, seeds: Sequence[int], guidance: float, run: Run | None
-) -> Denoiser:
+    model: LazyDiffusion, context: LazyContext, text: TextKeys, seeds: Sequence[int], guidance: float,
+    gating: gates.Run | None,
+) -> Denoiser:  # fmt: skip
     """Hole tokens alone, which the context tells of all others."""
     times = len(seeds) * branches(guidance) // len(context.tokens)
     hole, tokens = context.hole.tile(times), context.tokens.to(model.precision).repeat(times, 1, 1)
 
-    def network(x: Tensor, t: Tensor) -> Tensor:
-        return model.step(x.to(model.precision), t, text, hole, tokens).float()
+    def bound(network: Network) -> Denoiser:
+        return of_network(model, lambda x, t: network(x.to(model.precision), t).float(), guidance)
 
-    return of_network(model, network, guidance)
+    if gating is None:
+        return bound(lambda x, t: model.step(x, t, text, hole, tokens))
+    hole = hole.masked()  # what is kept of a module is a row's own
+
+    def predict(z: Tensor, alpha: float, sigma: float) -> tuple[Tensor, Tensor | None]:
+        gate = gating.call(noise_level(alpha, sigma), BRANCHES[: branches(guidance)], hole.key_mask)
+        return bound(lambda x, t: model.decoder(x, t, text, hole, tokens, gate=gate)).predict(z, alpha, sigma)
+
+    return Denoiser(predict)
 
 
 def dense(

@@ -16,7 +16,8 @@ from .context import LazyContext
 from .crop import Crop
 from .denoisers import denoiser, noise_levels
 from .diffusion.noise import CanvasNoise
-from .diffusion.samplers import SAMPLERS, Callback, ancestral
+from .diffusion.samplers import SAMPLERS, Callback, Sampler, ancestral
+from .gates import Decisions
 from .masks import binarise, pad_to_multiple, to_grid
 from .model import LazyDiffusion, Sampling
 from .poisson import poisson_blend
@@ -39,6 +40,7 @@ def edit(
     strength: float = 0.8,
     blend: Blend = "poisson",
     callback: Callback | None = None,
+    gates: Decisions | None = None,
 ) -> Tensor:
     """Variations [S, 3, H, W] of a canvas, one per seed; every pixel outside the mask is bit-identical to the input's.
 
@@ -46,6 +48,7 @@ def edit(
     sampling: the model's own settings if not given
     sketch: [1, 3, H, W] colours to start from inside the mask, changed by `strength` (0…1)
     callback: called as callback(done, total, x̂) after each step; what it raises ends the edit
+    gates: see `sample`
     Errors: ValueError that says what is wrong with the input. An empty mask returns the input without running anything.
     """
     check_canvas(image, mask, model.config.network.token)
@@ -57,7 +60,9 @@ def edit(
     there, back = way(model, image, mask)
     context = encode(model, *there(image, mask))
     sketch = None if sketch is None else there(sketch, mask)[0]
-    tokens = sample(model, context, [prompt] * len(seeds), seeds, sampling, negative, sketch, strength, callback)
+    tokens = sample(
+        model, context, [prompt] * len(seeds), seeds, sampling, negative, sketch, strength, callback, gates=gates
+    )
     return composite(image, back(decode(model, context, tokens)), mask, blend)
 
 
@@ -93,13 +98,16 @@ def sample(
     strength: float = 0.8,
     callback: Callback | None = None,
     anchors: Anchors | None = None,
+    gates: Decisions | None = None,
 ) -> Tensor:
     """Clean hole tokens [S, n, C·p·p], one row for each prompt with its seed; the context is only read.
 
     A context of one canvas serves any number of rows; one of B canvases serves its rows in turn (S a multiple of B).
     anchors: for models that compute every token, what was and will be kept of this context's visible ones, whatever
         the prompts and seeds; without it every step computes everything
-    Errors: ValueError for a context that another model made, anchors of another context, or settings that cannot be.
+    gates: for models that compute hole tokens alone, what decides which modules are computed; it counts them
+    Errors: ValueError for a context that another model made, anchors of another context, gates of another model or of
+    other steps, or settings that cannot be.
     """
     if context.model != model.fingerprint:
         raise ValueError("this context was made by another model: encode the canvas again with this one")
@@ -111,18 +119,32 @@ def sample(
     start = None
     if sketch is not None:
         start = hole.gather(model.tokens(sketch * 2 - 1).expand(rows, -1, -1))
-    sampler = SAMPLERS[sampling.sampler]
-    if sampler is ancestral:
-        sampler = partial(ancestral, temperature=sampling.temperature, shift=sampling.shift)
-    run = None
+    sampler = sampler_of(sampling)
+    levels = partial(noise_levels, sampler, sampling.steps, None if sketch is None else strength)
+    run = gating = None
     if anchors is not None:
         check_anchors(model, context, anchors)
-        run = anchors.run(noise_levels(sampler, sampling.steps, None if sketch is None else strength))
-    denoise = denoiser(model, context, prompts, seeds, sampling.guidance, negative, run)
-    tokens = sampler(denoise, noise, sampling.steps, start, strength, callback)
+        run = anchors.run(levels())
+    if gates is not None:
+        check_gates(model)
+        gating = gates.run(model.fingerprint, levels())
+    denoise = denoiser(model, context, prompts, seeds, sampling.guidance, negative, run, gating)
+    try:
+        tokens = sampler(denoise, noise, sampling.steps, start, strength, callback)
+    finally:
+        if gating is not None:
+            gating.clear()
     if run is not None:
         run.finish()
     return tokens
+
+
+def sampler_of(sampling: Sampling) -> Sampler:
+    """The sampler with its settings."""
+    sampler = SAMPLERS[sampling.sampler]
+    if sampler is ancestral:
+        return partial(ancestral, temperature=sampling.temperature, shift=sampling.shift)
+    return sampler
 
 
 @torch.no_grad()
@@ -226,6 +248,12 @@ def check_anchors(model: LazyDiffusion, context: LazyContext, anchors: Anchors) 
     if anchors.canvas is not None and anchors.canvas is not context.canvas:
         raise ValueError("these anchors were left on another context: begin new ones for this one")
     anchors.canvas = context.canvas
+
+
+def check_gates(model: LazyDiffusion) -> None:
+    """Errors: ValueError for a model whose steps compute more than the hole."""
+    if model.config.network.dense:
+        raise ValueError("gates are for models that compute hole tokens alone: this one has anchors for its steps")
 
 
 def check_sampling(sampling: Sampling) -> None:

@@ -102,7 +102,7 @@ class HoleTokens:
 
     def masked(self) -> HoleTokens:
         """The same, of which networks are to compute the padding too and only keep others from seeing it."""
-        return replace(self, counts=None)
+        return replace(self, counts=None) if self.padded else self
 
     def gather(self, tokens: Tensor) -> Tensor:
         """All tokens [B, N, C] -> hole tokens [B, n, C]. Padded places repeat token 0."""

@@ -12,6 +12,7 @@ from comfy_api.latest import ComfyExtension, io
 from .blend import PoissonBlend
 from .canvas import LazyCanvas, LazyCanvasContext, LazyCanvasEdit
 from .context import LazyContextApply, LazyContextEncode, LazyContextInfo
+from .gates import LazyGates
 from .host.model import register
 from .host.settings import add_folders
 from .load import LazyCheckpointLoader
@@ -32,8 +33,7 @@ class LazyDiffusionExtension(ComfyExtension):
         add_pictures()
         return [
             LazyCheckpointLoader, LazyContextEncode, LazySample, LazyContextApply, PoissonBlend, LazyContextInfo,
-            LazyCanvas, LazyCanvasContext, LazyCanvasEdit, LazyVAEDecode,
-            LazyPrompts,
+            LazyCanvas, LazyCanvasContext, LazyCanvasEdit, LazyVAEDecode, LazyPrompts, LazyGates,
         ]  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..lazydiff.checkpoint import SHIPPED, VOCABULARY, CheckpointError, read_checkpoint
+from ..lazydiff.gates import SUFFIX
 from .host.clip import load_clip
 from .host.settings import FOLDER, read_latent
 from .host.vae import PatchVAE
@@ -16,7 +17,8 @@ from .types import CATEGORY
 class LazyCheckpointLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        names = sorted(folder_paths.get_filename_list(FOLDER), key=lambda name: (name != SHIPPED.name, name))
+        names = [name for name in folder_paths.get_filename_list(FOLDER) if not name.endswith(SUFFIX)]
+        names.sort(key=lambda name: (name != SHIPPED.name, name))
         return io.Schema(
             node_id="LazyCheckpointLoader",
             display_name="Lazy Checkpoint Loader",

@@ -1,4 +1,4 @@
-"""The command line: python -m lazydiff demo | edit | train | evaluate | info."""
+"""The command line: python -m lazydiff demo | edit | train | gates | evaluate | info."""
 
 from .main import main
 

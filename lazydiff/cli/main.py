@@ -50,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     edit.add_argument("--strength", type=float, default=0.8, help="how far a sketch may be changed, 0…1 (%(default)s)")
     edit.add_argument("--blend", choices=get_args(Blend), default="poisson", help="how the hole joins (%(default)s)")
     edit.add_argument("--output", type=Path, required=True, help="folder for edit-SEED.png")
+    edit.add_argument("--gates", type=Path, help="a file of trained gates: modules that barely change are skipped")
     add_sampling(edit)
     edit.set_defaults(run=run_edit)
 
@@ -58,6 +59,14 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--output", type=Path, default=Path("output/train"), help="folder of the run (%(default)s)")
     train.add_argument("--steps", type=int, help="instead of the configuration's")
     train.set_defaults(run=run_train)
+
+    gates = commands.add_parser("gates", help="train which modules a model can do without, at every second step")
+    gates.add_argument("--output", type=Path, required=True, help="the file to write, NAME.gates.safetensors")
+    gates.add_argument("--penalty", type=float, help="of a module that is computed: more of it, more skips")
+    gates.add_argument("--updates", type=int, help="of the gates' weights")
+    gates.add_argument("--scenes", type=int, help="in each update")
+    add_sampling(gates)
+    gates.set_defaults(run=run_gates)
 
     evaluate = commands.add_parser("evaluate", help="measure a model on held-out scenes")
     evaluate.add_argument("--output", type=Path, required=True, help="folder for numbers, a table and a picture")
@@ -104,6 +113,7 @@ def run_edit(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from ..checkpoint import load_checkpoint
+    from ..gates import load_gates
     from ..pipeline import edit
     from .files import box_mask, read_image, read_mask, save_picture, writable_folder
 
@@ -113,11 +123,14 @@ def run_edit(options: argparse.Namespace) -> None:
     folder = writable_folder(options.output)
     model = load_checkpoint(options.checkpoint)
     sampling = chosen(options, model.config)
+    gates = load_gates(options.gates) if options.gates else None
     with tqdm(total=sampling.steps, unit="step", leave=False) as bar:
         results = edit(
             model, image, mask, options.prompt, options.seed, sampling, options.negative, sketch, options.strength,
-            options.blend, callback=lambda done, total, x0: bar.update(),
+            options.blend, callback=lambda done, total, x0: bar.update(), gates=gates,
         )  # fmt: skip
+    if gates is not None:
+        print(f"{gates.ratio:.0%} of the modules were not computed")
     for seed, result in zip(options.seed, results, strict=True):
         print(save_picture(result, folder / f"edit-{seed}.png"))
 
@@ -127,6 +140,24 @@ def run_train(options: argparse.Namespace) -> None:
     from ..training.train import train
 
     print(train(TrainingConfig.read(options.config, steps=options.steps), options.output))
+
+
+def run_gates(options: argparse.Namespace) -> None:
+    from ..checkpoint import load_checkpoint
+    from ..networks.layers import explicit_attention
+    from ..training.gates import GateTraining, train_gates
+    from .files import writable_folder
+
+    writable_folder(options.output.parent)
+    model = load_checkpoint(options.checkpoint, attention=explicit_attention)
+    given = {
+        "attention_penalty": options.penalty, "mlp_penalty": options.penalty, "steps": options.updates,
+        "scenes": options.scenes,
+    }  # fmt: skip
+    training = GateTraining(**{name: value for name, value in given.items() if value is not None})
+    gates = train_gates(model, chosen(options, model.config), training, options.output)
+    share = sum(map(sum, gates.fixed().table)) / gates.scores.numel()
+    print(f"{options.output}: {share:.0%} of the modules will not be computed")
 
 
 def run_evaluate(options: argparse.Namespace) -> None:

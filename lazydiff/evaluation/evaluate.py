@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..crop import crop_all, paste_all
+from ..gates import Decisions
 from ..masks import to_grid
 from ..model import LazyDiffusion, Sampling
 from ..pipeline import Blend, composite, decode, encode, sample
@@ -101,16 +102,18 @@ def evaluate(
 
 
 def answer(
-    model: LazyDiffusion, questions: Sequence[Question], sampling: Sampling, bar: tqdm | None = None
-) -> np.ndarray:
+    model: LazyDiffusion, questions: Sequence[Question], sampling: Sampling, bar: tqdm | None = None,
+    gates: Decisions | None = None,
+) -> np.ndarray:  # fmt: skip
     """The model's pictures, uint8 [S, 96, 96, 3]; question i is answered with seed i."""
-    return blended(questions, painted(model, questions, sampling, bar))
+    return blended(questions, painted(model, questions, sampling, bar, gates))
 
 
 @torch.no_grad()
 def painted(
-    model: LazyDiffusion, questions: Sequence[Question], sampling: Sampling, bar: tqdm | None = None
-) -> Tensor:
+    model: LazyDiffusion, questions: Sequence[Question], sampling: Sampling, bar: tqdm | None = None,
+    gates: Decisions | None = None,
+) -> Tensor:  # fmt: skip
     """What the model makes of the canvases, [S, 3, 96, 96] in 0…1, before it is blended with them.
 
     Questions with similar numbers of hole tokens share a batch, so that little is padded.
@@ -124,7 +127,7 @@ def painted(
         if network.crop:
             image, hole = crop_all(image, hole, network.canvas)
         context, numbers = encode(model, image, hole), rows.tolist()
-        tokens = sample(model, context, [questions[i].caption for i in numbers], numbers, sampling)
+        tokens = sample(model, context, [questions[i].caption for i in numbers], numbers, sampling, gates=gates)
         made = decode(model, context, tokens)
         pictures[rows] = paste_all(made, canvas[rows], mask[rows]) if network.crop else made
         if bar is not None:

@@ -16,9 +16,11 @@ from .config import NetworkConfig
 from .layers import (
     AttentionFunction,
     CrossAttention,
+    Gate,
     Memory,
     Mlp,
     SelfAttention,
+    always,
     key_padding,
     modulate,
     position_table,
@@ -87,14 +89,14 @@ class DecoderBlock(nn.Module):
 
     def forward(
         self, x: Tensor, time: Tensor, text: tuple[Tensor, Tensor], text_mask: Tensor | None, key_mask: Tensor | None,
-        memory: Memory | None = None, packing: Packing | None = None,
+        memory: Memory | None = None, packing: Packing | None = None, gate: Gate = always,
     ) -> Tensor:  # fmt: skip
-        """x: [B, n, d]; time: [6, B, 1, d]; packed, x: [1, Σn, d]; time: [6, 1, Σn, d]"""
+        """x: [B, n, d]; time: [6, B, 1, d]; packed, x: [1, Σn, d]; time: [6, 1, Σn, d]; gate: around attention and MLP"""
         table = self.scale_shift_table.to(time)[:, None, None] + time
         shift1, scale1, gate1, shift2, scale2, gate2 = table.to(x.dtype)
-        x = x + gate1 * self.attn(modulate(self.norm(x), shift1, scale1), key_mask, memory, packing)
+        x = x + gate1 * gate(self.attn, lambda: modulate(self.norm(x), shift1, scale1), key_mask, memory, packing)
         x = x + self.cross_attn(x, text, text_mask, packing)
-        return x + gate2 * self.mlp(modulate(self.norm(x), shift2, scale2))
+        return x + gate2 * gate(self.mlp, lambda: modulate(self.norm(x), shift2, scale2))
 
 
 class FinalLayer(nn.Module):
@@ -143,7 +145,7 @@ class LazyDecoder(nn.Module):
 
     def forward(
         self, x: Tensor, t: Tensor, text: TextKeys, hole: HoleTokens, context: Tensor | None = None,
-        memory: Memory | None = None,
+        memory: Memory | None = None, gate: Gate = always,
     ) -> Tensor:  # fmt: skip
         """Prediction [B, n, outputs·p·p], each token in the order (c, ph, pw); with a learned variance, the first half
         is the prediction and the second half the variance.
@@ -153,6 +155,7 @@ class LazyDecoder(nn.Module):
         memory: called with every block's keys and values in turn; it may add those of tokens that are not in x, which
             nothing may be padded for
         Rows of different sizes are laid end to end, and nothing is computed at their padding, where the answer is 0.
+        gate: stands around every block's attention and MLP in turn; it may answer in a module's place
         Source: paper, section 3.2; Chen et al. 2023 (PixArt-α), section 2.3.
         """
         time = self.time_embedding(t, hole, x.dtype)
@@ -171,7 +174,7 @@ class LazyDecoder(nn.Module):
         h = h + table[index]
         h = self.ctx_fuse(torch.cat((h, torch.zeros_like(h) if context is None else context.to(h.dtype)), dim=-1))
         for block, keys_values in zip(self.blocks, text.blocks, strict=True):
-            h = block(h, table6, keys_values, text_mask, key_mask, memory, packing)
+            h = block(h, table6, keys_values, text_mask, key_mask, memory, packing, gate)
         h = channels_first(self.final_layer(h, time), self.config.patch)
         return h if packing is None else packing.unpack(h)
 

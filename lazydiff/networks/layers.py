@@ -19,6 +19,8 @@ from ..packing import Packing
 AttentionFunction = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 # Called as memory(k, v) -> k, v: sees a self-attention's keys and values [B, heads, n, dim], and may add to them.
 Memory = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+# Called as gate(module, prepare, *others): the output of module(prepare(), *others), or what stands in for it.
+Gate = Callable[..., Tensor]
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -48,6 +50,11 @@ def to_rows(
         attention(part, k[rows], v[rows], None if mask is None else mask[rows])
         for part, (rows, _, _) in zip(packing.take_apart(q), packing.groups, strict=True)
     )
+
+
+def always(module: Callable[..., Tensor], prepare: Callable[[], Tensor], *others: Any) -> Tensor:
+    """The gate that computes every module."""
+    return module(prepare(), *others)
 
 
 def key_padding(valid: Tensor | None) -> Tensor | None:

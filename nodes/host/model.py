@@ -34,7 +34,9 @@ from ...lazydiff.model import fingerprint
 from ...lazydiff.networks.config import NetworkConfig
 from ...lazydiff.networks.decoder import LazyDecoder, TextKeys
 from ...lazydiff.networks.encoder import ContextEncoder
+from ...lazydiff.networks.layers import always
 from ...lazydiff.tokens import HoleTokens, patchify, unpatchify
+from .gates import gate_of
 from .prompts import MASK, CONDPrompts, check_prompts, words
 from .settings import SIGNATURE, Settings
 
@@ -256,9 +258,12 @@ class LazyModel(comfy.model_base.BaseModel):
         decoder: HostDecoder = self.diffusion_model
         decoder.attention.options = transformer_options or {}
         text = self.text_keys(run, c_crossattn, text_mask.to(x.device) > 0)
+        gate = gate_of(decoder.attention.options, t, self.model_sampling, hole)
+        if gate is not always:
+            hole = hole.masked()  # what is kept of a module is a row's own
 
         def network(z: Tensor, time: Tensor) -> Tensor:
-            return decoder(z.to(dtype), time, text, hole, tokens).float()
+            return decoder(z.to(dtype), time, text, hole, tokens, gate=gate).float()
 
         denoised = self.denoise(network, x.float(), t, hole)
         canvas = hole.scatter(hole.gather(patchify(denoised, patch)), patchify(known, patch))

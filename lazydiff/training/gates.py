@@ -1,0 +1,203 @@
+"""Training of gates: the model stays as it is, and learns which of its modules it can do without (LazyDiT, 3.2).
+
+For one noise level of the sampling at a time: the sampler takes the step before it in full and leaves the outputs of
+all modules; at the level itself the model answers twice, in full, and with every module's output mixed with the one
+that was left, by its score. The gates learn to make the answers alike, and pay for every module that they ask for.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import trange
+
+from ..context import LazyContext
+from ..denoisers import BRANCHES, lazy, noise_level, noise_levels
+from ..diffusion.flow import Preconditioning
+from ..diffusion.noise import CanvasNoise
+from ..diffusion.samplers import Denoiser
+from ..files import whole_file
+from ..gates import MODULES, Decisions, Gates, Run, score, token_mean
+from ..model import LazyDiffusion, Sampling
+from ..networks.decoder import TextKeys
+from ..networks.layers import Gate, always
+from ..pipeline import encode, sample, sampler_of
+from .data import Batch, SceneStream
+from .train import step_generator
+
+PROMPT = BRANCHES[:1]  # gates are trained without guidance
+LOG = ("step", "noise_level", "distance", "attention_score", "mlp_score")
+SCORED = 4  # batches whose mean scores go into the file
+NEAR = 1e-6  # of noise levels
+
+
+@dataclass(frozen=True)
+class GateTraining:
+    """Optimiser and data of one run; the penalties decide how many modules will be skipped."""
+
+    attention_penalty: float = 1e-3
+    mlp_penalty: float = 1e-3
+    steps: int = 500
+    scenes: int = 32
+    learning_rate: float = 1e-4
+    drop_text: float = 0.1
+    seed: int = 0
+
+
+class Soft:
+    """A call of the decoder in which every module's output is mixed with the one that was kept, by its score."""
+
+    def __init__(self, weights: Tensor, kept: list[Tensor], valid: Tensor | None):
+        self.weights, self.kept, self.valid = weights, kept, valid
+        self.scores: list[Tensor] = []  # [B] of each module
+
+    def __call__(self, module: Callable[..., Tensor], prepare: Callable[[], Tensor], *others: Any) -> Tensor:
+        number, z = len(self.scores), prepare()
+        asked = score(z, self.weights[number], self.valid)
+        self.scores.append(asked)
+        share = asked[:, None, None]
+        return share * module(z, *others) + (1 - share) * self.kept[number]
+
+
+class Scores(Gates):
+    """Gates that compute everything, and collect what they would have decided by."""
+
+    def __init__(self, gates: Gates):
+        super().__init__(gates.levels, gates.model, gates.weights, gates.scores, gates.settings)
+        self.collected: list[list[list[Tensor]]] = [[[] for _ in step] for step in gates.trained]
+
+    def computed(self, step: int, module: int, z: Tensor, valid: Tensor | None) -> None:
+        self.collected[step][module].append(score(z, self.weights[step, module], valid).mean())
+
+    @property
+    def means(self) -> Tensor:
+        """[steps, modules]; 1 where no gate was asked."""
+        return torch.tensor([[float(torch.stack(s).mean()) if s else 1.0 for s in step] for step in self.collected])
+
+
+class Scene(NamedTuple):
+    """A batch of scenes as a training step sees it."""
+
+    context: LazyContext
+    text: TextKeys
+    clean: Tensor  # [B, n, C·p·p]
+    seeds: list[int]
+
+
+def train_gates(model: LazyDiffusion, sampling: Sampling, training: GateTraining, output: Path) -> Gates:
+    """Train gates for one model and one way to sample it, and write them to `output`, with a log beside them.
+
+    Every second step of the sampling gets gates; the weights of the others stay zero, which always computes.
+    Errors: ValueError for an odd number of steps, or a model that is not on the flow path or computes every token.
+    """
+    if model.config.prediction != "flow" or model.config.network.dense:
+        raise ValueError("gates are trained for flow models that compute hole tokens alone: this one is another")
+    if sampling.steps % 2:
+        raise ValueError(f"{sampling.steps} steps: gates are trained for every second one, choose an even number")
+    size, levels = model.config.network, noise_levels(sampler_of(sampling), sampling.steps)
+    # One tensor for each step: those that were not drawn have no gradient, and the optimiser leaves them alone.
+    shape = MODULES * size.decoder_depth, size.width
+    weights = [torch.zeros(shape, device=model.latent.mean.device, requires_grad=True) for _ in levels[:-1]]
+    optimiser = torch.optim.AdamW(weights, lr=training.learning_rate, weight_decay=0.0)
+    batches = iter(DataLoader(SceneStream(training.seed, 0, training.scenes, size.token), batch_size=None))
+    rows: list[tuple[float, ...]] = []
+    bar = trange(training.steps, unit="step")
+    for number in bar:
+        generator = step_generator(training.seed, number)
+        scene = prepare(model, next(batches), training.drop_text, generator)
+        at = 1 + 2 * int(torch.randint(sampling.steps // 2, (), generator=generator))
+        run = Decisions(levels).run(model.fingerprint, levels)
+        z = step_before(model, scene, sampling, levels, at, run)
+        soft = Soft(weights[at], run.kept[PROMPT], scene.context.hole.key_mask)
+        distance = distillation(model, scene, z, levels[at], soft)
+        attention, mlp = (torch.stack(soft.scores[kind::MODULES]).mean(1).sum() for kind in range(MODULES))
+        (distance + training.attention_penalty * attention + training.mlp_penalty * mlp).backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        scores = (float(each.detach()) / size.decoder_depth for each in (attention, mlp))
+        rows.append((number, levels[at], float(distance.detach()), *scores))
+        bar.set_postfix({name: f"{value:.4f}" for name, value in zip(LOG[1:], rows[-1][1:], strict=True)})
+    settings = {"sampling": asdict(sampling), **asdict(training)}
+    together = torch.stack(weights).detach()
+    gates = Gates(levels, model.fingerprint, together, torch.ones(together.shape[:2]), settings)
+    gates.scores = mean_scores(model, sampling, gates, training)
+    gates.save(output)
+    write_log(output.with_suffix(".csv"), rows)
+    return gates
+
+
+@torch.no_grad()
+def prepare(model: LazyDiffusion, batch: Batch, drop_text: float, generator: torch.Generator) -> Scene:
+    device = model.latent.mean.device
+    image, mask = batch.image.to(device).float() / 255, batch.mask.to(device).float()
+    context = encode(model, image, mask)
+    dropped = torch.rand(len(image), generator=generator) < drop_text
+    captions = ["" if drop else caption for drop, caption in zip(dropped.tolist(), batch.captions, strict=True)]
+    seeds = torch.randint(2**62, (len(image),), generator=generator).tolist()
+    return Scene(context, model.prompt(captions), context.hole.gather(model.tokens(image * 2 - 1)), seeds)
+
+
+class Reached(Exception):
+    """The sampler has arrived where it was to go."""
+
+
+@torch.no_grad()
+def step_before(
+    model: LazyDiffusion, scene: Scene, sampling: Sampling, levels: Sequence[float], at: int, run: Run
+) -> Tensor:
+    """Noisy tokens at level number `at`, after the sampler's own step to it from the truth made noisy at the level
+    before; `run` keeps the modules' outputs of that step."""
+    full = lazy(model, scene.context, scene.text, scene.seeds, 1.0, run)
+    reached: list[Tensor] = []
+
+    def predict(z: Tensor, alpha: float, sigma: float) -> tuple[Tensor, Tensor | None]:
+        if noise_level(alpha, sigma) < levels[at] + NEAR:
+            reached.append(z / (alpha + sigma))
+            raise Reached
+        return full.predict(z, alpha, sigma)
+
+    noise = CanvasNoise(scene.seeds, scene.context.hole, scene.clean.shape[-1])
+    try:
+        sampler_of(sampling)(Denoiser(predict), noise, sampling.steps, scene.clean, min(levels[at - 1] + NEAR, 1.0))
+    except Reached:
+        pass
+    return reached[0]
+
+
+def distillation(model: LazyDiffusion, scene: Scene, z: Tensor, level: float, soft: Soft) -> Tensor:
+    """Mean squared distance between the network's own answer and the soft one, over the tokens that are no padding;
+    channels count by their variance, as in the model's training."""
+    sigma = z.new_full((len(z),), level)
+    x = Preconditioning.at(sigma, model.variance).scale * z
+
+    def answer(gate: Gate) -> Tensor:
+        return model.decoder(x, 1000 * sigma, scene.text, scene.context.hole, scene.context.tokens, gate=gate)
+
+    with torch.no_grad():
+        full = answer(always)
+    weight = model.variance / model.variance.mean()
+    error = (weight * (answer(soft) - full).square()).mean(-1)
+    return token_mean(error, soft.valid).mean()
+
+
+def mean_scores(model: LazyDiffusion, sampling: Sampling, gates: Gates, training: GateTraining) -> Tensor:
+    """[steps, modules], over whole samplings of scenes that the training did not see."""
+    scores = Scores(gates)
+    stream = SceneStream(training.seed, 0, training.scenes, model.config.network.token, start=training.steps)
+    device = model.latent.mean.device
+    for batch, _ in zip(DataLoader(stream, batch_size=None), range(SCORED), strict=False):
+        context = encode(model, batch.image.to(device).float() / 255, batch.mask.to(device).float())
+        sample(model, context, batch.captions, range(len(batch.captions)), sampling, gates=scores)
+    return scores.means
+
+
+def write_log(path: Path, rows: Sequence[tuple[float, ...]]) -> None:
+    with whole_file(path) as unfinished, unfinished.open("w", newline="") as file:
+        csv.writer(file).writerows([LOG, *([f"{value:.5g}" for value in row] for row in rows)])

@@ -1,0 +1,74 @@
+"""Gates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import folder_paths
+from comfy_api.latest import io
+
+from ..lazydiff.checkpoint import SHIPPED
+from ..lazydiff.gates import SUFFIX, load_gates
+from .context import show
+from .host.gates import GatedSampling
+from .host.model import LazyModel
+from .host.settings import FOLDER
+from .types import CATEGORY
+
+CALIBRATE = "calibrate"
+SHIPPED_GATES = SHIPPED.with_suffix(SUFFIX).name
+
+
+class LazyGates(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        names = [name for name in folder_paths.get_filename_list(FOLDER) if name.endswith(SUFFIX)]
+        names.sort(key=lambda name: (name != SHIPPED_GATES, name))
+        return io.Schema(
+            node_id="LazyGates",
+            display_name="Lazy Gates",
+            category=CATEGORY,
+            description="Skips attentions and MLPs that would answer nearly as at the step before. Trained gates are "
+            "for one model and one list of steps; “calibrate” serves any steps of a LazyDiffusion model.",
+            inputs=[
+                io.Model.Input("model", tooltip="A LazyDiffusion model, with or without a context."),
+                io.Combo.Input(
+                    "gates",
+                    options=[*names, CALIBRATE],
+                    default=(names or [CALIBRATE])[0],
+                    tooltip="Trained gates (NAME.gates.safetensors in models/lazydiffusion); or calibrate: the first "
+                    "sampling computes everything, and decides what the next ones with its steps skip.",
+                ),
+                io.Float.Input(
+                    "ratio",
+                    default=0.4,
+                    min=0.0,
+                    max=0.5,
+                    step=0.05,
+                    tooltip="Share of the attentions and MLPs to skip, the same for every picture. 0: what trained "
+                    "gates decide by their threshold, picture by picture.",
+                ),
+                io.Float.Input(
+                    "threshold",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="With a ratio of 0: a trained gate whose score is lower skips. Higher skips more.",
+                ),
+            ],
+            outputs=[io.Model.Output("MODEL", tooltip="For Lazy Sample and any sampler.")],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, gates: str, ratio: float, threshold: float) -> io.NodeOutput:
+        if not isinstance(model.model, LazyModel):
+            raise ValueError(
+                f"this MODEL is a {type(model.model).__name__}: gates are for LazyDiffusion models. Connect the MODEL "
+                "of a Lazy Checkpoint Loader; a stock transformer becomes lazy with Lazy Context Encode alone"
+            )
+        trained = None
+        if gates != CALIBRATE:
+            trained = load_gates(folder_paths.get_full_path_or_raise(FOLDER, gates), threshold)
+            trained.check(model.model.fingerprint)
+        return io.NodeOutput(GatedSampling(trained, ratio, show).attach(model))

@@ -1,0 +1,90 @@
+"""Gates attached to a MODEL of ours: a run for every sampling, a question in every call of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_sampling
+import torch
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ...lazydiff.gates import MODULES, Decisions, Gates, Run, Watch
+from ...lazydiff.networks.layers import Gate, always
+from ...lazydiff.tokens import HoleTokens
+
+KEY = "lazydiffusion_gates"
+
+
+class GatedSampling:
+    """What decides in the samplings of a MODEL.
+
+    gates: trained ones; None: the first sampling of a schedule computes everything, and decides for those after it
+    ratio: share of the modules to skip, decided beforehand; 0: trained gates decide step by step, row by row
+    tell: shows the user a line
+    """
+
+    def __init__(self, gates: Gates | None, ratio: float, tell: Callable[[str], None]):
+        self.gates: Decisions | None = gates.fixed(ratio) if gates is not None and ratio else gates
+        self.ratio, self.tell = ratio, tell
+        self.calibrated: dict[tuple[float, ...], Decisions] = {}
+        self.run: Run | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> GatedSampling:
+        return self  # the host copies a MODEL's options; what was calibrated serves all copies
+
+    def attach(self, model: Any) -> Any:
+        """A clone of the MODEL whose samplings are gated."""
+        model = model.clone()
+        model.model_options["transformer_options"][KEY] = self
+        model.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
+        model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, self.sampling)
+        return model
+
+    def sampling(
+        self, executor: Any, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """Around a sampling; nothing that was kept in it outlives it, however it ends."""
+        model = executor.class_obj.model_patcher.model
+        levels = tuple(noise_levels(sigmas, model.model_sampling).tolist())
+        if len(levels) < 2:
+            return executor(noise, latent, sampler, sigmas, *args, **kwargs)
+        decisions = self.gates or self.calibrated.get(levels) or Watch(levels, MODULES * model.network.decoder_depth)
+        decisions.reset()
+        self.run = decisions.run(model.fingerprint, levels)
+        try:
+            out = executor(noise, latent, sampler, sigmas, *args, **kwargs)
+        finally:
+            self.run = None
+        if isinstance(decisions, Watch):
+            self.calibrate(decisions, levels)
+        else:
+            self.tell(f"Lazy Gates: {decisions.ratio:.0%} of the attentions and MLPs were not computed.")
+        return out
+
+    def calibrate(self, watch: Watch, levels: tuple[float, ...]) -> None:
+        if not watch.asked:  # nothing was to be generated
+            return
+        self.calibrated[levels] = watch.skips_of_all(self.ratio)
+        self.tell(
+            f"Lazy Gates: calibrated. This sampling computed everything; the next ones of its {len(levels) - 1} steps "
+            f"skip {self.ratio:.0%}."
+        )
+
+
+def gate_of(options: dict[str, Any], t: Tensor, sampling: Any, hole: HoleTokens) -> Gate:
+    """What stands around the modules in a call of the model; t: [B] noise levels as samplers count."""
+    gated: GatedSampling | None = options.get(KEY)
+    if gated is None or gated.run is None:
+        return always
+    level = float(noise_levels(t[:1], sampling)[0])
+    prompts = len(t), *zip(options["cond_or_uncond"], options["uuids"], strict=True)
+    return gated.run.call(level, prompts, hole.key_mask)
+
+
+def noise_levels(sigmas: Tensor, sampling: Any) -> Tensor:
+    """Shares of the noise, 1…0, of noise levels as samplers count: of a flow they are the same."""
+    if isinstance(sampling, comfy.model_sampling.CONST):
+        return sigmas
+    return torch.where(sigmas.isinf(), torch.ones_like(sigmas), sigmas / (1 + sigmas))
