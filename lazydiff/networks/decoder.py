@@ -91,7 +91,10 @@ class DecoderBlock(nn.Module):
         self, x: Tensor, time: Tensor, text: tuple[Tensor, Tensor], text_mask: Tensor | None, key_mask: Tensor | None,
         memory: Memory | None = None, packing: Packing | None = None, gate: Gate = always,
     ) -> Tensor:  # fmt: skip
-        """x: [B, n, d]; time: [6, B, 1, d]; packed, x: [1, Σn, d]; time: [6, 1, Σn, d]; gate: around attention and MLP"""
+        """x: [B, n, d]; time: [6, B, 1, d]; packed, x: [1, Σn, d]; time: [6, 1, Σn, d]
+
+        gate: around attention and MLP
+        """
         table = self.scale_shift_table.to(time)[:, None, None] + time
         shift1, scale1, gate1, shift2, scale2, gate2 = table.to(x.dtype)
         x = x + gate1 * gate(self.attn, lambda: modulate(self.norm(x), shift1, scale1), key_mask, memory, packing)
