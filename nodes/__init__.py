@@ -9,8 +9,10 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import ComfyExtension, io
 
+from .attention_mask import AttentionMask, InstantMask
 from .blend import PoissonBlend
 from .context import LazyContextApply, LazyContextEncode, LazyContextInfo
+from .difference_mask import PromptDifferenceMask, RecordLatents
 from .host.model import register
 from .host.settings import add_folders
 from .load import LazyCheckpointLoader
@@ -29,6 +31,7 @@ class LazyDiffusionExtension(ComfyExtension):
         add_pictures()
         return [
             LazyCheckpointLoader, LazyContextEncode, LazySample, LazyContextApply, PoissonBlend, LazyContextInfo,
+            AttentionMask, InstantMask, PromptDifferenceMask, RecordLatents,
         ]  # fmt: skip
 
 
