@@ -7,14 +7,15 @@ from typing import Any
 import comfy.sample
 import comfy.samplers
 import torch
+import torch.nn.functional as F
 from comfy_api.latest import io
-from torch import Tensor
 
 from ..lazydiff.attention_masks import resize
 from ..lazydiff.difference_masks import DifferenceMap, difference_mask
 from .attention_mask import heat_picture
 from .context import show
 from .host.kv import downscale
+from .host.mask_search import finer
 from .host.trajectory import FIRST, Recorder, Start, follow, recorder_of
 from .types import CATEGORY
 
@@ -119,9 +120,10 @@ class PromptDifferenceMask(io.ComfyNode):
         if not found.differs:
             show("The two prompts make the same picture: the mask is empty. Change the target prompt.")
         heat = found.heat()[None].cpu()
-        size = tuple(side * downscale(model) for side in heat.shape[1:])
-        mask = torch.nn.functional.interpolate(difference_mask(heat[0])[None, None], size)[0]
-        return io.NodeOutput(mask, heat_picture(resize(heat, size)))
+        height, width = heat.shape[1:]
+        mask = difference_mask(resize(heat, finer(height, width))[0])
+        size = height * downscale(model), width * downscale(model)
+        return io.NodeOutput(F.interpolate(mask[None, None], size)[0], heat_picture(resize(heat, size)))
 
 
 class RecordLatents(io.ComfyNode):

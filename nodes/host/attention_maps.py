@@ -173,7 +173,7 @@ class AttentionObserver:
         self.count += 1
         if self.in_the_middle(self.count - 1, len(self.network.blocks)):
             q = module.q_linear(x).unflatten(2, (module.num_heads, -1))
-            k = module.kv_linear(text).unflatten(2, (2, module.num_heads, -1))[:, :, 0]
+            k = module.kv_linear(text).reshape(len(x), -1, 2, module.num_heads, q.shape[-1])[:, :, 0]  # text: one row
             self.keep(q.transpose(1, 2), k.transpose(1, 2))
 
     def in_the_middle(self, block: int, blocks: int) -> bool:

@@ -60,7 +60,7 @@ class MaskSearch:
 
     def compare(self, given: dict[str, Any]) -> Tensor:
         """The host calls this with what it has guided."""
-        if self.maps is not None and given["uncond_denoised"] is not None:
+        if self.maps is not None and given["uncond"] is not None:
             self.maps.add_difference(given["cond_denoised"], given["uncond_denoised"])
         return given["denoised"]
 
@@ -85,9 +85,7 @@ class MaskSearch:
 
         Source: InstDiffEdit, section 3.
         """
-        height, width = latent.shape[-2:]
-        finer = max(1, round(SIDE / min(height, width)))
-        self.begin((finer * height, finer * width))
+        self.begin(finer(*latent.shape[-2:]))
         run = max(1, round(steps * strength))
         sigmas = comfy.samplers.KSampler(model, steps, "cpu", SAMPLER, SCHEDULER, 1.0).sigmas[-run - 1 :]
         noise = torch.cat([comfy.sample.prepare_noise(latent, (seed + row) % 2**64) for row in range(seeds)])
@@ -129,3 +127,9 @@ class MaskSearch:
         if self.others is not None:
             mask = self.others(sigma, mask, extra_options=extra_options)
         return mask * self.maps.mask().to(mask) if self.seen else mask
+
+
+def finer(height: int, width: int) -> tuple[int, int]:
+    """Sides of a heat map for a latent of those sides: the same, or a multiple of a small one's."""
+    times = max(1, round(SIDE / min(height, width)))
+    return times * height, times * width

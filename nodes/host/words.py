@@ -45,7 +45,10 @@ def read_prompt(clip: Any, text: str) -> Prompt:
                 words[key] = Word(key.split(" ", 1)[1], (*words.get(key, Word("", ())).tokens, *seen))
         places += real
     if not words:
-        raise ValueError(f"the prompt “{text}” has no words that the model sees: write what the mask should cover")
+        raise ValueError(
+            f"the model sees no words of the prompt “{text}”: write what the mask should cover. Connect the CLIP that "
+            "belongs to the model"
+        )
     return Prompt(conditioning, length, places, list(words.values()), encoders[0][0] in CLIP)
 
 
