@@ -163,8 +163,8 @@ def test_instant_mask_changes_what_it_covers_alone(pack: Pack, name: str) -> Non
     last = masks[-1].expand_as(result).bool()
     whole = {**canvas, "noise_mask": torch.ones(1, 1, 32, 40)}
     assert torch.equal(graph.sample(plain, whole, positive=positive), result)
-    # Outside, the last step's answer is the picture itself, through the latent's scale and back.
-    assert torch.allclose(result[~last], canvas["samples"][~last], atol=1e-5)
+    # Outside, the last step takes the noise away again, which is much larger than the picture.
+    assert torch.allclose(result[~last], canvas["samples"][~last], atol=1e-4)
     assert (result - canvas["samples"])[last].abs().mean() > 0.01
 
 
