@@ -9,9 +9,11 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import ComfyExtension, io
 
+from .attention_mask import AttentionMask, InstantMask
 from .blend import PoissonBlend
 from .canvas import LazyCanvas, LazyCanvasContext, LazyCanvasEdit
 from .context import LazyContextApply, LazyContextEncode, LazyContextInfo
+from .difference_mask import PromptDifferenceMask, RecordLatents
 from .gates import LazyGates
 from .host.model import register
 from .host.settings import add_folders
@@ -34,6 +36,7 @@ class LazyDiffusionExtension(ComfyExtension):
         return [
             LazyCheckpointLoader, LazyContextEncode, LazySample, LazyContextApply, PoissonBlend, LazyContextInfo,
             LazyCanvas, LazyCanvasContext, LazyCanvasEdit, LazyVAEDecode, LazyPrompts, LazyGates,
+            AttentionMask, InstantMask, PromptDifferenceMask, RecordLatents,
         ]  # fmt: skip
 
 

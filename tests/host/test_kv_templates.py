@@ -95,3 +95,17 @@ def test_our_templates_work_with_another_loader(pack: Pack, template: str) -> No
         blended, outside = results[name][0], mask[0] <= 0.5
         assert torch.equal(blended[:, outside], destination.expand_as(blended)[:, outside])
         assert (blended - destination).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(("template", "finder"), [("14-auto-masked-edit", "3"), ("15-prompt-difference-edit", "7")])
+def test_templates_that_find_their_mask_change_little_else(pack: Pack, template: str, finder: str) -> None:
+    """With the small model, as they ship: the object is covered, and beyond the blend's growth no pixel is touched."""
+    graph, results = run(pack, template, {"LoadImage": picture, "SaveImage": (), "PreviewImage": ()}, {})
+    (mask, _), (canvas, _) = results[finder], results["2"]
+    (blended,) = next(results[name] for name, node in graph.items() if node["class_type"] == "PoissonBlend")
+    assert 0.02 < mask.mean() < 0.1
+    rows, columns = mask[0].nonzero().float().mean(0)
+    assert abs(rows - 52) < 8 and abs(columns - 44) < 8  # the object's middle
+    near = torch.nn.functional.max_pool2d(mask[:, None], 17, 1, 8)[0, 0] > 0
+    assert torch.equal(blended[0][~near], canvas[0][~near])
+    assert (blended - canvas)[0][mask[0] > 0].abs().mean() > 0.1

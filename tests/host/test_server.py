@@ -56,8 +56,8 @@ def test_workflow_runs_and_leaves_the_visible_part_alone(server: Server, name: s
     assert execution.end == "execution_success", execution.error
     results = [pixels(path) for path in server.pictures(execution)]
     assert results
-    if name == "4-blank-canvas":
-        return  # everything is hole
+    if name in ("4-blank-canvas", "14-auto-masked-edit", "15-prompt-difference-edit"):
+        return  # everything is hole, or the model found it
     table = Image.open(PACK / "workflows" / "pictures" / "lazydiffusion-table.png")
     canvas, outside = np.asarray(table.convert("RGB")), np.asarray(table.getchannel("A")) == 255
     if name in ("3-chain-of-four-edits", "12-chain-on-a-canvas", "13-many-masks-many-prompts"):

@@ -1,4 +1,4 @@
-"""Stock transformers of the host with next to no width and random weights, one of each kind; edits with them."""
+"""Stock models of the host with next to no width and random weights, one of each kind; edits with them."""
 
 from __future__ import annotations
 
@@ -20,6 +20,10 @@ FLUX = {
 LUMINA = {
     "patch_size": 2, "in_channels": 16, "dim": 32, "n_layers": 3, "n_refiner_layers": 1, "n_heads": 2, "n_kv_heads": 1,
     "multiple_of": 8, "qk_norm": True, "cap_feat_dim": 24, "axes_dims": [4, 6, 6], "axes_lens": [300, 64, 64],
+}  # fmt: skip
+UNET = {
+    "image_size": 32, "in_channels": 4, "out_channels": 4, "use_spatial_transformer": True, "legacy": False,
+    "model_channels": 32, "context_dim": 24, "use_temporal_attention": False,
 }  # fmt: skip
 
 # name: class of the host's configuration, sizes of the network, width of the text, of a pooled text
@@ -110,6 +114,30 @@ TINY: dict[str, tuple[str, dict[str, Any], int, int]] = {
         0,
     ),
 }  # fmt: skip
+# Those that are no transformers, with attentions in the places where the real ones have them.
+UNETS: dict[str, tuple[str, dict[str, Any], int, int]] = {
+    "sd15": (
+        "SD15",
+        {
+            **UNET, "adm_in_channels": None, "num_res_blocks": [2, 2, 2, 2], "channel_mult": [1, 2, 4, 4],
+            "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0], "transformer_depth_middle": 1,
+            "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0], "use_linear_in_transformer": False,
+        },
+        24,
+        0,
+    ),
+    "sdxl": (
+        "SDXL",
+        {
+            **UNET, "num_classes": "sequential", "adm_in_channels": 12 + 6 * 256, "num_res_blocks": [2, 2, 2],
+            "channel_mult": [1, 2, 4], "transformer_depth": [0, 0, 2, 2, 10, 10], "transformer_depth_middle": 10,
+            "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10], "use_linear_in_transformer": True,
+            "num_head_channels": 32,
+        },
+        24,
+        12,
+    ),
+}  # fmt: skip
 
 
 def accepted(kind: str, sizes: dict[str, Any]) -> dict[str, Any]:
@@ -130,7 +158,7 @@ def tiny(name: str, seed: int = 0, **changed: Any) -> Any:
 
     if name == "z-image" and "z_image_modulation" not in inspect.signature(comfy.ldm.lumina.model.NextDiT).parameters:
         pytest.skip("this release of ComfyUI has no Z-Image")
-    kind, sizes, *_ = TINY[name]
+    kind, sizes, *_ = (TINY | UNETS)[name]
     if not hasattr(comfy.supported_models, kind):
         pytest.skip(f"this release of ComfyUI has no {name}")
     unet = sizes | changed
@@ -147,7 +175,9 @@ def randomise(network: torch.nn.Module, seed: int = 0) -> None:
     """Weights that are neither zero nor huge: whatever a block does is seen in what comes out."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in network.parameters():
-        spread = 0.3 if parameter.ndim == 1 else 1.5 / parameter.shape[-1] ** 0.5
+        square = parameter.ndim == 4 and parameter.shape[-1] > 2  # a UNet's convolutions
+        inputs = parameter[0].numel() if square else parameter.shape[-1]
+        spread = 0.3 if parameter.ndim == 1 else (0.5 if square else 1.5) / inputs**0.5
         parameter.data = torch.randn(parameter.shape, generator=generator) * spread
     for name, buffer in network.named_buffers():
         if name == "pos_embed":  # of SD3, which takes it from the checkpoint
@@ -159,7 +189,7 @@ def randomise(network: torch.nn.Module, seed: int = 0) -> None:
 
 def prompt(name: str, tokens: int, seed: int = 0, **more: Any) -> list[list[Any]]:
     """A CONDITIONING for the architecture."""
-    _, _, width, pooled = TINY[name]
+    _, _, width, pooled = (TINY | UNETS)[name]
     generator = torch.Generator().manual_seed(seed)
     told: dict[str, Any] = {"pooled_output": torch.randn(1, pooled, generator=generator) if pooled else None}
     if name == "hunyuan-dit":

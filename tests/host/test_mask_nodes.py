@@ -1,0 +1,358 @@
+"""Attention masks and prompt difference masks as nodes, on stock models and on ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from .in_process import Pack, scene
+from .stand_in_clip import StandInCLIP
+from .tiny_models import TinyVAE, latent, prompt, tiny
+
+pytestmark = pytest.mark.host
+
+SETTINGS = {
+    "words": "", "reference": "automatic", "object_threshold": 0.9, "background_threshold": 0.6, "mask_threshold": 0.2,
+}  # fmt: skip
+SAMPLING = {"seed": 3, "seeds": 2, "steps": 4, "strength": 0.5, "cfg": 3.0}
+
+
+class Graph:
+    """A tiny model with the host's own tokenizer for its kind, and a picture."""
+
+    def __init__(self, pack: Pack, name: str):
+        self.call, self.name = pack.call, name
+        self.model, self.clip = tiny(name), StandInCLIP(name)
+        form = self.model.model.latent_format
+        self.vae = TinyVAE(form.latent_channels, form.latent_dimensions == 3)
+        self.image = torch.rand(1, 256, 320, 3, generator=torch.Generator().manual_seed(1))
+        self.positive, self.negative = self.clip.conditioning("a red cat"), self.clip.conditioning("")
+
+    def mask(self, text: str = "a red cat on a mat", model: Any = None, **changed: Any) -> tuple[Tensor, Tensor]:
+        given = {"image": self.image, "prompt": text, **SETTINGS, **SAMPLING, **changed}
+        return self.call("AttentionMask", model or self.model, self.clip, self.vae, **given)
+
+    def instant(self, text: str = "a red cat on a mat", model: Any = None, **changed: Any) -> tuple[Any, Any]:
+        return self.call("InstantMask", model or self.model, self.clip, text, **{**SETTINGS, **changed})
+
+    def sample(self, model: Any, canvas: dict[str, Tensor], denoise: float = 0.6, positive: Any = None) -> Tensor:
+        args = model, 1, 4, 3.0, "euler", "normal", positive or self.positive, self.negative, canvas, denoise
+        return self.call("KSampler", *args)[0]["samples"]
+
+    def difference(
+        self, canvas: Tensor, seed: int = 1, model: Any = None, source: Any = None, target: Any = None, first: int = 2,
+        denoise: float = 1.0,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        args = model or self.model, source or self.positive, target or self.clip.conditioning("a red dog")
+        given = args, self.negative, {"samples": canvas}, seed, 4, first, 3.0, "euler", "normal", denoise
+        return self.call("PromptDifferenceMask", *given[0], *given[1:])
+
+
+@pytest.mark.parametrize("name", ["sd15", "sdxl", "pixart-sigma", "flux", "sd3", "qwen-image"])
+def test_attention_mask_of_every_kind_of_model(pack: Pack, name: str) -> None:
+    """A mask and a heat map of the picture's size, the same again; and the sampler is none the wiser."""
+    graph = Graph(pack, name)
+    canvas = {"samples": graph.vae.encode(graph.image)}
+    before = graph.sample(graph.model, canvas)
+    mask, heat = graph.mask()
+    assert mask.shape == (1, 256, 320) and heat.shape == (1, 256, 320, 3)
+    assert set(mask.unique().tolist()) == {0.0, 1.0}
+    assert heat.min() >= 0 and heat.max() <= 1 and (heat - graph.image).abs().max() > 0.1
+    assert torch.equal(graph.mask()[0], mask) and not torch.equal(graph.mask(seed=9)[1], heat)
+    assert torch.equal(graph.sample(graph.model, canvas), before)
+
+
+def test_pointed_words_make_their_own_masks(pack: Pack) -> None:
+    graph = Graph(pack, "sd15")
+    heats = [graph.mask(words=words)[1] for words in ("cat", "Mat", "red, cat")]
+    assert all(not torch.equal(heats[0], other) for other in heats[1:])
+    assert torch.equal(graph.mask(words="cat", mask_threshold=0.0)[1], heats[0])
+
+
+def test_references_are_for_the_user_to_choose(pack: Pack) -> None:
+    graph = Graph(pack, "sd15")
+    heats = {name: graph.mask(reference=name)[1] for name in ("automatic", "start", "sink", "difference")}
+    assert torch.equal(heats["automatic"], heats["start"])
+
+
+def test_each_image_of_a_batch_has_its_mask(pack: Pack) -> None:
+    graph = Graph(pack, "sd15")
+    images = torch.rand(2, 256, 320, 3)
+    masks, heats = graph.mask(image=images, seeds=1)
+    (alone, _) = graph.mask(image=images[1:], seeds=1)
+    assert masks.shape == (2, 256, 320) and heats.shape == images.shape
+    assert torch.equal(masks[1:], alone)
+
+
+def test_image_of_any_size(pack: Pack) -> None:
+    graph = Graph(pack, "flux")
+    mask, heat = graph.mask(image=torch.rand(1, 203, 301, 4), seeds=1)
+    assert mask.shape == (1, 203, 301) and heat.shape == (1, 203, 301, 3)
+
+
+def test_published_steps_run(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 50 steps at strength 0.5 the last 25, with three seeds at once and with their own noise each."""
+    graph, calls = Graph(pack, "pixart-sigma"), []
+    import comfy.sample
+
+    def sample(model: Any, noise: Tensor, cfg: float, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any) -> None:
+        calls.append((noise, sigmas))
+        raise InterruptedError
+
+    monkeypatch.setattr(comfy.sample, "sample_custom", sample)
+    with pytest.raises(InterruptedError):
+        graph.mask(seeds=3, steps=50, strength=0.5)
+    ((noise, sigmas),) = calls
+    whole = comfy.samplers.KSampler(graph.model, 50, "cpu", "lms", "normal", 1.0).sigmas
+    assert torch.equal(sigmas, whole[25:]) and len(sigmas) == 26
+    assert torch.equal(noise[1:2], comfy.sample.prepare_noise(noise[1:2], 4)) and len(noise) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"text": " "}, "the prompt is empty: write what the mask should cover"),
+        ({"words": "dog"}, "there is no word “dog” in the prompt: choose among a, red, cat, on, a, mat"),
+        ({"image": torch.full((1, 64, 64, 3), float("nan"))}, "not numbers"),
+        ({"reference": "difference", "cfg": 1.0}, "needs guidance: choose a CFG above 1"),
+    ],
+)
+def test_attention_mask_refuses_in_words(pack: Pack, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Graph(pack, "sd15").mask(**changes)
+
+
+def test_start_token_that_is_not_there_is_refused_in_words(pack: Pack) -> None:
+    with pytest.raises(ValueError, match="no start token: choose another reference"):
+        Graph(pack, "flux").mask(reference="start")
+
+
+@pytest.mark.parametrize("node", ["mask", "instant"])
+def test_model_without_known_attention_is_refused_in_words(pack: Pack, node: str) -> None:
+    graph = Graph(pack, "sd15")
+    with pytest.raises(ValueError, match="how WAN21 attends to its prompt is not known"):
+        getattr(graph, node)(model=tiny("wan"))
+
+
+# Instant masks
+
+
+@pytest.mark.parametrize("name", ["sd15", "flux", "pixart-sigma"])
+def test_instant_mask_changes_what_it_covers_alone(pack: Pack, name: str) -> None:
+    """Against the same sampling with the masks written down: found after each step, used in the next."""
+    graph = Graph(pack, name)
+    canvas = {"samples": graph.vae.encode(graph.image)}
+    model, positive = graph.instant(mask_threshold=0.4)
+    result = graph.sample(model, canvas, positive=positive)
+    search, masks = model.model_options["denoise_mask_function"].__self__, []
+    narrow = search.narrow
+
+    def watch(*args: Any, **kwargs: Any) -> Tensor:
+        masks.append(narrow(*args, **kwargs))
+        return masks[-1]
+
+    model.set_model_denoise_mask_function(watch)
+    assert torch.equal(graph.sample(model, canvas, positive=positive), result)
+    assert len(masks) == 4 and masks[0].min() == 1
+    assert all(0 < mask.mean() < 1 for mask in masks[1:])
+    plain = graph.model.clone()
+    plain.set_model_denoise_mask_function(lambda *unused, **more: masks.pop(0))
+    last = masks[-1].expand_as(result).bool()
+    whole = {**canvas, "noise_mask": torch.ones(1, 1, 32, 40)}
+    assert torch.equal(graph.sample(plain, whole, positive=positive), result)
+    # Outside, the last step takes the noise away again, which is much larger than the picture.
+    assert torch.allclose(result[~last], canvas["samples"][~last], atol=1e-4)
+    assert (result - canvas["samples"])[last].abs().mean() > 0.01
+
+
+def test_instant_mask_keeps_to_the_latents_own_mask_and_to_another_packs_function(pack: Pack) -> None:
+    graph = Graph(pack, "sd15")
+    own = torch.zeros(1, 1, 32, 40)
+    own[..., :20] = 1
+    canvas = {"samples": graph.vae.encode(graph.image), "noise_mask": own}
+    model, positive = graph.instant(mask_threshold=0.0)
+    result = graph.sample(model, canvas, positive=positive)
+    shown = (own == 0).expand_as(result)
+    assert torch.allclose(result[shown], canvas["samples"][shown], atol=1e-5)
+    other = graph.model.clone()
+    other.set_model_denoise_mask_function(lambda sigma, mask, extra_options: mask * 0)
+    nothing, positive = graph.instant(model=other)
+    assert torch.allclose(graph.sample(nothing, canvas, positive=positive), canvas["samples"], atol=1e-5)
+
+
+@pytest.mark.parametrize("order", ["context first", "mask first"])
+def test_instant_mask_with_a_kv_context_leaves_the_visible_part_alone(pack: Pack, order: str) -> None:
+    graph = Graph(pack, "flux")
+    hole = torch.zeros(1, 256, 320)
+    hole[:, 75:150, 130:210] = 1
+    context, canvas = graph.call("LazyContextEncode", graph.model, graph.vae, graph.image, hole, 0, 0, anchors=2)
+    if order == "context first":
+        (model,) = graph.call("LazyContextApply", graph.model, context)
+        model, positive = graph.instant(model=model)
+    else:
+        model, positive = graph.instant()
+        (model,) = graph.call("LazyContextApply", model, context)
+    for given in (canvas, {"samples": canvas["samples"]}):
+        result = graph.sample(model, given, denoise=1.0, positive=positive)
+        shown = (canvas["noise_mask"] == 0).expand_as(result)
+        assert torch.equal(result[shown], canvas["samples"][shown])
+
+
+def small(pack: Pack) -> tuple[Any, Any, Any]:
+    return pack.call("LazyCheckpointLoader", "lazydiffusion-small.safetensors")
+
+
+def test_from_words_to_an_edit_with_the_small_model(pack: Pack) -> None:
+    """Attention mask, context, sampler and blend in one graph: outside the found mask every pixel is the picture's."""
+    model, clip, vae = small(pack)
+    image = scene(9)[0].movedim(1, -1)  # red boats
+    given = {**SETTINGS, "mask_threshold": 0.5, "seed": 0, "seeds": 2, "steps": 10, "strength": 0.5, "cfg": 1.0}
+    mask, _ = pack.call("AttentionMask", model, clip, vae, image, "a boat", **given)
+    assert 0.02 < mask.mean() < 0.7
+    context, canvas = pack.call("LazyContextEncode", model, vae, image, mask, 0, 0)
+    positive, negative = (pack.call("CLIPTextEncode", clip, text)[0] for text in ("a green tree", ""))
+    args = model, context, positive, negative, 1, 3, 1.0, "euler", "simple", 1.0, 1
+    (samples,) = pack.call("LazySample", *args)
+    shown = (canvas["noise_mask"] == 0).expand_as(samples["samples"])
+    assert torch.equal(samples["samples"][shown], canvas["samples"][shown])
+    (pixels,) = pack.call("VAEDecode", vae, samples)
+    (blended,) = pack.call("PoissonBlend", image, pixels, mask, "source", 0)
+    assert torch.equal(blended[mask == 0], image[mask == 0]) and not torch.equal(blended, image)
+
+
+def test_model_with_a_learned_context_says_what_to_connect(pack: Pack) -> None:
+    """Such a model never looks at the visible part."""
+    model, clip, vae = small(pack)
+    image, mask, _ = scene(9)
+    context, _ = pack.call("LazyContextEncode", model, vae, image.movedim(1, -1), mask[:, 0], 0, 0)
+    (lazy,) = pack.call("LazyContextApply", model, context)
+    given = {**SETTINGS, "seed": 0, "seeds": 1, "steps": 4, "strength": 0.5, "cfg": 1.0}
+    with pytest.raises(ValueError, match="connect the MODEL as it is before Lazy Context Apply"):
+        pack.call("AttentionMask", lazy, clip, vae, image.movedim(1, -1), "a boat", **given)
+
+
+# Prompt differences
+
+
+@pytest.fixture
+def counted(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rows of each call of a model."""
+    import comfy.model_base
+
+    rows: list[int] = []
+    apply = comfy.model_base.BaseModel.apply_model
+
+    def count(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        rows.append(len(x))
+        return apply(self, x, *args, **kwargs)
+
+    monkeypatch.setattr(comfy.model_base.BaseModel, "apply_model", count)
+    return rows
+
+
+@pytest.mark.parametrize("name", ["sd15", "flux"])
+def test_recorded_steps_are_reused_and_make_the_same_mask(pack: Pack, counted: list[int], name: str) -> None:
+    graph = Graph(pack, name)
+    empty = {"samples": torch.zeros_like(graph.vae.encode(graph.image))}
+    (model,) = pack.call("RecordLatents", graph.model)
+    result = graph.sample(model, empty, denoise=1.0)
+    assert torch.equal(result, graph.sample(graph.model, empty, denoise=1.0))
+    counted.clear()
+    reused = graph.difference(result, seed=99, model=model)  # the seed is the recorded one's
+    few = sum(counted)
+    counted.clear()
+    computed = graph.difference(result)
+    assert sum(counted) == 2 * few
+    assert all(torch.equal(a, b) for a, b in zip(reused, computed, strict=True))
+    assert 0 < reused[0].mean() < 0.9
+
+
+def test_difference_is_that_of_two_whole_samplings(pack: Pack) -> None:
+    """Against both pictures made to the end, with their steps written down."""
+    import comfy.sample
+    import comfy.samplers
+
+    graph, part = Graph(pack, "sd15"), pack.part("lazydiff.difference_masks")
+    canvas = graph.vae.encode(graph.image)
+    target = graph.clip.conditioning("a red dog")
+    sigmas = comfy.samplers.KSampler(graph.model, 4, "cpu", "euler", "normal", 0.6).sigmas
+    steps: list[list[Tensor]] = []
+    with torch.inference_mode():
+        for positive in (graph.positive, target):
+            latents: list[Tensor] = []
+            comfy.sample.sample_custom(
+                graph.model, comfy.sample.prepare_noise(canvas, 1), 3.0, comfy.samplers.sampler_object("euler"),
+                sigmas, positive, graph.negative, canvas, None,
+                lambda i, x0, x, n, latents=latents: latents.append(x.clone()),
+            )  # fmt: skip
+            steps.append(latents)
+    expected = part.DifferenceMap()
+    for original, edited in list(zip(*steps, strict=True))[1:3]:
+        expected.add(edited, original)
+    size = (64, 80)  # twice the latent's: at least 64 cells
+    resized = pack.part("lazydiff.attention_masks").resize(expected.heat()[None], size)[0]
+    by_hand = part.difference_mask(resized).repeat_interleave(4, 0).repeat_interleave(4, 1)
+    mask, heat = graph.difference(canvas, denoise=0.6)
+    assert torch.equal(mask[0], by_hand) and heat.shape == (1, 256, 320, 3)
+
+
+def test_prompts_without_a_difference_make_an_empty_mask_and_a_note(
+    pack: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph, said = Graph(pack, "sd15"), []
+    monkeypatch.setattr(pack.part("nodes.difference_mask"), "show", said.append)
+    mask, heat = graph.difference(torch.zeros(1, 4, 32, 40), target=graph.positive)
+    assert mask.shape == (1, 256, 320) and not mask.any() and not heat.any()
+    assert len(said) == 1 and "The two prompts make the same picture" in said[0]
+
+
+def test_a_later_sampling_does_not_pass_for_an_earlier_one(pack: Pack) -> None:
+    """The recorder knows a sampling by its result, and remembers the last ones alone."""
+    graph = Graph(pack, "sd15")
+    (model,) = pack.call("RecordLatents", graph.model)
+    recorder = pack.part("nodes.host.trajectory").recorder_of(model)
+    results = [graph.sample(model, {"samples": latent(graph.model, seed=i)}) for i in range(3)]
+    assert recorder.find(results[0]) is None
+    assert [recorder.find(each).result.equal(each) for each in results[1:]] == [True, True]
+    masked = {"samples": latent(graph.model), "noise_mask": torch.ones(1, 1, 20, 20)}
+    assert recorder.find(graph.sample(model, masked)) is None  # where the mask was zero it shows no steps
+
+
+@pytest.mark.parametrize("name", ["sd15", "flux"])
+def test_fisedit_pipeline_recomputes_what_the_words_touch(pack: Pack, name: str) -> None:
+    """A picture, a changed prompt, its mask, and a lazy sampling of the mask alone."""
+    graph = Graph(pack, name)
+    (model,) = pack.call("RecordLatents", graph.model)
+    picture = graph.sample(model, {"samples": torch.zeros_like(graph.vae.encode(graph.image))}, denoise=1.0)
+    mask, _ = graph.difference(picture, model=model)
+    (pixels,) = pack.call("VAEDecode", graph.vae, {"samples": picture})
+    context, canvas = pack.call("LazyContextEncode", model, graph.vae, pixels, mask, 0, 0)
+    target = graph.clip.conditioning("a red dog")
+    (out,) = pack.call("LazySample", model, context, target, graph.negative, 1, 4, 3.0, "euler", "normal", 1.0, 1)
+    shown = (canvas["noise_mask"] == 0).expand_as(out["samples"])
+    assert shown.any() and torch.equal(out["samples"][shown], canvas["samples"][shown])
+
+
+def test_interrupted_search_leaves_the_model_as_it_was(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    import comfy.model_management as mm
+
+    graph = Graph(pack, "pixart-sigma")
+    canvas = {"samples": graph.vae.encode(graph.image)}
+    before = graph.sample(graph.model, canvas)
+    mm.interrupt_current_processing()
+    with pytest.raises(mm.InterruptProcessingException):
+        graph.mask()
+    mm.interrupt_current_processing()
+    with pytest.raises(mm.InterruptProcessingException):
+        graph.difference(canvas["samples"], denoise=0.6)
+    assert torch.equal(graph.sample(graph.model, canvas), before)
+
+
+def test_prompts_of_other_shapes_are_compared_too(pack: Pack) -> None:
+    """Of a text of another length, as T5's are."""
+    graph = Graph(pack, "pixart-sigma")
+    mask, _ = graph.difference(torch.zeros(1, 4, 32, 40), source=prompt("pixart-sigma", 4), target=prompt("flux", 9))
+    assert 0 < mask.mean() < 1
