@@ -107,23 +107,26 @@ def tokens(model: NetworkConfig, percent: float) -> int:
 
 @torch.inference_mode()
 def measure(
-    model: NetworkConfig, crop: NetworkConfig, percents: Sequence[float], steps: Sequence[int], setting: Setting,
-    vae: Autoencoder, repeat: int,
+    models: Sequence[NetworkConfig], crop: NetworkConfig, percents: Sequence[float], steps: Sequence[int],
+    setting: Setting, vae: Autoencoder, repeat: int,
 ) -> list[Row]:  # fmt: skip
-    """One row per size of mask."""
+    """One row per size of canvas and of mask."""
     torch.manual_seed(0)
-    stages = stages_of(model, crop, percents, setting, vae)
-    calls = list({part.call: None for some in stages.values() for stage in some.values() for part in stage})
+    stages = {model: stages_of(model, crop, percents, setting, vae) for model in models}
+    every = [stage for masks in stages.values() for some in masks.values() for stage in some.values()]
+    calls = list({part.call: None for stage in every for part in stage})
     seconds = dict(zip(calls, medians(calls, repeat, setting.device), strict=True))
-    rows: list[Row] = []
-    for percent, some in stages.items():
-        times = {name: sum(1000 * seconds[call] * n for call, n in stage) for name, stage in some.items()}
-        if setting.device == "cpu":
-            edits = {name: {k: sum(times[s] * n for s, n in counted(edit, k)) for k in steps}
-                     for name, edit in EDITS.items()}  # fmt: skip
-        else:
-            edits = whole_edits(some, steps, repeat, setting.device, rows[0].edits if rows else {})
-        rows.append(Row(model.canvas, percent, tokens(model, percent), times, edits))
+    rows = []
+    for model, masks in stages.items():
+        edits: dict[str, dict[int, float]] = {}
+        for percent, some in masks.items():
+            times = {name: sum(1000 * seconds[call] * n for call, n in stage) for name, stage in some.items()}
+            if setting.device == "cpu":
+                edits = {name: {k: sum(times[s] * n for s, n in counted(edit, k)) for k in steps}
+                         for name, edit in EDITS.items()}  # fmt: skip
+            else:
+                edits = whole_edits(some, steps, repeat, setting.device, known=edits)
+            rows.append(Row(model.canvas, percent, tokens(model, percent), times, edits))
     return rows
 
 
@@ -210,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     where, setting = machine(args.device), setting_of(args.device, args.quick)
     models = MODELS[:1] if args.quick else MODELS
     vae = Autoencoder(setting)
-    rows = [row for model in models for row in measure(model, CROP, PERCENT, STEPS, setting, vae, args.repeat)]
+    rows = measure(models, CROP, PERCENT, STEPS, setting, vae, args.repeat)
 
     how = "whole edits measured"
     if args.device == "cpu":

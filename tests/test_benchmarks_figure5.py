@@ -57,7 +57,7 @@ def test_the_baseline_reads_nine_channels_and_no_context():
 @pytest.mark.parametrize("setting", [CPU, WHOLE])
 def test_edits_are_the_sum_of_their_stages(setting):
     vae, calls = stages.Autoencoder(setting), []
-    (row,) = figure5.measure(TINY, SMALLER, (10,), (3, 1), setting, vae, repeat=1)
+    (row,) = figure5.measure([TINY], SMALLER, (10,), (3, 1), setting, vae, repeat=1)
     added = row.edits["next edit"][3] - row.edits["next edit"][1]
     assert added == pytest.approx(2 * row.stages["lazy step"]) and row.tokens == 6
 
