@@ -23,6 +23,7 @@ class LazyContext(NamedTuple):
     canvas: Tensor  # [B, N, C·p·p], clean tokens of the whole canvas
     network: NetworkConfig  # of that model
     space: Any = None  # what the canvas was encoded with, for those who encode a sketch alike later
+    mask: Tensor | None = None  # [B, 1, H, W] bool, the holes' pixels, for those who blend later
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LazyContext:
         return self
@@ -60,6 +61,7 @@ class KVContext(NamedTuple):
     anchors: Anchors
     held: list[Tensor]  # what the anchors keep in main memory, where a host that counts memory looks for it
     space: Any = None  # what the canvas was encoded with, for those who encode a sketch alike later
+    mask: Tensor | None = None  # [B, 1, H, W] bool, the holes' pixels, for those who blend later
 
     def __deepcopy__(self, memo: dict[int, Any]) -> KVContext:
         return self

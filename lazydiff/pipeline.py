@@ -20,7 +20,8 @@ from .diffusion.samplers import SAMPLERS, Callback, ancestral
 from .masks import binarise, pad_to_multiple, to_grid
 from .model import LazyDiffusion, Sampling
 from .poisson import poisson_blend
-from .tokens import HoleTokens, unpatchify
+from .tokens import HoleTokens, patchify, unpatchify
+from .vaes import to_pixels
 
 Blend = Literal["poisson", "mixed", "paste"]
 
@@ -67,11 +68,17 @@ def encode(model: LazyDiffusion, image: Tensor, mask: Tensor) -> LazyContext:
     image: [B, 3, H, W] in 0…1; mask: [B, 1, H, W] of zeros and ones; both of whole tokens
     """
     image = image * 2 - 1
+    return encode_latents(model, model.latent.encode(image * (1 - mask)), model.latent.encode(image), mask)
+
+
+@torch.no_grad()
+def encode_latents(model: LazyDiffusion, visible: Tensor, latent: Tensor, mask: Tensor) -> LazyContext:
+    """The same from latents [B, C, h, w] of the canvases, and of them with mid grey in their holes (visible)."""
     hole = told = HoleTokens.from_grid_mask(to_grid(mask, model.config.network.token)[:, 0] > 0)
     if model.config.network.dense:
-        told = HoleTokens.everything(len(image), hole.grid, image.device)
-    tokens, canvas = model.context(image, mask, told), model.tokens(image)
-    return LazyContext(model.fingerprint, hole, tokens, canvas, model.config.network)
+        told = HoleTokens.everything(len(mask), hole.grid, mask.device)
+    canvas = patchify(latent, model.config.network.patch)
+    return LazyContext(model.fingerprint, hole, model.encoder(visible, mask, told), canvas, model.config.network)
 
 
 @torch.no_grad()
@@ -120,11 +127,15 @@ def sample(
 
 @torch.no_grad()
 def decode(model: LazyDiffusion, context: LazyContext, tokens: Tensor) -> Tensor:
-    """Hole tokens [S, n, C·p·p] among the canvas's own (paper, equation 5) -> images [S, 3, H, W] in 0…1."""
+    """Hole tokens [S, n, C·p·p] among the canvas's own -> images [S, 3, H, W] in 0…1."""
+    return to_pixels(model.latent.decode(to_latents(context, tokens)))
+
+
+def to_latents(context: LazyContext, tokens: Tensor) -> Tensor:
+    """Hole tokens [S, n, C·p·p] among the canvas's own (paper, equation 5) -> latents [S, C, h, w]."""
     times = len(tokens) // len(context.tokens)
     canvas = context.hole.tile(times).scatter(tokens, context.canvas.repeat(times, 1, 1))
-    latent = unpatchify(canvas, context.hole.grid, model.config.network.patch)
-    return ((model.latent.decode(latent) + 1) / 2).clamp(0, 1)
+    return unpatchify(canvas, context.hole.grid, context.network.patch)
 
 
 def composite(image: Tensor, generated: Tensor, mask: Tensor, blend: Blend = "poisson") -> Tensor:

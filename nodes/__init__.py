@@ -10,11 +10,13 @@ import folder_paths
 from comfy_api.latest import ComfyExtension, io
 
 from .blend import PoissonBlend
+from .canvas import LazyCanvas, LazyCanvasContext, LazyCanvasEdit
 from .context import LazyContextApply, LazyContextEncode, LazyContextInfo
 from .host.model import register
 from .host.settings import add_folders
 from .load import LazyCheckpointLoader
 from .sample import LazySample
+from .vae import LazyVAEDecode
 
 PICTURES = Path(__file__).parents[1] / "workflows" / "pictures"
 
@@ -29,6 +31,7 @@ class LazyDiffusionExtension(ComfyExtension):
         add_pictures()
         return [
             LazyCheckpointLoader, LazyContextEncode, LazySample, LazyContextApply, PoissonBlend, LazyContextInfo,
+            LazyCanvas, LazyCanvasContext, LazyCanvasEdit, LazyVAEDecode,
         ]  # fmt: skip
 
 

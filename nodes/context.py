@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import comfy.sample
 import comfy.utils
 import torch
 from comfy_api.latest import io, ui
-from comfy_execution.utils import get_executing_context
 from torch import Tensor
 
 from ..lazydiff.anchors import MEGABYTE, KVSettings, with_ring
@@ -18,6 +16,7 @@ from ..lazydiff.masks import binarise, feather, grow, to_grid
 from .host.contexts import attach, encode_each
 from .host.kv import downscale, kv_context, token_size
 from .host.model import LazyModel
+from .host.progress import counted, show
 from .types import CATEGORY, LazyContextIO
 
 
@@ -126,15 +125,20 @@ def encode_learned(
     """A context from the model's own encoder, and the canvas with its noise mask."""
     image, soft = canvas_and_mask(image, mask, lazy.network.token)
     soft = soften(soft, grow, feather)
-    hole = (soft > 0).float()
-    inside = hole.movedim(1, -1)
-    bar = comfy.utils.ProgressBar(2 + lazy.network.encoder_depth)
+    inside = (soft > 0).float().movedim(1, -1)
     latent, visible = (
-        encode_image(vae, each, lazy.network.cell, lazy.network.channels, bar)
+        encode_image(vae, each, lazy.network.cell, lazy.network.channels)
         for each in (image, image * (1 - inside) + inside / 2)
     )
-    with counted(lazy, bar):
-        context = lazy.context(latent, visible, hole)._replace(space=vae)
+    return learned_context(lazy, latent, visible, soft, vae)
+
+
+def learned_context(
+    lazy: LazyModel, latent: Tensor, visible: Tensor, soft: Tensor, vae: Any
+) -> tuple[LazyContext, dict[str, Tensor]]:
+    """visible: latents of the canvas with grey in its holes; soft: [B, 1, H, W], holes with soft edges"""
+    with counted(lazy.encoder.model.blocks, comfy.utils.ProgressBar(lazy.network.encoder_depth)):
+        context = lazy.context(latent, visible, (soft > 0).float())._replace(space=vae, mask=soft > 0)
     return context, {"samples": latent, "noise_mask": noise_mask(soft, lazy.network.token, lazy.network.patch)}
 
 
@@ -142,19 +146,24 @@ def encode_stock(
     model: Any, vae: Any, image: Tensor, mask: Tensor, grow: int, feather: int, settings: KVSettings
 ) -> tuple[KVContext, dict[str, Tensor]]:
     """A context that keeps keys and values while samplers run, and the canvas with its noise mask."""
-    token = token_size(model)
-    image, soft = canvas_and_mask(image, mask, token)
-    soft = soften(soft, grow, feather)
-    cell = downscale(model)
-    latent = encode_image(vae, image, cell, model.model.latent_format.latent_channels, comfy.utils.ProgressBar(1))
+    image, soft = canvas_and_mask(image, mask, token_size(model))
+    latent = encode_image(vae, image, downscale(model), model.model.latent_format.latent_channels)
+    return stock_context(model, latent, soften(soft, grow, feather), settings, vae)
+
+
+def stock_context(
+    model: Any, latent: Tensor, soft: Tensor, settings: KVSettings, vae: Any
+) -> tuple[KVContext, dict[str, Tensor]]:
+    """soft: [B, 1, H, W], holes with soft edges"""
     latent = comfy.sample.fix_empty_latent_channels(model, latent)
-    context = kv_context(model, latent, (soft > 0).float(), settings, vae)
+    context = kv_context(model, latent, (soft > 0).float(), settings, vae)._replace(mask=soft > 0)
     if not context.name:
         show(
             f"{type(model.model).__name__} is no transformer that can be lazy: every step computes the whole canvas. "
             "Everything else works the same."
         )
-    cells = noise_mask(soft, token, token // cell)
+    token = token_size(model)
+    cells = noise_mask(soft, token, token // downscale(model))
     # Of as many dimensions as the latent: from fewer the host would take a batch of masks for the frames of one.
     return context, {"samples": latent, "noise_mask": cells.unsqueeze(2) if latent.ndim == 5 else cells}
 
@@ -198,13 +207,6 @@ class LazyContextInfo(io.ComfyNode):
         text = describe(context)
         show(text)
         return io.NodeOutput(text, ui=ui.PreviewText(text))
-
-
-def show(text: str) -> None:
-    """Show a text on the node that runs, where there is a user interface to show it."""
-    running = get_executing_context()
-    if "server" in sys.modules and running is not None:
-        sys.modules["server"].PromptServer.instance.send_progress_text(text, running.node_id)
 
 
 def describe(context: LazyContext | KVContext) -> str:
@@ -276,28 +278,16 @@ def noise_mask(soft: Tensor, token: int, patch: int) -> Tensor:
     return to_grid(soft, token).repeat_interleave(patch, 2).repeat_interleave(patch, 3)
 
 
-def encode_image(vae: Any, image: Tensor, cell: int, channels: int, bar: comfy.utils.ProgressBar) -> Tensor:
+def encode_image(vae: Any, image: Tensor, cell: int, channels: int) -> Tensor:
     """Latents [B, C, h, w], of some VAEs [B, C, 1, h, w]. Errors: ValueError for a VAE of another model."""
     latent = encode_each(vae, image)
-    height, width = (side // cell for side in image.shape[1:3])
+    check_latent(latent, channels, image.shape[1] // cell, image.shape[2] // cell)
+    return latent
+
+
+def check_latent(latent: Tensor, channels: int, height: int, width: int) -> None:
     if (latent.shape[1], *latent.shape[-2:]) != (channels, height, width):
         raise ValueError(
             f"this VAE makes latents of {latent.shape[1]} channels, {latent.shape[-1]}×{latent.shape[-2]}; the model "
             f"needs {channels}, {width}×{height}: connect the VAE that belongs to the model"
         )
-    bar.update(1)
-    return latent
-
-
-class counted:
-    """Shows the progress of the context encoder, block by block; this is also where the host can interrupt."""
-
-    def __init__(self, lazy: LazyModel, bar: comfy.utils.ProgressBar):
-        self.blocks, self.bar = lazy.encoder.model.blocks, bar
-
-    def __enter__(self) -> None:
-        self.hooks = [block.register_forward_hook(lambda *_: self.bar.update(1)) for block in self.blocks]
-
-    def __exit__(self, *_: object) -> None:
-        for hook in self.hooks:
-            hook.remove()

@@ -1,15 +1,21 @@
-"""The type of the socket that is ours."""
+"""The types of the sockets that are ours."""
 
 from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..lazydiff.canvas import Canvas
 from ..lazydiff.context import KVContext, LazyContext
 
 
 @io.comfytype(io_type="LAZY_CONTEXT")
 class LazyContextIO(io.ComfyTypeIO):
     Type = LazyContext | KVContext
+
+
+@io.comfytype(io_type="LAZY_CANVAS")
+class LazyCanvasIO(io.ComfyTypeIO):
+    Type = Canvas
 
 
 CATEGORY = "LazyDiffusion"

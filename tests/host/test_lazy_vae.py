@@ -11,24 +11,14 @@ import torch
 
 from lazydiff.lazy_vae import decode, encode, lazy_decode, lazy_encode
 
+from .tiny_vae import tiny_network
+
 pytestmark = pytest.mark.host
 
 
 @pytest.fixture(scope="module")
 def vae(host: ModuleType) -> Any:
-    from comfy.ldm.models.autoencoder import AutoencoderKL
-
-    torch.manual_seed(0)
-    config = dict(
-        double_z=True, z_channels=4, resolution=256, in_channels=3, out_ch=3, ch=32, ch_mult=[1, 1, 2, 2],
-        num_res_blocks=1, attn_resolutions=[], dropout=0.0,
-    )  # fmt: skip
-    vae = AutoencoderKL(ddconfig=config, embed_dim=4).eval().requires_grad_(False)
-    for name, part in vae.named_parameters():  # the host's layers do not fill their weights
-        torch.nn.init.normal_(part, std=part[0].numel() ** -0.5 if part.ndim > 1 else 0.1)
-        if "norm" in name and name.endswith("weight"):
-            part.add_(1)
-    return vae
+    return tiny_network()
 
 
 @pytest.mark.parametrize("half", ["decode", "encode"])

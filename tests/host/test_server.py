@@ -45,6 +45,7 @@ def shipped_model() -> None:
 def test_nodes_and_templates_are_listed(server: Server) -> None:
     nodes = server.get("/object_info")
     assert {"LazyCheckpointLoader", "LazyContextEncode", "LazySample", "LazyContextApply", "PoissonBlend"} <= set(nodes)
+    assert {"LazyCanvas", "LazyCanvasContext", "LazyCanvasEdit", "LazyVAEDecode"} <= set(nodes)
     assert set(server.get("/workflow_templates")["lazydiffusion"]) == set(WORKFLOWS)
     assert all((PACK / "workflows" / f"{name}.jpg").exists() for name in OURS)
 
@@ -59,7 +60,7 @@ def test_workflow_runs_and_leaves_the_visible_part_alone(server: Server, name: s
         return  # everything is hole
     table = Image.open(PACK / "workflows" / "pictures" / "lazydiffusion-table.png")
     canvas, outside = np.asarray(table.convert("RGB")), np.asarray(table.getchannel("A")) == 255
-    if name == "3-chain-of-four-edits":
+    if name in ("3-chain-of-four-edits", "12-chain-on-a-canvas"):
         outside = np.ones_like(outside)
         for x, y, width, height in boxes(workflow(name)):
             outside[y : y + height, x : x + width] = False
