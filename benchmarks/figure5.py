@@ -11,10 +11,10 @@ full-size architectures (PixArt-α XL/2, Stable Diffusion's VAE) and random weig
 
 Edits are timed from pixels to pixels, without the text encoder, which is the same for all:
 
-    next edit         on a canvas that is open: lazy encode of what shows the hole, context, steps, lazy decode, blend
+    next edit         on a canvas that is open: lazy encode with the hole grey, context, steps, lazy decode, blend
     first edit        opening the canvas (encode and decode all of it, once per picture), then the next edit
     next variation    other seed or prompt on the same mask: steps, lazy decode, blend
-    chained edit      the next edit, and a lazy encode of its result, by which the canvas stays open
+    chained edit      the same after an edit elsewhere: the lazy encode has that one's hole to look at as well
 
 On a GPU whole edits are measured, in half precision. On a CPU (processor time of one thread, float32) they are composed
 of stages, and these of calls that a CPU can do, as `benchmarks/stages.py` says.
