@@ -241,7 +241,7 @@ def _sum_pairs(x: Tensor, dim: int) -> Tensor:
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return torch.linalg.vecdot(a.flatten(2), b.flatten(2))[..., None, None]
+    return (a * b).sum(dim=(-2, -1), keepdim=True)
 
 
 def _divide(a: Tensor, b: Tensor) -> Tensor:
