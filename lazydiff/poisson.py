@@ -21,6 +21,7 @@ Gradients = Literal["source", "mixed"]
 
 DAMPING = 0.8  # of the Jacobi smoother
 OVER_CORRECTION = 1.8  # of the coarse grids: piecewise constants alone give about half of what is needed
+COARSEST = 64  # cells at most, whose equations are solved directly
 
 
 @torch.no_grad()
@@ -58,7 +59,7 @@ def poisson_blend(
     dtype = torch.promote_types(torch.promote_types(destination.dtype, source.dtype), torch.float32)
     f, g, unknown = destination[box].to(dtype), source[box].to(dtype), unknown[box]
     if iterations is None:
-        iterations = 16 if unknown[0].numel() <= 2_000_000 else 24
+        iterations = 14 if unknown[0].numel() <= 2_000_000 else 20
 
     levels = _build_levels(unknown, dtype)
     correction = _conjugate_gradients(levels, _right_hand_side(f, g, unknown, gradients), iterations)
@@ -129,14 +130,15 @@ class _Level:
 
     fixed:    [B, 1, h, w] total weight of the edges to known pixels.
     left, up: [B, 1, h, w] weight of the edge to that neighbour when it is unknown too; the first column / row is zero.
+    sweeps:   of the smoother before and after the coarser grids.
     """
 
-    def __init__(self, fixed: Tensor, left: Tensor, up: Tensor) -> None:
-        self.fixed, self.left, self.up = fixed, left, up
-        diagonal = fixed + left + up
-        diagonal[..., :-1] += left[..., 1:]
-        diagonal[..., :-1, :] += up[..., 1:, :]
-        self.relaxation = _divide(torch.full_like(diagonal, DAMPING), diagonal)
+    def __init__(self, fixed: Tensor, left: Tensor, up: Tensor, sweeps: int) -> None:
+        self.fixed, self.left, self.up, self.sweeps = fixed, left, up, sweeps
+        self.diagonal = fixed + left + up
+        self.diagonal[..., :-1] += left[..., 1:]
+        self.diagonal[..., :-1, :] += up[..., 1:, :]
+        self.relaxation = _divide(torch.full_like(fixed, DAMPING), self.diagonal)
 
     def apply(self, u: Tensor) -> Tensor:
         """A u, summed from differences: where u is smooth, diagonal * u - neighbours would cancel, and in float32 that
@@ -150,35 +152,54 @@ class _Level:
         out[..., :-1, :] -= down
         return out
 
+    def residual(self, u: Tensor, rhs: Tensor) -> Tensor:
+        """rhs - A u, in half the work: what cancels does no harm in a preconditioner."""
+        left, up = self.left[..., 1:], self.up[..., 1:, :]
+        out = torch.addcmul(rhs, self.diagonal, u, value=-1)
+        out[..., 1:].addcmul_(left, u[..., :-1])
+        out[..., :-1].addcmul_(left, u[..., 1:])
+        out[..., 1:, :].addcmul_(up, u[..., :-1, :])
+        out[..., :-1, :].addcmul_(up, u[..., 1:, :])
+        return out
+
     def smooth_(self, u: Tensor, rhs: Tensor) -> None:
         """One damped Jacobi sweep, in place."""
-        u.addcmul_(self.relaxation, rhs - self.apply(u))
+        u.addcmul_(self.relaxation, self.residual(u, rhs))
+
+    def inverse(self) -> Tensor:
+        """Of the equations as a matrix, [B, h·w, h·w]; cells where nothing is unknown stay as they are."""
+        batch, _, height, width = self.fixed.shape
+        units = torch.eye(height * width, dtype=self.fixed.dtype, device=self.fixed.device)
+        columns = self.apply(units.view(1, -1, height, width).expand(batch, -1, -1, -1)).flatten(2)
+        # The check for errors would wait for the device, and there are none: every component has a known neighbour.
+        return torch.linalg.inv_ex(columns + units * (self.diagonal.flatten(2) == 0)).inverse
 
     def coarser(self) -> _Level:
         """The same equations, summed over 2x2 cells: the edges that remain are those that cross between cells."""
         left, up = _sum_pairs(self.left[..., ::2], dim=-2), _sum_pairs(self.up[..., ::2, :], dim=-1)
-        return _Level(_sum_cells(self.fixed), left, up)
+        return _Level(_sum_cells(self.fixed), left, up, sweeps=2)
 
 
 def _build_levels(unknown: Tensor, dtype: torch.dtype) -> list[_Level]:
-    """From pixels down to a single cell, whose equation a Jacobi sweep all but solves."""
+    """From pixels, where a sweep is the most work, down to a few cells."""
     inside = unknown.to(dtype)
     left, up = torch.zeros_like(inside), torch.zeros_like(inside)
     left[..., 1:] = inside[..., 1:] * inside[..., :-1]
     up[..., 1:, :] = inside[..., 1:, :] * inside[..., :-1, :]
-    levels = [_Level(_sum_neighbours(1 - inside) * inside, left, up)]
-    while levels[-1].fixed[0].numel() > 1:
+    levels = [_Level(_sum_neighbours(1 - inside) * inside, left, up, sweeps=1)]
+    while levels[-1].fixed[0].numel() > COARSEST:
         levels.append(levels[-1].coarser())
     return levels
 
 
 def _conjugate_gradients(levels: list[_Level], rhs: Tensor, iterations: int) -> Tensor:
     """Preconditioned conjugate gradients, one independent run per item and channel. rhs: [B, C, h, w]."""
+    bottom = levels[-1].inverse()
     x = torch.zeros_like(rhs)
     direction = torch.zeros_like(rhs)
     residual, rz = rhs, rhs.new_zeros(())
     for _ in range(iterations):
-        z = _v_cycle(levels, residual)
+        z = _v_cycle(levels, bottom, residual)
         rz_before, rz = rz, _dot(residual, z)
         direction = torch.addcmul(z, _divide(rz, rz_before), direction)
         product = levels[0].apply(direction)
@@ -188,17 +209,22 @@ def _conjugate_gradients(levels: list[_Level], rhs: Tensor, iterations: int) -> 
     return x
 
 
-def _v_cycle(levels: list[_Level], rhs: Tensor) -> Tensor:
-    """Approximate solution of levels[0].apply(u) = rhs; linear and symmetric in rhs, as a preconditioner must be."""
+def _v_cycle(levels: list[_Level], bottom: Tensor, rhs: Tensor) -> Tensor:
+    """Approximate solution of levels[0].apply(u) = rhs; linear and symmetric in rhs, as a preconditioner must be.
+
+    bottom: inverse of the last level
+    """
     level, *coarser = levels
+    if not coarser:
+        return (rhs.flatten(2) @ bottom).view_as(rhs)
     u = level.relaxation * rhs  # a sweep from zero
-    level.smooth_(u, rhs)
-    if coarser:
-        cells = _v_cycle(coarser, _sum_cells(rhs - level.apply(u)))
-        height, width = u.shape[-2:]
-        u.add_(F.interpolate(cells, scale_factor=2.0)[..., :height, :width], alpha=OVER_CORRECTION)
-    level.smooth_(u, rhs)
-    level.smooth_(u, rhs)
+    for _ in range(level.sweeps - 1):
+        level.smooth_(u, rhs)
+    cells = _v_cycle(coarser, bottom, _sum_cells(level.residual(u, rhs)))
+    height, width = u.shape[-2:]
+    u.add_(F.interpolate(cells, scale_factor=2.0)[..., :height, :width], alpha=OVER_CORRECTION)
+    for _ in range(level.sweeps):
+        level.smooth_(u, rhs)
     return u
 
 

@@ -1,0 +1,199 @@
+"""The Poisson blend against scipy's direct solver, and OpenCV's seamlessClone where it is installed: time and error.
+
+    python benchmarks/poisson.py --output DIR [--device cpu] [--repeat 5] [--quick]
+
+Prints a table and writes `poisson.png` and `poisson.json`. Pictures are white noise, the hardest content there is, with
+a square hole of 10 % of the canvas. scipy solves for three channels, one by one; beside it, one factorisation for all.
+Setting up its matrix is not counted, and above 1024 px it is left out, as it takes minutes. OpenCV solves another
+problem (all of the rectangle around the hole, in 8 bits), so it has a time but no error.
+
+On a CPU, times are processor time of one thread; on two threads, the shortest time that the clock shows.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from scipy.sparse import csc_matrix, csr_matrix
+from scipy.sparse.linalg import spsolve
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.common import arguments, machine  # noqa: E402
+from benchmarks.lazy_vae import square  # noqa: E402
+from benchmarks.step import interleaved_medians  # noqa: E402
+from lazydiff.poisson import poisson_blend  # noqa: E402
+
+SIZES = (256, 512, 1024, 2048)
+PERCENT = 10
+DIRECT = 1024  # px, the largest canvas that scipy gets
+
+
+@dataclass(frozen=True)
+class Row:
+    """Times in milliseconds; None: not measured."""
+
+    size: int  # px of the canvas
+    unknown: int  # pixels
+    ours: float
+    ours_on_two_threads: float | None = None
+    scipy: float | None = None
+    scipy_one_factorisation: float | None = None
+    error_grey_levels: float | None = None  # ours against scipy, largest of all pixels
+    opencv: float | None = None
+
+
+def system(f: np.ndarray, g: np.ndarray, hole: np.ndarray) -> tuple[csc_matrix, np.ndarray]:
+    """Equation 7 of Perez et al. 2003 as a matrix [n, n] and right-hand sides [n, C].
+
+    f, g: [C, H, W] destination and source; hole: [H, W] bool
+    """
+    height, width = hole.shape
+    n = int(hole.sum())
+    number = np.full(hole.shape, -1)
+    number[hole] = np.arange(n)
+    y, x = hole.nonzero()
+    rows, columns, rhs, neighbours = [], [], np.zeros((n, len(f))), np.zeros(n)
+    for dy, dx in ((-1, 0), (1, 0), (0, -1), (0, 1)):
+        inside = (0 <= y + dy) & (y + dy < height) & (0 <= x + dx) & (x + dx < width)
+        p, q = (y[inside], x[inside]), (y[inside] + dy, x[inside] + dx)
+        i, j, unknown = number[p], number[q], hole[q]
+        neighbours[i] += 1
+        rhs[i] += (g[:, p[0], p[1]] - g[:, q[0], q[1]] + np.where(unknown, 0, f[:, q[0], q[1]])).T
+        rows.append(i[unknown])
+        columns.append(j[unknown])
+    off_diagonal = np.concatenate(rows), np.concatenate(columns)
+    matrix = csr_matrix((-np.ones(len(off_diagonal[0])), off_diagonal), (n, n))
+    matrix.setdiag(neighbours)
+    return matrix.tocsc(), rhs
+
+
+def opencv_clone(f: Tensor, g: Tensor, mask: Tensor) -> Callable[[], object] | None:
+    """A call of seamlessClone on the same pictures, if OpenCV is there."""
+    if importlib.util.find_spec("cv2") is None:
+        return None
+    cv2: Any = importlib.import_module("cv2")
+    f8, g8, mask8 = ((255 * x[0].permute(1, 2, 0)).byte().cpu().numpy().copy() for x in (f, g, mask))
+    y, x = mask8[..., 0].nonzero()
+    centre = (int(x.min() + x.max() + 1) // 2, int(y.min() + y.max() + 1) // 2)
+    return lambda: cv2.seamlessClone(g8, f8, mask8, centre, cv2.NORMAL_CLONE)
+
+
+def measure(size: int, repeat: int, device: str) -> Row:
+    torch.manual_seed(0)
+    f, g = torch.rand(1, 3, size, size, device=device), torch.rand(1, 3, size, size, device=device)
+    mask = square(size, PERCENT).to(device)
+    # Reading a number back waits for the device.
+    calls: dict[str, Callable[[], object]] = {"ours": lambda: poisson_blend(f, g, mask).sum().item()}
+    error = None
+    if size <= DIRECT:
+        hole = mask[0, 0].bool().cpu().numpy()
+        matrix, rhs = system(f[0].double().cpu().numpy(), g[0].double().cpu().numpy(), hole)
+        ours = poisson_blend(f, g, mask)[0].cpu().numpy()[:, hole]
+        error = 255 * float(abs(ours - spsolve(matrix, rhs).T).max())
+        calls["scipy"] = lambda: [spsolve(matrix, channel) for channel in rhs.T]
+        calls["scipy_one_factorisation"] = lambda: spsolve(matrix, rhs)
+    if clone := opencv_clone(f, g, mask):
+        calls["opencv"] = clone
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    seconds = interleaved_medians(list(calls.values()), repeat, clock)
+    times = {name: 1000 * second for name, second in zip(calls, seconds, strict=True)}
+    if device == "cpu":
+        times["ours_on_two_threads"] = 1000 * on_two_threads(calls["ours"], repeat)
+    return Row(size, int(mask.sum()), error_grey_levels=error, **times)
+
+
+def on_two_threads(call: Callable[[], object], repeat: int) -> float:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        seconds = []
+        for _ in range(2 * repeat):
+            start = time.perf_counter()
+            call()
+            seconds.append(time.perf_counter() - start)
+        return min(seconds)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def figures(rows: Sequence[Row]) -> dict[str, float]:
+    row = next(row for row in rows if row.size == 1024)
+    assert row.scipy is not None and row.scipy_one_factorisation is not None
+    found = {
+        "ms_1024_at_10_percent": row.ours,
+        "scipy_over_ours": row.scipy / row.ours,
+        "scipy_one_factorisation_over_ours": row.scipy_one_factorisation / row.ours,
+        "error_grey_levels": max(row.error_grey_levels for row in rows if row.error_grey_levels is not None),
+    }
+    if row.ours_on_two_threads is not None:
+        found["ms_1024_on_two_threads"] = row.ours_on_two_threads
+    return found
+
+
+COLUMNS = ("ours", "ours_on_two_threads", "scipy", "scipy_one_factorisation", "opencv")
+
+
+def table(rows: Sequence[Row]) -> str:
+    lines = [f"{'px':>5} {'unknown':>8}" + "".join(f"{name:>25}" for name in COLUMNS) + "   error, grey levels"]
+    for row in rows:
+        cells = ("-" if getattr(row, name) is None else f"{getattr(row, name):.1f}" for name in COLUMNS)
+        error = "-" if row.error_grey_levels is None else f"{row.error_grey_levels:.1e}"
+        lines.append(f"{row.size:5d} {row.unknown:8d}" + "".join(f"{cell:>25}" for cell in cells) + f"   {error:>18}")
+    return "\n".join(lines)
+
+
+def plot(rows: Sequence[Row], title: str) -> Figure:
+    """Time against size, log-log."""
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes = figure.add_subplot(xscale="log", yscale="log", xlabel="px of the canvas", ylabel="ms per blend")
+    for name in COLUMNS:
+        points = [(row.size, getattr(row, name)) for row in rows if getattr(row, name) is not None]
+        if points:
+            axes.plot(*zip(*points, strict=True), "o-", label=name.replace("_", " "))
+    axes.set_xticks([row.size for row in rows], [str(row.size) for row in rows], minor=False)
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.set_title(title, fontsize=9)
+    axes.legend()
+    return figure
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = arguments(__doc__, "up to 1024 px, two repeats")
+    parser.add_argument("--repeat", type=int, default=5)
+    args = parser.parse_args(argv)
+    where, repeat = machine(args.device), 2 if args.quick else args.repeat
+    rows = [measure(size, repeat, args.device) for size in (SIZES[:-1] if args.quick else SIZES)]
+    setting = f"white noise, hole of {PERCENT} %, three channels, float32"
+    report = {
+        "figures": figures(rows),
+        "setting": setting,
+        "opencv": "not installed" if rows[0].opencv is None else importlib.import_module("cv2").__version__,
+        "quick": args.quick,
+        "machine": where,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "repeat": repeat,
+        "table": [vars(row) for row in rows],
+    }
+    print(f"{setting}; {where}, median of {repeat}, ms\n{table(rows)}")
+    args.output.mkdir(parents=True, exist_ok=True)
+    (args.output / "poisson.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    plot(rows, f"{setting}\n{where}, median of {repeat}").savefig(args.output / "poisson.png", dpi=120)
+
+
+if __name__ == "__main__":
+    main()
