@@ -55,7 +55,7 @@ def start(vae: CanvasVAE, image: Tensor, encode_again: bool = True) -> Canvas:
     the hole's own are made grey and nothing is encoded any more. Models without a context encoder need neither.
     Errors: ValueError for a picture that is not of whole latent cells.
     """
-    latent = vae.encode(image).output
+    latent = vae.encode(image, whole=True).output
     cells = tuple(latent.shape[-2:])
     cell = round(image.shape[-1] / cells[1])
     if tuple(image.shape[-2:]) != (cells[0] * cell, cells[1] * cell):
@@ -65,7 +65,7 @@ def start(vae: CanvasVAE, image: Tensor, encode_again: bool = True) -> Canvas:
         plain = vae.encode(torch.full_like(image[:1, ..., : 8 * cell, : 8 * cell], 0.5)).output
         grey = plain[0].mean((-2, -1), keepdim=True)
     if vae.lazy:
-        vae.decode(latent)
+        vae.decode(latent, whole=True)
     return Canvas(vae, image, latent, grey)
 
 

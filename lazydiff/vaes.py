@@ -33,10 +33,11 @@ class CanvasVAE(Protocol):
 
     lazy: bool  # whether it computes less where it can
 
-    def encode(self, image: Tensor) -> Pass: ...
+    def encode(self, image: Tensor, whole: bool = False) -> Pass:
+        """whole: all of it, whatever is known."""
 
     def decode(self, latent: Tensor, whole: bool = False) -> Pass:
-        """whole: all of it, whatever is known."""
+        """Likewise."""
 
 
 class WholeVAE:
@@ -47,7 +48,7 @@ class WholeVAE:
     def __init__(self, space: LatentSpace):
         self.space = space
 
-    def encode(self, image: Tensor) -> Pass:
+    def encode(self, image: Tensor, whole: bool = False) -> Pass:
         return Pass(self.space.encode(image * 2 - 1))
 
     def decode(self, latent: Tensor, whole: bool = False) -> Pass:
@@ -68,7 +69,8 @@ class Memory:
 
     def nearest(self, x: Tensor) -> tuple[VAEState, Tensor] | None:
         """The state of what differs least from x, and a mask [1, 1, H, W] of where it does; None of another size."""
-        same = [(state, (old != x).any(1, keepdim=True).float()) for old, state in self.kept if old.shape == x.shape]
+        fits = [(old, state) for old, state in self.kept if old.shape == x.shape]
+        same = [(state, (old != x.to(old.device)).any(1, keepdim=True).float()) for old, state in fits]
         return min(reversed(same), key=lambda each: float(each[1].sum()), default=None)
 
 
@@ -88,15 +90,15 @@ class LazyVAE:
         self.vae, self.scale, self.shift = vae, scale, shift
         self.memory: dict[Half, Memory] = {"encode": Memory(), "decode": Memory()}
 
-    def encode(self, image: Tensor) -> Pass:
-        moments = self.each("encode", image * 2 - 1)
+    def encode(self, image: Tensor, whole: bool = False) -> Pass:
+        moments = self.each("encode", image * 2 - 1, whole)
         return moments._replace(output=(moments.output.chunk(2, 1)[0] - self.shift) * self.scale)
 
     def decode(self, latent: Tensor, whole: bool = False) -> Pass:
         image = self.each("decode", latent / self.scale + self.shift, whole)
         return image._replace(output=to_pixels(image.output))
 
-    def each(self, half: Half, x: Tensor, whole: bool = False) -> Pass:
+    def each(self, half: Half, x: Tensor, whole: bool) -> Pass:
         """A batch of what goes into the network -> what comes out of it."""
         passes = [self._one(half, one, whole) for one in x.split(1)]
         planned = [each.planned for each in passes if each.planned is not None]

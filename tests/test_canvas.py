@@ -233,7 +233,7 @@ def test_edits_in_the_latents_are_not_encoded_again(model: LazyDiffusion) -> Non
 
 def test_videos_latents_have_one_dimension_more(model: LazyDiffusion) -> None:
     class Frames(WholeVAE):
-        def encode(self, image: Tensor) -> Pass:
+        def encode(self, image: Tensor, whole: bool = False) -> Pass:
             return Pass(super().encode(image).output.unsqueeze(2))
 
         def decode(self, latent: Tensor, whole: bool = False) -> Pass:

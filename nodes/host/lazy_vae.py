@@ -53,7 +53,7 @@ class HostVAE:
     def __init__(self, vae: Any):
         self.host = vae
 
-    def encode(self, image: Tensor) -> Pass:
+    def encode(self, image: Tensor, whole: bool = False) -> Pass:
         return Pass(encode_each(self.host, image.movedim(1, -1)))
 
     def decode(self, latent: Tensor, whole: bool = False) -> Pass:
@@ -69,9 +69,9 @@ class HostLazyVAE(LazyVAE):
         self.host = vae
         self.memory = MEMORIES.setdefault(self.vae, self.memory)
 
-    def encode(self, image: Tensor) -> Pass:
+    def encode(self, image: Tensor, whole: bool = False) -> Pass:
         try:
-            done = super().encode(image)
+            done = super().encode(image, whole)
             return done._replace(output=done.output.float())
         except Exception as error:
             raise_unless_out_of_memory(error)
