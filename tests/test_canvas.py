@@ -190,8 +190,9 @@ def test_variations_are_canvases(vae: LazyVAE, model: LazyDiffusion, lazy: bool)
         assert torch.equal(together.latent[i : i + 1], once.latent)
         twice = finish(once, samples[2 - i : 3 - i], hole(10, 100))
         assert torch.equal(again.latent[i : i + 1], twice.latent)
-        if not lazy:
-            assert torch.equal(together.image[i], once.image[0]) and torch.equal(again.image[i], twice.image[0])
+        if not lazy:  # a batch is blended in other matrix products than a single picture: some units in the last place
+            assert (together.image[i] - once.image[0]).abs().max() < 1e-5
+            assert (again.image[i] - twice.image[0]).abs().max() < 1e-5
         outside = (torch.maximum(hole(60, 60), hole(10, 100)) == 0).expand_as(canvas.image)
         assert torch.equal(again.image[i : i + 1][outside], canvas.image[outside])
 

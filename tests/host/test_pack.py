@@ -30,6 +30,15 @@ NODES = {
     "LazyContextApply": ["model", "context"],
     "PoissonBlend": ["destination", "source", "mask", "gradients", "grow"],
     "LazyContextInfo": ["context"],
+    "LazyCanvas": ["vae", "image"],
+    "LazyCanvasContext": [
+        "model", "canvas", "mask", "grow", "feather", "anchors", "ring", "keep_text", "cache_precision", "cache_place",
+        "cache_limit",
+    ],
+    "LazyCanvasEdit": ["canvas", "samples", "context", "blend"],
+    "LazyVAEDecode": ["samples", "vae", "hole", "canvas", "mode"],
+    "LazyPrompts": ["clip", "text"],
+    "LazyGates": ["model", "gates", "ratio", "threshold"],
 }  # fmt: skip
 
 
