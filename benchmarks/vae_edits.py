@@ -190,9 +190,9 @@ def plot_edits(rows: Sequence[EditRow], chains: Sequence[Sequence[float]]) -> Fi
         left.plot(percents, list(map(max, found)), ":", color=f"C{i}")
     left.set_xticks(percents, [f"{percent:g}" for percent in percents])
     left.minorticks_off()
-    left.set_ylabel("grey levels from the full decode (dotted: worst edit)")
+    left.set_ylabel("grey levels off, mean (dotted: worst)")
     left.legend()
-    right = figure.add_subplot(1, 2, 2, xlabel="edits in a row, as shipped", ylabel="grey levels from the full decode")
+    right = figure.add_subplot(1, 2, 2, xlabel="edits in a row, as shipped", ylabel="grey levels off")
     for chain in chains:
         right.plot(range(1, len(chain) + 1), chain, "o-", ms=3)
     right.set_ylim(bottom=0)
