@@ -62,7 +62,7 @@ class NetworkConfig:
         """Multiply-adds of one encoder call on a canvas of `n` tokens all of which are hole; with fewer, the last block
         does less. Windows are taken to be whole, and the canvas to have at least three per side."""
         d, window, patch = self.width, self.encoder_window, (self.channels + self.mask_channels) * (self.patch + 2) ** 2
-        keys = 9 * window**2 + n // window**2 * (1 + window**2 // 8) if window else n
+        keys = 9 * window**2 + n // window**2 * (1 + max(window**2 // 8, 1)) if window else n
         linear = (4 + 2 * self.mlp_ratio) * d**2 * n  # four of self-attention, the MLP
         return self.encoder_depth * (linear + 2 * d * n * keys) + n * d * patch
 
