@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-from lazydiff.masks import binarise, distance, feather, grow, pad_to_multiple, to_grid
+from lazydiff.masks import binarise, distance, feather, grow, guided_filter, pad_to_multiple, to_grid
 
 RADII = [1, 2, 3, 5]
 
@@ -114,3 +115,32 @@ def test_pad_repeats_the_edge_and_is_visible(size, padded):
     rows = torch.arange(padded[0]).clamp(max=size[0] - 1)
     columns = torch.arange(padded[1]).clamp(max=size[1] - 1)
     assert torch.equal(result, x[:, :, rows][:, :, :, columns])
+
+
+def test_guided_filter_is_a_linear_fit_in_every_window():
+    """Against least squares with a ridge, window by window; 3×3 systems solved in fp32."""
+    heat, image, radius, softness = torch.rand(1, 1, 9, 11), torch.rand(1, 3, 9, 11), 2, 1e-2
+    fits = torch.zeros(9, 11, 4, dtype=torch.float64)
+    windows = [[(slice(max(y - 2, 0), y + 3), slice(max(x - 2, 0), x + 3)) for x in range(11)] for y in range(9)]
+    for y in range(9):
+        for x in range(11):
+            colours = image[0][(slice(None), *windows[y][x])].flatten(1).T.double()
+            levels = heat[0, 0][windows[y][x]].flatten().double()
+            centred = colours - colours.mean(0)
+            ridge = centred.T @ centred + softness * len(colours) * torch.eye(3)
+            slope = torch.linalg.solve(ridge, centred.T @ (levels - levels.mean()))
+            fits[y, x] = torch.cat((slope, (levels.mean() - colours.mean(0) @ slope)[None]))
+    expected = torch.zeros(9, 11)
+    for y in range(9):
+        for x in range(11):
+            fit = fits[windows[y][x]].flatten(0, 1).mean(0)
+            expected[y, x] = image[0, :, y, x].double() @ fit[:3] + fit[3]
+    assert torch.allclose(guided_filter(heat, image, radius, softness)[0, 0], expected.clamp(0, 1), atol=1e-4)
+
+
+def test_a_coarse_heat_follows_the_edges_of_its_image():
+    image = torch.full((1, 3, 48, 48), 0.5)
+    image[..., 11:29, 13:31] = torch.tensor([0.9, 0.2, 0.1]).view(1, 3, 1, 1)
+    wanted = image[:, :1] > 0.5
+    heat = F.interpolate(F.avg_pool2d(wanted.float(), 8), (48, 48), mode="bilinear")
+    assert ((heat > 0.5) != wanted).sum() > 30 and ((guided_filter(heat, image, 6) > 0.5) != wanted).sum() < 3
