@@ -367,3 +367,4 @@ def outer_sample(executor: Any, noise: Tensor, *args: Any, **kwargs: Any) -> Ten
         return executor(noise, *args, **kwargs)
     finally:
         model.share = 1.0
+        model.run = None  # of one that was stopped, too: it keeps tensors on the device
