@@ -210,7 +210,8 @@ def test_channels_and_items_are_independent(gradients: str) -> None:
 
 def test_a_batch_gives_the_very_bits_of_its_items() -> None:
     f, g = noise(3, 3, 45, 62, dtype=torch.float32), noise(3, 3, 45, 62, dtype=torch.float32)
-    mask = as_mask(MASKS["disc"])
+    mask = torch.zeros(1, 1, 45, 62)
+    mask[..., 10:30, 20:44] = 1
     together = poisson_blend(f, g, mask.expand(3, -1, -1, -1))
     assert all(torch.equal(together[i], poisson_blend(f[i, None], g[i, None], mask)[0]) for i in range(3))
 
