@@ -216,7 +216,8 @@ def _v_cycle(levels: list[_Level], bottom: Tensor, rhs: Tensor) -> Tensor:
     """
     level, *coarser = levels
     if not coarser:
-        return (rhs.flatten(2) @ bottom).view_as(rhs)
+        # No matrix product, whose rounding would depend on the size of the batch.
+        return (rhs.flatten(2)[:, :, None] * bottom[:, None]).sum(-1).view_as(rhs)
     u = level.relaxation * rhs  # a sweep from zero
     for _ in range(level.sweeps - 1):
         level.smooth_(u, rhs)

@@ -208,6 +208,14 @@ def test_channels_and_items_are_independent(gradients: str) -> None:
         assert error(poisson_blend(f[item], g[item], mask[item], gradients), result[item]) < GREY_LEVELS
 
 
+def test_a_batch_gives_the_very_bits_of_its_items() -> None:
+    f, g = noise(3, 3, 45, 62, dtype=torch.float32), noise(3, 3, 45, 62, dtype=torch.float32)
+    mask = torch.zeros(1, 1, 45, 62)
+    mask[..., 10:30, 20:44] = 1
+    together = poisson_blend(f, g, mask.expand(3, -1, -1, -1))
+    assert all(torch.equal(together[i], poisson_blend(f[i, None], g[i, None], mask)[0]) for i in range(3))
+
+
 def test_mixed_gradients_keep_the_destination_under_a_flat_source_and_the_source_over_a_flat_destination() -> None:
     noisy, flat = noise(1, 3, 45, 62, dtype=torch.float32), torch.full((1, 3, 45, 62), 90.0)
     mask = as_mask(MASKS["overlapping blobs"])
