@@ -17,7 +17,7 @@ from .diffusion.noise import CanvasNoise
 from .diffusion.samplers import Denoiser, Sampler, flow_denoiser, iddpm_denoiser
 from .model import LazyDiffusion
 from .networks.decoder import TextKeys
-from .networks.layers import Gate, Memory, always
+from .networks.layers import Gate, Memory
 from .tokens import HoleTokens
 
 BRANCHES = ("conditional", "unconditional")  # by which anchors know prompts: those of other words serve as well
@@ -52,14 +52,14 @@ def lazy(
     times = len(seeds) * branches(guidance) // len(context.tokens)
     hole, tokens = context.hole.tile(times), context.tokens.repeat(times, 1, 1)
 
-    def bound(gate: Gate) -> Denoiser:
-        return of_network(model, lambda x, t: model.decoder(x, t, text, hole, tokens, gate=gate), guidance)
+    def bound(**gate: Gate) -> Denoiser:
+        return of_network(model, lambda x, t: model.decoder(x, t, text, hole, tokens, **gate), guidance)
 
     if gating is None:
-        return bound(always)
+        return bound()
     together = BRANCHES[: branches(guidance)]
     return Denoiser(
-        lambda z, alpha, sigma: bound(gating.call(noise_level(alpha, sigma), together, hole.key_mask)).predict(
+        lambda z, alpha, sigma: bound(gate=gating.call(noise_level(alpha, sigma), together, hole.key_mask)).predict(
             z, alpha, sigma
         )
     )
