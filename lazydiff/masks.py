@@ -46,6 +46,31 @@ def feather(mask: Tensor, pixels: int) -> Tensor:
     return (1 - distance(mask, pixels).ceil() / pixels).clamp(min=0).to(mask.dtype)
 
 
+def guided_filter(heat: Tensor, image: Tensor, radius: int, softness: float = 1e-3) -> Tensor:
+    """Lead a heat map [B, 1, H, W] in 0…1 to the edges of its image [B, 3, H, W] in 0…1, as far as they are near.
+
+    In every window of `radius` pixels around a pixel the heat is taken for a linear function of the colour.
+    softness: variance of colours below which a window is flat, and its heat merely averaged
+    Source: He et al. 2013, Guided Image Filtering, equations 14, 19 and 20.
+    """
+
+    def mean(x: Tensor) -> Tensor:
+        for side in ((2 * radius + 1, 1), (1, 2 * radius + 1)):
+            x = F.avg_pool2d(x, side, stride=1, padding=(side[0] // 2, side[1] // 2), count_include_pad=False)
+        return x
+
+    def product(x: Tensor, y: Tensor) -> Tensor:
+        return (x[:, :, None] * y[:, None]).flatten(1, 2)
+
+    colour, level = mean(image), mean(heat)
+    spread = mean(product(image, image)) - product(colour, colour)
+    common = mean(image * heat) - colour * level
+    system = spread.unflatten(1, (3, 3)).movedim((1, 2), (-2, -1)) + softness * torch.eye(3, device=image.device)
+    slope = torch.linalg.solve(system, common.movedim(1, -1)).movedim(-1, 1)
+    offset = level - (slope * colour).sum(1, keepdim=True)
+    return ((mean(slope) * image).sum(1, keepdim=True) + mean(offset)).clamp(0, 1)
+
+
 def to_grid(mask: Tensor, cell: int) -> Tensor:
     """Max-pool a mask [B, 1, H, W] to cells of `cell` pixels -> [B, 1, H/cell, W/cell]: any hole pixel makes a hole."""
     return F.max_pool2d(mask, cell)

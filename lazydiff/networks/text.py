@@ -37,6 +37,10 @@ class TextEncoder(nn.Module):
             ids[i, : len(row)] = torch.tensor(row)
         return ids, ids != self.pieces.pad_id()
 
+    def split(self, prompt: str) -> list[str]:
+        """The pieces that a prompt's tokens stand for; a word's first one begins with "▁"."""
+        return [*self.pieces.encode(prompt, out_type=str), "</s>"]
+
     def forward(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         ids, mask = self.tokens(prompts)
         device = self.t5.shared.weight.device
@@ -50,6 +54,11 @@ class PretrainedT5(nn.Module):
     def __init__(self, tokenizer: Any, t5: nn.Module, max_length: int = 120):
         super().__init__()
         self.tokenizer, self.t5, self.max_length = tokenizer, t5, max_length
+
+    def split(self, prompt: str) -> list[str]:
+        """The pieces that a prompt's tokens stand for; a word's first one begins with "▁"."""
+        pieces: list[str] = self.tokenizer.convert_ids_to_tokens(self.tokenizer(prompt)["input_ids"])
+        return pieces
 
     def forward(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Prompts -> hidden states [B, L, width] and key mask [B, L]."""
