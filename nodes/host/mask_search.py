@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import comfy.model_management as mm
@@ -142,7 +143,10 @@ class MaskSearch:
         """The host asks for the mask only where the latent has one."""
         self.begin(tuple(noise.shape[-2:]))
         mask = torch.ones_like(noise) if mask is None else mask
-        return executor(guider, sigmas, extra, callback, noise, latent, mask, *args, **kwargs)
+        out = executor(guider, sigmas, extra, callback, noise, latent, mask, *args, **kwargs)
+        if not self.seen:
+            logging.warning("Lazy Diffusion: no mask was found, because no step computed the whole picture")
+        return out
 
     def narrow(self, sigma: Tensor, mask: Tensor, extra_options: dict[str, Any]) -> Tensor:
         """The latent's noise mask where the object is, of what the steps so far have shown."""

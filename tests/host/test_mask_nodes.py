@@ -245,6 +245,23 @@ def test_from_words_to_an_edit_with_the_small_model(pack: Pack) -> None:
     assert torch.equal(blended[mask == 0], image[mask == 0]) and not torch.equal(blended, image)
 
 
+def test_instant_mask_with_a_learned_context_narrows_nothing_and_says_so(
+    pack: Pack, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, clip, vae = small(pack)
+    image, mask, _ = scene(9)
+    context, canvas = pack.call("LazyContextEncode", model, vae, image.movedim(1, -1), mask[:, 0], 0, 0)
+    (lazy,) = pack.call("LazyContextApply", model, context)
+    instant, positive = pack.call("InstantMask", lazy, clip, "a boat", **SETTINGS)
+    negative = clip.encode_from_tokens_scheduled(clip.tokenize(""))
+    args = 1, 3, 1.0, "euler", "simple", positive, negative, canvas, 1.0
+    plain, narrowed = (pack.call("KSampler", each, *args)[0]["samples"] for each in (lazy, instant))
+    assert torch.equal(narrowed, plain)
+    shown = (canvas["noise_mask"] == 0).expand_as(plain)
+    assert torch.equal(plain[shown], canvas["samples"][shown])
+    assert [record.message for record in caplog.records if "no mask was found" in record.message]
+
+
 def test_model_with_a_learned_context_says_what_to_connect(pack: Pack) -> None:
     """Such a model never looks at the visible part."""
     model, clip, vae = small(pack)
