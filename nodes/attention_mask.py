@@ -69,6 +69,13 @@ class AttentionMask(io.ComfyNode):
                     tooltip="How strongly the prompt is followed meanwhile. 1 for Flux and this pack's small model.",
                 ),
                 io.Conditioning.Input("negative", optional=True, tooltip="Not connected: the empty prompt."),
+                io.Boolean.Input(
+                    "evidence",
+                    default=False,
+                    optional=True,
+                    tooltip="Weigh the heat map by how much better the prompt explains the picture than the negative "
+                    "prompt: tells the named object from others, where the model's attention does not.",
+                ),
             ],
             outputs=[
                 io.Mask.Output("MASK", tooltip="Of the image's size; for Lazy Context Encode."),
@@ -80,13 +87,13 @@ class AttentionMask(io.ComfyNode):
     def execute(
         cls, model: Any, clip: Any, vae: Any, image: Tensor, prompt: str, words: str, reference: str,
         object_threshold: float, background_threshold: float, mask_threshold: float, seed: int, seeds: int, steps: int,
-        strength: float, cfg: float, negative: Any = None,
+        strength: float, cfg: float, negative: Any = None, evidence: bool = False,
     ) -> io.NodeOutput:  # fmt: skip
         read = read_prompt(clip, prompt)
         if negative is None:
             negative = clip.encode_from_tokens_scheduled(clip.tokenize(""))
         thresholds = Thresholds(object_threshold, background_threshold, mask_threshold)
-        search = MaskSearch(model, read, words, reference, thresholds)
+        search = MaskSearch(model, read, words, reference, thresholds, evidence)
         heats = []
         for latent in latents_of(model, vae, image):
             heat = search.find(model, latent, negative, seed, seeds, steps, strength, cfg)
@@ -141,7 +148,7 @@ def search_inputs() -> list[Any]:
             options=REFERENCES,
             default="automatic",
             tooltip="What the object's words are recognised by: the start token (CLIP), the token that draws attention "
-            "anyway (T5), or where guidance changes most (needs a cfg above 1).",
+            "anyway (T5), or where guidance changes most.",
         ),
         *(
             io.Float.Input(name, default=default, min=-1.0, max=1.0, step=0.01, tooltip=tooltip)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import comfy.model_management as mm
@@ -12,8 +13,10 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...lazydiff.attention_masks import AttentionMaps, Thresholds, point_at
+from ...lazydiff.attention_masks import AttentionMaps, Thresholds, normalise, point_at
+from ...lazydiff.evidence import Evidence
 from .attention_maps import AttentionObserver
+from .model import LazyModel
 from .words import Prompt
 
 KEY = "lazydiffusion_instant"
@@ -26,18 +29,23 @@ class MaskSearch:
 
     words: those to point at, separated by commas or spaces; none: found by the reference
     reference: one of the library's, or "automatic"
+    evidence: weigh the heat map of `find` by how much better the prompt explains the picture than the negative one
     Errors: ValueError for a word that is not in the prompt, and for a model whose attention is not known.
     """
 
-    def __init__(self, model: Any, prompt: Prompt, words: str, reference: str, thresholds: Thresholds):
+    def __init__(
+        self, model: Any, prompt: Prompt, words: str, reference: str, thresholds: Thresholds, evidence: bool = False
+    ):
         if reference == "automatic":
             reference = "start" if prompt.start else "sink"
         elif reference == "start" and not prompt.start:
             raise ValueError("this model's text encoder has no start token: choose another reference")
-        self.prompt, self.reference, self.thresholds = prompt, reference, thresholds
+        self.model, self.prompt, self.reference, self.thresholds = model.model, prompt, reference, thresholds
         self.objects = point_at(prompt.words, words)
         self.observer = AttentionObserver(model, prompt.places, prompt.length, self.add)
         self.maps: AttentionMaps | None = None
+        self.evidence = Evidence() if evidence else None
+        self.picture: Tensor | None = None  # as samplers see it
 
     def __deepcopy__(self, memo: dict[int, Any]) -> MaskSearch:
         return self  # the host copies a MODEL's options
@@ -45,12 +53,13 @@ class MaskSearch:
     def attach(self, model: Any) -> Any:
         """A clone of the MODEL that is observed."""
         model = self.observer.attach(model)
-        if self.reference == "difference":
-            model.set_model_sampler_post_cfg_function(self.compare)
+        if self.reference == "difference" or self.evidence:  # with the negative prompt whatever the cfg is
+            model.set_model_sampler_post_cfg_function(self.compare, disable_cfg1_optimization=True)
         return model
 
     def begin(self, size: tuple[int, int]) -> None:
         """Forget what was seen; size: height and width of the heat map."""
+        self.evidence = self.evidence and Evidence()
         spans = [word.tokens for word in self.prompt.words]
         self.maps = AttentionMaps(spans, size, self.reference, self.thresholds, self.objects)  # type: ignore[arg-type]
 
@@ -61,8 +70,17 @@ class MaskSearch:
     def compare(self, given: dict[str, Any]) -> Tensor:
         """The host calls this with what it has guided."""
         if self.maps is not None and given["uncond"] is not None:
-            self.maps.add_difference(given["cond_denoised"], given["uncond_denoised"])
+            estimates = [self.weigh(given[f"{name}_denoised"]) for name in ("cond", "uncond")]
+            self.maps.add_difference(*estimates)
+            if self.evidence is not None:
+                self.evidence.add(self.weigh(self.picture).to(estimates[0]), *estimates)
         return given["denoised"]
+
+    def weigh(self, latent: Tensor) -> Tensor:
+        """Channels as important as they are large in pictures, where that is known."""
+        if not isinstance(self.model, LazyModel):
+            return latent
+        return latent * self.model.settings.variance.sqrt().to(latent)[:, None, None]
 
     @property
     def seen(self) -> bool:
@@ -85,7 +103,9 @@ class MaskSearch:
 
         Source: InstDiffEdit, section 3.
         """
-        self.begin(finer(*latent.shape[-2:]))
+        size = finer(*latent.shape[-2:])
+        self.begin(size)
+        self.picture = self.model.process_latent_in(latent)
         run = max(1, round(steps * strength))
         sigmas = comfy.samplers.KSampler(model, steps, "cpu", SAMPLER, SCHEDULER, 1.0).sigmas[-run - 1 :]
         noise = torch.cat([comfy.sample.prepare_noise(latent, (seed + row) % 2**64) for row in range(seeds)])
@@ -100,7 +120,10 @@ class MaskSearch:
             self.attach(model), noise, cfg, comfy.samplers.sampler_object(SAMPLER), sigmas, self.prompt.conditioning,
             negative, latent.repeat(seeds, *[1] * (latent.ndim - 1)), None, after_step, seed=seed,
         )  # fmt: skip
-        return self.heat().to(mm.intermediate_device())
+        heat = self.heat()
+        if self.evidence is not None:
+            heat = normalise(heat * self.evidence.weight(self.observer.grid(latent), size).sqrt())
+        return heat.to(mm.intermediate_device())
 
     # While a sampler runs
 
@@ -120,7 +143,10 @@ class MaskSearch:
         """The host asks for the mask only where the latent has one."""
         self.begin(tuple(noise.shape[-2:]))
         mask = torch.ones_like(noise) if mask is None else mask
-        return executor(guider, sigmas, extra, callback, noise, latent, mask, *args, **kwargs)
+        out = executor(guider, sigmas, extra, callback, noise, latent, mask, *args, **kwargs)
+        if not self.seen:
+            logging.warning("Lazy Diffusion: no mask was found, because no step computed the whole picture")
+        return out
 
     def narrow(self, sigma: Tensor, mask: Tensor, extra_options: dict[str, Any]) -> Tensor:
         """The latent's noise mask where the object is, of what the steps so far have shown."""

@@ -89,7 +89,9 @@ def words_of_tokens(chunks: Sequence[Sequence[Token]], tokenizer: Any, text: str
     """
     tokens = [token for chunk in chunks for token in chunk]
     owners = [i for i, (token, _, word) in enumerate(tokens) if word and isinstance(token, int)]
-    numbers, decode = [tokens[i][0] for i in owners], tokenizer.tokenizer.decode
+    pieces = tokenizer.tokenizer
+    decode = getattr(pieces, "decode", None) or pieces.tokenizer.decode  # the host's own sentencepiece had none once
+    numbers = [tokens[i][0] for i in owners]
     starts = [len(squeeze(decode(numbers[:i]))) for i in range(len(numbers))]
     decoded = decode(numbers)
     letters = squeeze(decoded)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
+
+from lazydiff.scenes.backgrounds import random_background
+from lazydiff.scenes.scene import Placed, Scene, Thing, render, silhouette
 
 from .in_process import Pack, scene
 from .stand_in_clip import StandInCLIP
@@ -76,6 +80,25 @@ def test_references_are_for_the_user_to_choose(pack: Pack) -> None:
     graph = Graph(pack, "sd15")
     heats = {name: graph.mask(reference=name)[1] for name in ("automatic", "start", "sink", "difference")}
     assert torch.equal(heats["automatic"], heats["start"])
+    assert not torch.equal(graph.mask(reference="difference", cfg=1.0)[1], heats["difference"])
+
+
+def test_evidence_tells_the_named_object_from_others(pack: Pack) -> None:
+    """Which the small model's attention does not."""
+    things = {
+        "a striped orange mug": Thing("mug", "orange", "striped", "large"),
+        "a blue heart": Thing("heart", "blue", "plain", "large"),
+    }
+    placed = [Placed(thing, x, 24) for thing, x in zip(things.values(), (8, 56), strict=True)]
+    picture = render(Scene(random_background(np.random.default_rng(4)), "left", tuple(placed)))
+    image = torch.from_numpy(picture.copy())[None] / 255
+    model, clip, vae = small(pack)
+    given = {**SETTINGS, "mask_threshold": 0.4, "seed": 0, "seeds": 3, "steps": 10, "strength": 0.5, "cfg": 1.0}
+    bodies = [torch.from_numpy(silhouette(each)) for each in placed]
+    for i, name in enumerate(things):
+        mask, _ = pack.call("AttentionMask", model, clip, vae, image, name, **given, evidence=True)
+        named, other = (float(mask[0][body].mean()) for body in (bodies[i], bodies[1 - i]))
+        assert named > 0.5 and other < 0.2, (name, named, other)
 
 
 def test_each_image_of_a_batch_has_its_mask(pack: Pack) -> None:
@@ -117,7 +140,6 @@ def test_published_steps_run(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> Non
         ({"text": " "}, "the prompt is empty: write what the mask should cover"),
         ({"words": "dog"}, "there is no word “dog” in the prompt: choose among a, red, cat, on, a, mat"),
         ({"image": torch.full((1, 64, 64, 3), float("nan"))}, "not numbers"),
-        ({"reference": "difference", "cfg": 1.0}, "needs guidance: choose a CFG above 1"),
     ],
 )
 def test_attention_mask_refuses_in_words(pack: Pack, changes: dict[str, Any], message: str) -> None:
@@ -221,6 +243,23 @@ def test_from_words_to_an_edit_with_the_small_model(pack: Pack) -> None:
     (pixels,) = pack.call("VAEDecode", vae, samples)
     (blended,) = pack.call("PoissonBlend", image, pixels, mask, "source", 0)
     assert torch.equal(blended[mask == 0], image[mask == 0]) and not torch.equal(blended, image)
+
+
+def test_instant_mask_with_a_learned_context_narrows_nothing_and_says_so(
+    pack: Pack, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, clip, vae = small(pack)
+    image, mask, _ = scene(9)
+    context, canvas = pack.call("LazyContextEncode", model, vae, image.movedim(1, -1), mask[:, 0], 0, 0)
+    (lazy,) = pack.call("LazyContextApply", model, context)
+    instant, positive = pack.call("InstantMask", lazy, clip, "a boat", **SETTINGS)
+    negative = clip.encode_from_tokens_scheduled(clip.tokenize(""))
+    args = 1, 3, 1.0, "euler", "simple", positive, negative, canvas, 1.0
+    plain, narrowed = (pack.call("KSampler", each, *args)[0]["samples"] for each in (lazy, instant))
+    assert torch.equal(narrowed, plain)
+    shown = (canvas["noise_mask"] == 0).expand_as(plain)
+    assert torch.equal(plain[shown], canvas["samples"][shown])
+    assert [record.message for record in caplog.records if "no mask was found" in record.message]
 
 
 def test_model_with_a_learned_context_says_what_to_connect(pack: Pack) -> None:
