@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .attention_masks import AttentionMaps, Reference, Thresholds, normalise, point_at, resize, words_of
 from .denoisers import denoiser
@@ -24,7 +24,7 @@ from .evidence import Evidence
 from .masks import guided_filter
 from .model import LazyDiffusion
 from .networks.decoder import LazyDecoder
-from .networks.layers import attention_maps
+from .networks.layers import CrossAttention, attention_maps
 from .pipeline import check_canvas, encode, way
 from .tokens import unpatchify
 
@@ -64,9 +64,7 @@ def attention_mask(
     spoken = words_of(model.text.split(prompt))
     noisy = NoisyPicture(model, image, seeds, strength)
     grid, size = noisy.grid, (noisy.grid[0] * FINE, noisy.grid[1] * FINE)
-    maps = AttentionMaps(
-        [word.tokens for word in spoken], size, reference, thresholds, point_at(spoken, words), frozen=False
-    )
+    maps = AttentionMaps([word.tokens for word in spoken], size, reference, thresholds, point_at(spoken, words))
     gained = Evidence()
     named, unnamed = noisy.denoiser(prompt), noisy.denoiser("")
     z = noisy.start
@@ -173,9 +171,9 @@ def watched(decoder: LazyDecoder, see: Callable[[Tensor], None]) -> Iterator[Non
     """Call `see` with the attention [B, heads, n, L] of tokens to text in every block; what the decoder returns stays
     the same, bit for bit."""
 
-    def hook(module: nn.Module, args: tuple[Tensor, tuple[Tensor, Tensor], Tensor | None]) -> None:
+    def hook(module: CrossAttention, args: tuple[Tensor, tuple[Tensor, Tensor], Tensor | None]) -> None:
         x, (keys, _), mask = args
-        see(attention_maps(module.queries(x), keys, mask))  # type: ignore[operator]
+        see(attention_maps(module.queries(x), keys, mask))
 
     handles = [block.cross_attn.register_forward_pre_hook(hook) for block in decoder.blocks]
     try:

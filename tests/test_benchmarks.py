@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 from samples import tiny_model
 
-from benchmarks import encoder, encoder_quality, kv_shapes, many_masks, step
+from benchmarks import encoder, encoder_quality, kv_shapes, many_masks, masks, step
 from benchmarks.kv_shapes import FLUX, PIXART
 from lazydiff.networks.config import PIXART_1024
 
@@ -100,3 +101,31 @@ def test_many_masks_writes_what_it_measured(tmp_path, monkeypatch, capsys):
     assert masks == "10 % + 5 % + 2 %" and list(ways) == list(many_masks.WAYS)
     assert ways["packed"]["macs_in_1e9"] == ways["one by one"]["macs_in_1e9"] < ways["padded"]["macs_in_1e9"]
     assert masks in capsys.readouterr().out
+
+
+def test_masks_are_measured_and_pictured(tmp_path, monkeypatch, capsys):
+    """Two scenes, by the methods that are asked about every one."""
+    monkeypatch.setattr(masks, "QUICK", 2)
+    monkeypatch.setattr(masks, "METHODS", tuple(method for method in masks.METHODS if method.part == 1))
+    masks.main(["--output", str(tmp_path / "new"), "--quick"])
+    report = masks.json.loads((tmp_path / "new" / "masks.json").read_text("utf-8"))
+    assert all(report["figures"][f"{name}_iou"] >= 0 for name in ("attention", "diffedit", "difference"))
+    assert report["figures"]["attention_cost_steps"] > 1 and report["scenes"] == 2
+    assert (tmp_path / "new" / "masks.png").stat().st_size > 1000
+    assert "best threshold" in capsys.readouterr().out
+
+
+def test_masks_are_asked_for_one_object_that_no_other_is_like():
+    for number, asked in enumerate(masks.mask_questions(seed=2, scenes=20)):
+        others = [placed for placed in asked.scene.things if placed != asked.placed]
+        assert bool(others) == bool(number % 2) and asked.truth.sum() > 20
+        for other in others:
+            assert other.thing.shape != asked.placed.thing.shape and other.thing.colour != asked.placed.thing.colour
+        assert asked.placed.thing.shape in asked.words and asked.placed.thing.shape not in asked.target
+
+
+def test_overlap_of_masks():
+    one, other = torch.zeros(2, 1, 1, 4, 4)
+    one[..., :2, :] = other[..., :, :2] = 1
+    assert masks.overlap(one, other) == pytest.approx(4 / 12) and masks.overlap(one, one) == 1
+    assert masks.overlap(0 * one, one) == masks.overlap(0 * one, 0 * one) == 0

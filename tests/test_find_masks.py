@@ -16,6 +16,7 @@ from lazydiff.difference_masks import DifferenceMap, difference_mask
 from lazydiff.find_masks import NoisyPicture, attention_mask, euler_step, levels, prompt_difference_mask, watched
 from lazydiff.model import LazyDiffusion
 from lazydiff.networks.layers import sdpa
+from lazydiff.networks.text import PretrainedT5
 
 PROMPT, OTHER = "a striped blue tree", "a red donut"
 PUBLISHED = {"evidence": False, "edges": False}
@@ -175,3 +176,18 @@ def test_bad_input_is_told(any_model: LazyDiffusion) -> None:
     with pytest.raises(ValueError, match="4 of 3 steps cannot be compared"):
         prompt_difference_mask(any_model, image, PROMPT, OTHER, steps=3, first=4)
     assert not hooks(any_model)
+
+
+def test_pieces_of_a_public_tokenizer_become_words() -> None:
+    class Tokenizer:
+        names = ("</s>", "▁a", "▁tre", "e")
+
+        def __call__(self, prompt: str) -> dict[str, list[int]]:
+            assert prompt == "a tree"
+            return {"input_ids": [1, 2, 3, 0]}
+
+        def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
+            return [self.names[i] for i in ids]
+
+    words = words_of(PretrainedT5(Tokenizer(), torch.nn.Identity()).split("a tree"))
+    assert words == [("a", (0,)), ("tree", (1, 2))]

@@ -54,9 +54,10 @@ def all_skips(model: LazyDiffusion) -> Skips:
 
 
 def canvases(model: LazyDiffusion) -> LazyContext:
-    """Two canvases whose holes differ in size."""
+    """Two canvases whose holes differ in size; padded, as gates need them, so that other sums are not compared."""
     (image, mask, _), (other, smaller, _) = scene(1), scene(2)
-    return encode(model, torch.cat((image, other)), torch.cat((mask, smaller)))
+    context = encode(model, torch.cat((image, other)), torch.cat((mask, smaller)))
+    return context._replace(hole=context.hole.masked())
 
 
 def sampled(model: LazyDiffusion, gates: Decisions | None, guidance: float = 1.0, **options: Any) -> Tensor:

@@ -107,7 +107,7 @@ def test_iddpm_is_asked_at_the_trained_time_step() -> None:
         alpha_bar = ALPHA_BARS[t].item()
         for scale in (1.0, 3.0):  # as the levels of one time step are on any path
             denoise(torch.ones(2, 1, 3), scale * math.sqrt(alpha_bar), scale * math.sqrt(1 - alpha_bar))
-    assert asked == [[t, t] for t in range(0, 1000, 37) for _ in range(2)]
+    assert asked == [[t] for t in range(0, 1000, 37) for _ in range(2)]
 
 
 # Samplers in the Gaussian world: what is lost of the deviation, at most, to finite steps. Methods of first order lose

@@ -138,6 +138,7 @@ def prepare(model: LazyDiffusion, batch: Batch, drop_text: float, generator: tor
     device = model.latent.mean.device
     image, mask = batch.image.to(device).float() / 255, batch.mask.to(device).float()
     context = encode(model, image, mask)
+    context = context._replace(hole=context.hole.masked())  # as in the model's training
     dropped = torch.rand(len(image), generator=generator) < drop_text
     captions = ["" if drop else caption for drop, caption in zip(dropped.tolist(), batch.captions, strict=True)]
     seeds = torch.randint(2**62, (len(image),), generator=generator).tolist()

@@ -39,6 +39,18 @@ NODES = {
     "LazyVAEDecode": ["samples", "vae", "hole", "canvas", "mode"],
     "LazyPrompts": ["clip", "text"],
     "LazyGates": ["model", "gates", "ratio", "threshold"],
+    "AttentionMask": [
+        "model", "clip", "vae", "image", "prompt", "words", "reference", "object_threshold", "background_threshold",
+        "mask_threshold", "seed", "seeds", "steps", "strength", "cfg", "negative", "evidence",
+    ],
+    "InstantMask": [
+        "model", "clip", "prompt", "words", "reference", "object_threshold", "background_threshold", "mask_threshold",
+    ],
+    "PromptDifferenceMask": [
+        "model", "source", "target", "negative", "latent", "seed", "steps", "first", "cfg", "sampler", "scheduler",
+        "denoise",
+    ],
+    "RecordLatents": ["model"],
 }  # fmt: skip
 
 
