@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -171,8 +171,8 @@ def watched(decoder: LazyDecoder, see: Callable[[Tensor], None]) -> Iterator[Non
     """Call `see` with the attention [B, heads, n, L] of tokens to text in every block; what the decoder returns stays
     the same, bit for bit."""
 
-    def hook(module: CrossAttention, args: tuple[Tensor, tuple[Tensor, Tensor], Tensor | None]) -> None:
-        x, (keys, _), mask = args
+    def hook(module: CrossAttention, args: tuple[Any, ...]) -> None:
+        x, (keys, _), mask = args[:3]  # and how x is packed, which a batch of whole canvases is not
         see(attention_maps(module.queries(x), keys, mask))
 
     handles = [block.cross_attn.register_forward_pre_hook(hook) for block in decoder.blocks]
