@@ -1,11 +1,15 @@
-"""The host's own tokenizers, with encoders beside them that answer with noise of the right shape."""
+"""The host's own tokenizers, with encoders beside them that answer with noise of the right shape; graphs of them."""
 
 from __future__ import annotations
 
 import importlib
 from typing import Any
 
-from .tiny_models import prompt
+import torch
+from torch import Tensor
+
+from .in_process import Pack
+from .tiny_models import TinyVAE, prompt, tiny
 
 # name of a tiny model: module and class of its tokenizer
 TOKENIZERS = {
@@ -43,3 +47,40 @@ class StandInCLIP:
 
     def conditioning(self, text: str) -> list[list[Any]]:
         return self.encode_from_tokens_scheduled(self.tokenize(text))
+
+
+SETTINGS = {
+    "words": "", "reference": "automatic", "object_threshold": 0.9, "background_threshold": 0.6, "mask_threshold": 0.2,
+}  # fmt: skip
+SAMPLING = {"seed": 3, "seeds": 2, "steps": 4, "strength": 0.5, "cfg": 3.0}
+
+
+class Graph:
+    """A tiny model with the host's own tokenizer for its kind, and a picture."""
+
+    def __init__(self, pack: Pack, name: str):
+        self.call, self.name = pack.call, name
+        self.model, self.clip = tiny(name), StandInCLIP(name)
+        form = self.model.model.latent_format
+        self.vae = TinyVAE(form.latent_channels, form.latent_dimensions == 3)
+        self.image = torch.rand(1, 256, 320, 3, generator=torch.Generator().manual_seed(1))
+        self.positive, self.negative = self.clip.conditioning("a red cat"), self.clip.conditioning("")
+
+    def mask(self, text: str = "a red cat on a mat", model: Any = None, **changed: Any) -> tuple[Tensor, Tensor]:
+        given = {"image": self.image, "prompt": text, **SETTINGS, **SAMPLING, **changed}
+        return self.call("AttentionMask", model or self.model, self.clip, self.vae, **given)
+
+    def instant(self, text: str = "a red cat on a mat", model: Any = None, **changed: Any) -> tuple[Any, Any]:
+        return self.call("InstantMask", model or self.model, self.clip, text, **{**SETTINGS, **changed})
+
+    def sample(self, model: Any, canvas: dict[str, Tensor], denoise: float = 0.6, positive: Any = None) -> Tensor:
+        args = model, 1, 4, 3.0, "euler", "normal", positive or self.positive, self.negative, canvas, denoise
+        return self.call("KSampler", *args)[0]["samples"]
+
+    def difference(
+        self, canvas: Tensor, seed: int = 1, model: Any = None, source: Any = None, target: Any = None, first: int = 2,
+        denoise: float = 1.0,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        args = model or self.model, source or self.positive, target or self.clip.conditioning("a red dog")
+        given = args, self.negative, {"samples": canvas}, seed, 4, first, 3.0, "euler", "normal", denoise
+        return self.call("PromptDifferenceMask", *given[0], *given[1:])
