@@ -161,7 +161,7 @@ def plot(rows: Sequence[Row], title: str) -> Figure:
     for axes, label in ((times, "ms per edit"), (megabytes, "MB of tensors after it")):
         axes.set(xlabel="edit", ylabel=label, ylim=(0, None))
         axes.grid(alpha=0.3)
-    times.legend(fontsize=8)
+    times.legend(fontsize=8, loc="center right")
     figure.suptitle(title, fontsize=9)
     return figure
 

@@ -7,7 +7,7 @@ a square hole of 10 % of the canvas. scipy solves for three channels, one by one
 Setting up its matrix is not counted, and above 1024 px it is left out, as it takes minutes. OpenCV solves another
 problem (all of the rectangle around the hole, in 8 bits), so it has a time but no error.
 
-On a CPU, times are processor time of one thread; on two threads, the shortest time that the clock shows.
+On a CPU, times are processor time of one thread.
 """
 
 from __future__ import annotations
@@ -48,7 +48,6 @@ class Row:
     size: int  # px of the canvas
     unknown: int  # pixels
     ours: float
-    ours_on_two_threads: float | None = None
     scipy: float | None = None
     scipy_one_factorisation: float | None = None
     error_grey_levels: float | None = None  # ours against scipy, largest of all pixels
@@ -110,40 +109,21 @@ def measure(size: int, repeat: int, device: str) -> Row:
     clock = time.process_time if device == "cpu" else time.perf_counter
     seconds = interleaved_medians(list(calls.values()), repeat, clock)
     times = {name: 1000 * second for name, second in zip(calls, seconds, strict=True)}
-    if device == "cpu":
-        times["ours_on_two_threads"] = 1000 * on_two_threads(calls["ours"], repeat)
     return Row(size, int(mask.sum()), error_grey_levels=error, **times)
-
-
-def on_two_threads(call: Callable[[], object], repeat: int) -> float:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        seconds = []
-        for _ in range(repeat):
-            start = time.perf_counter()
-            call()
-            seconds.append(time.perf_counter() - start)
-        return min(seconds)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def figures(rows: Sequence[Row]) -> dict[str, float]:
     row = next(row for row in rows if row.size == 1024)
     assert row.scipy is not None and row.scipy_one_factorisation is not None
-    found = {
+    return {
         "ms_1024_at_10_percent": row.ours,
         "scipy_over_ours": row.scipy / row.ours,
         "scipy_one_factorisation_over_ours": row.scipy_one_factorisation / row.ours,
         "error_grey_levels": max(row.error_grey_levels for row in rows if row.error_grey_levels is not None),
     }
-    if row.ours_on_two_threads is not None:
-        found["ms_1024_on_two_threads"] = row.ours_on_two_threads
-    return found
 
 
-COLUMNS = ("ours", "ours_on_two_threads", "scipy", "scipy_one_factorisation", "opencv")
+COLUMNS = ("ours", "scipy", "scipy_one_factorisation", "opencv")
 
 
 def table(rows: Sequence[Row]) -> str:

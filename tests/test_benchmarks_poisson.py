@@ -28,7 +28,7 @@ def test_table_plot_and_flat_figures_are_written(tmp_path, monkeypatch, capsys):
     without = poisson.Row(2048, 1, 1.0)
     monkeypatch.setattr(poisson, "SIZES", (48, 1024, 2048))
     monkeypatch.setattr(poisson, "measure", lambda size, *_: {48: small, 2048: without}.get(size, poisson.Row(
-        size, 400, 80.0, 60.0, 2000.0, 700.0, 1e-3)))  # fmt: skip
+        size, 400, 80.0, 2000.0, 700.0, 1e-3)))  # fmt: skip
     poisson.main(["--output", str(tmp_path)])
     report = json.loads((tmp_path / "poisson.json").read_text("utf-8"))
     assert report["figures"]["scipy_over_ours"] == 25 and report["figures"]["error_grey_levels"] < 0.02
