@@ -62,8 +62,8 @@ def test_step_writes_flat_figures(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("queries", [(), (2, 6)], ids=["all timed", "scaled"])
 def test_encoder_measures_tabulates_and_plots(tmp_path, queries):
-    rows = encoder.measure(TINY, (128, 256), window=2, repeat=1, queries=queries)
-    assert [row.tokens for row in rows] == [64, 256]
+    rows = encoder.measure(TINY, (256, 512), window=2, repeat=1, queries=queries)
+    assert [row.tokens for row in rows] == [256, 1024]
     assert all(row.window_seconds > 0 for row in rows)
     assert rows[1].speedup_in_theory > rows[0].speedup_in_theory > 1
     assert len(encoder.table(rows).splitlines()) == 3

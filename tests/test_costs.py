@@ -50,7 +50,7 @@ def test_work_of_a_step_is_the_formula_of_the_paper(config, device, n):
     assert count_flops(config, n, device) == pytest.approx(2 * config.macs(n, config.text_length), rel=0.01)
 
 
-@pytest.mark.parametrize("window", [0, 8])
+@pytest.mark.parametrize("window", [0, 2, 8, 16])
 def test_work_of_the_encoder(window):
     """On 64×64 tokens that are all hole. The formula leaves out the convolution of the mask."""
     config = replace(PIXART_1024, encoder_depth=2, encoder_window=window)

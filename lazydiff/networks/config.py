@@ -62,7 +62,7 @@ class NetworkConfig:
         """Multiply-adds of one encoder call on a canvas of `n` tokens all of which are hole; with fewer, the last block
         does less. Windows are taken to be whole, and the canvas to have at least three per side."""
         d, window, patch = self.width, self.encoder_window, (self.channels + self.mask_channels) * (self.patch + 2) ** 2
-        keys = 9 * window**2 + n // window**2 * (1 + max(window**2 // 8, 1)) if window else n
+        keys = 9 * window**2 + n // window**2 * (1 + max(window**2 // 16, 1)) if window else n
         linear = (4 + 2 * self.mlp_ratio) * d**2 * n  # four of self-attention, the MLP
         return self.encoder_depth * (linear + 2 * d * n * keys) + n * d * patch
 
@@ -80,8 +80,8 @@ PRESETS = {
     "pixart-512": replace(PIXART_1024, canvas=512, micro_conditions=False),
     "pixart-1024": PIXART_1024,
     # Beyond 1024 px, attention of every token to all others takes most of the encoder's time.
-    "pixart-2048": replace(PIXART_1024, canvas=2048, encoder_window=8),
-    "pixart-4096": replace(PIXART_1024, canvas=4096, encoder_window=8),
+    "pixart-2048": replace(PIXART_1024, canvas=2048, encoder_window=16),
+    "pixart-4096": replace(PIXART_1024, canvas=4096, encoder_window=16),
     "small": SMALL,
     # The paper's baselines: RegenerateImage computes every token of the canvas, RegenerateCrop those of a crop.
     "small-image": replace(SMALL, encoder_depth=0),
