@@ -40,6 +40,7 @@ from lazydiff.checkpoint import BASELINES, load_checkpoint  # noqa: E402
 from lazydiff.difference_masks import DIFFEDIT_THRESHOLD, diffedit_heat  # noqa: E402
 from lazydiff.evaluation.evaluate import SEED  # noqa: E402
 from lazydiff.evaluation.questions import stream  # noqa: E402
+from lazydiff.evidence import Evidence  # noqa: E402
 from lazydiff.find_masks import Found, NoisyPicture, attention_mask, prompt_difference_mask  # noqa: E402
 from lazydiff.masks import guided_filter  # noqa: E402
 from lazydiff.model import LazyDiffusion  # noqa: E402
@@ -98,11 +99,15 @@ def mask_questions(seed: int, scenes: int) -> list[MaskQuestion]:
     return [question(rng, alone=i % 2 == 0) for i in range(scenes)]
 
 
-def diffedit_mask(model: LazyDiffusion, image: Tensor, prompt: str, edges: bool = False) -> Found:
+def diffedit_mask(
+    model: LazyDiffusion, image: Tensor, prompt: str, evidence: bool = False, edges: bool = False
+) -> Found:
     """DiffEdit's mask of a picture: the prompt's estimate of the half noisy picture against that without a prompt."""
     noisy = NoisyPicture(model, image, SEEDS, strength=0.5)
     named, unnamed = (noisy.cells(noisy.denoiser(text)(noisy.start, 0.5, 0.5)) for text in (prompt, ""))
-    heat = noisy.finish(diffedit_heat(named, unnamed), None, edges)
+    gained = Evidence()
+    gained.add(noisy.picture, named, unnamed)
+    heat = noisy.finish(diffedit_heat(named, unnamed), gained if evidence else None, edges)
     return Found((heat > DIFFEDIT_THRESHOLD).float(), heat)
 
 
@@ -126,12 +131,16 @@ def by_difference(model: LazyDiffusion, asked: MaskQuestion, **settings: object)
     return prompt_difference_mask(model, asked.image, asked.source, asked.target, SEEDS, **settings)  # type: ignore[arg-type]
 
 
+def by_diffedit(model: LazyDiffusion, asked: MaskQuestion, **settings: bool) -> Found:
+    return diffedit_mask(model, asked.image, asked.source, **settings)
+
+
 PUBLISHED = {"evidence": False, "edges": False}
 ATTENTION, DIFFEDIT, DIFFERENCE = "attention", "DiffEdit", "difference"
 PART = 5  # one in so many scenes for what is left out or added
 METHODS = (
     Method(ATTENTION, by_attention_to_words),
-    Method(DIFFEDIT, lambda model, asked: diffedit_mask(model, asked.image, asked.source)),
+    Method(DIFFEDIT, by_diffedit),
     Method(DIFFERENCE, by_difference),
     Method("attention, words not pointed at", by_attention, PART),
     Method("attention, not led to edges", partial(by_attention_to_words, edges=False), PART),
@@ -139,7 +148,8 @@ METHODS = (
     Method("attention alone", partial(by_attention_to_words, **PUBLISHED), PART),
     # Thresholds and strength of InstDiffEdit's benchmark; half of 10 steps instead of 25 of 50.
     Method("attention as published", partial(by_attention, steps=5, thresholds=Thresholds(), **PUBLISHED), PART),
-    Method("DiffEdit led to edges", lambda model, asked: diffedit_mask(model, asked.image, asked.source, True), PART),
+    Method("DiffEdit led to edges", partial(by_diffedit, edges=True), PART),
+    Method("DiffEdit with evidence and edges", partial(by_diffedit, evidence=True, edges=True), PART),
     Method("difference, not led to edges", partial(by_difference, edges=False), PART),
     Method("difference without evidence", partial(by_difference, evidence=False), PART),
     # 2 of 10 steps instead of 10 of 50.
@@ -259,7 +269,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for i, one in enumerate(asked[:SHOWN]):
         heat, mask = found[ATTENTION][i].heat, found[ATTENTION][i].mask
         pictures = (one.image, heat, mask, one.truth, found[DIFFEDIT][i].mask, found[DIFFERENCE][i].mask)
-        names = (one.source, "attention", "its mask", "the object", "DiffEdit's mask", f"→ {one.target}")
+        names = (one.source, "attention", "its mask", "the object", "DiffEdit's mask", f"as {one.target}")
         cells += [(picture[0].expand(3, -1, -1), name) for picture, name in zip(pictures, names, strict=True)]
     args.output.mkdir(parents=True, exist_ok=True)
     (args.output / "masks.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", "utf-8")
