@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -70,7 +71,7 @@ def windowed_attention(attend: CrossAttention, x: Tensor, windows: Windows) -> T
     them twice; where all are near, this is attention to all tokens.
     """
     keys_values = [z.contiguous() for z in attend.keys_values(x)]  # tokens are gathered from it by rows of `dim`
-    groups = grouped(*keys_values, windows)
+    groups = grouped(keys_values, windows)
     out = []
     # Row by row of windows: a token is near to nine windows, and all of those copies at once would fill the memory.
     for own, near, bias in zip(windows.own, windows.near, windows.bias, strict=True):
@@ -87,13 +88,13 @@ def windowed_attention(attend: CrossAttention, x: Tensor, windows: Windows) -> T
     return torch.cat(out, dim=1)[:, windows.back]
 
 
-def grouped(keys: Tensor, values: Tensor, windows: Windows) -> list[Tensor]:
+def grouped(keys_values: Sequence[Tensor], windows: Windows) -> list[Tensor]:
     """Keys and values by which windows are seen from far, [B, heads, keys of all windows, d] each.
 
     Of every window those of the tokens whose keys are least like their mean, and the mean of its other tokens.
     """
-    keys, values = (gathered(z, windows.own) for z in (keys, values))  # [B, heads, rows, columns, size², d]
-    unlike = (keys - mean(keys, windows.counted)).square().sum((1, -1))
+    keys, values = (gathered(z, windows.own) for z in keys_values)  # [B, heads, rows, columns, size², d]
+    unlike = (keys - mean(keys, windows.counted)).square().sum((1, -1), dtype=torch.float32)  # too large for fp16
     alone = unlike.masked_fill(~windows.counted, -1).topk(apart(windows.size)).indices  # [B, rows, columns, n]
     others = windows.counted.expand_as(unlike).scatter(-1, alone, False)
     seen = []
