@@ -12,7 +12,7 @@ from ..lazydiff.anchors import KVSettings
 from ..lazydiff.canvas import Canvas, finish, masked_latent, start
 from ..lazydiff.context import KVContext, LazyContext
 from ..lazydiff.pipeline import Blend
-from .context import canvas_and_mask, check_latent, learned_context, soften, stock_context, stock_inputs
+from .context import canvas_and_mask, check_latent, edge_inputs, learned_context, soften, stock_context, stock_inputs
 from .host.kv import downscale, token_size
 from .host.lazy_vae import canvas_vae, work
 from .host.model import LazyModel
@@ -59,14 +59,7 @@ class LazyCanvasContext(io.ComfyNode):
                     tooltip="What to generate, of the canvas's size: 1 = hole, above 0.5 counts. A batch of masks is "
                     "filled one by one, each with its own sample.",
                 ),
-                io.Int.Input("grow", default=0, min=-64, max=64, tooltip="Widen or narrow the hole, in pixels."),
-                io.Int.Input(
-                    "feather",
-                    default=0,
-                    min=0,
-                    max=64,
-                    tooltip="Soften the hole's edge outwards over so many pixels, in the latent's noise mask.",
-                ),
+                *edge_inputs(),
                 *stock_inputs(),
             ],
             outputs=[

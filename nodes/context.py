@@ -36,14 +36,7 @@ class LazyContextEncode(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
                 io.Image.Input("image", tooltip="The canvas; its sides are multiples of 8 px (large models: 16)."),
                 io.Mask.Input("mask", tooltip="What to generate, of the canvas's size: 1 = hole, above 0.5 counts."),
-                io.Int.Input("grow", default=0, min=-64, max=64, tooltip="Widen or narrow the hole, in pixels."),
-                io.Int.Input(
-                    "feather",
-                    default=0,
-                    min=0,
-                    max=64,
-                    tooltip="Soften the hole's edge outwards over so many pixels, in the latent's noise mask.",
-                ),
+                *edge_inputs(),
                 *stock_inputs(),
             ],
             outputs=[
@@ -62,6 +55,20 @@ class LazyContextEncode(io.ComfyNode):
             return io.NodeOutput(*encode_learned(model.model, vae, image, mask, grow, feather))
         settings = KVSettings(anchors, ring, keep_text, cache_precision, cache_place, cache_limit)  # type: ignore[arg-type]
         return io.NodeOutput(*encode_stock(model, vae, image, mask, grow, feather, settings))
+
+
+def edge_inputs() -> list[Any]:
+    """What becomes of a hole's edge."""
+    return [
+        io.Int.Input("grow", default=0, min=-64, max=64, tooltip="Widen or narrow the hole, in pixels."),
+        io.Int.Input(
+            "feather",
+            default=0,
+            min=0,
+            max=64,
+            tooltip="Soften the hole's edge outwards over so many pixels, in the latent's noise mask.",
+        ),
+    ]
 
 
 def stock_inputs() -> list[Any]:
