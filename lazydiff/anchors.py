@@ -97,6 +97,7 @@ class Entry:
     keys: list[Kept] = field(default_factory=list)
     values: list[Kept] = field(default_factory=list)
     probes: list[Tensor] = field(default_factory=list)  # keys of some of the computed tokens
+    blocks: list[int] = field(default_factory=list)  # at which of its attentions each block begins, if that was told
 
     def to(self, device: torch.device | str) -> None:
         self.keys, self.values = ([kept.to(device) for kept in each] for each in (self.keys, self.values))
@@ -220,6 +221,11 @@ class Recording:
         self.run, self.level, self.prompts = run, level, prompts
         self.entries = [Entry() for _ in prompts]
 
+    def block(self) -> None:
+        """The next block begins."""
+        for entry in self.entries:
+            entry.blocks.append(len(entry.keys))
+
     def __call__(self, k: Tensor, v: Tensor, kept: Tensor, probes: Tensor) -> None:
         """Keep what one attention sees of some tokens; k, v: [prompts·B, …, tokens, dim].
 
@@ -248,8 +254,13 @@ class Replay:
 
     def __init__(self, run: Run, sigma: Level, entries: Sequence[Entry]):
         self.run, self.sigma, self.entries = run, sigma, entries
-        self.calls = 0
+        self.calls = self.blocks = 0
         self.change: list[Tensor] = []  # squared norms [2] of each call's probes, of their difference and of the kept
+
+    def block(self) -> None:
+        """The next block begins, whether or not the one before it was computed."""
+        self.calls = self.entries[0].blocks[self.blocks]
+        self.blocks += 1
 
     def __call__(self, k: Tensor, v: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of the computed tokens, and behind them those that were kept of the others.

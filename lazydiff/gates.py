@@ -252,12 +252,21 @@ class Watch(Decisions):
         rows = [[1 - float(torch.stack(c).mean()) if c else torch.inf for c in step] for step in self.cosines]
         return torch.tensor(rows)
 
-    def skips_of_all(self, ratio: float) -> Skips:
-        """The `ratio` of all modules whose outputs change least, at every second step, so that what stands in is never
-        older than one step. Errors: ValueError for more than there are."""
+    @property
+    def most(self) -> float:
+        """The largest share that `skips_of_all` can give."""
+        return float(self.skippable.isfinite().double().mean())
+
+    @property
+    def skippable(self) -> Tensor:
+        """`change` at every second step, so that what stands in is never older than one step; elsewhere infinite."""
         change = self.change
         change[::2] = torch.inf
-        return Skips(self.levels, lowest(change, ratio))
+        return change
+
+    def skips_of_all(self, ratio: float) -> Skips:
+        """The `ratio` of all modules, those whose outputs change least. Errors: ValueError for more than there are."""
+        return Skips(self.levels, lowest(self.skippable, ratio))
 
 
 def score(z: Tensor, weight: Tensor, valid: Tensor | None) -> Tensor:

@@ -11,8 +11,10 @@ from ..lazydiff.checkpoint import SHIPPED
 from ..lazydiff.gates import SUFFIX, load_gates
 from .context import show
 from .host.gates import GatedSampling
+from .host.kv import architecture
 from .host.model import LazyModel
 from .host.settings import FOLDER
+from .host.stock_gates import StockGates
 from .types import CATEGORY
 
 CALIBRATE = "calibrate"
@@ -28,10 +30,13 @@ class LazyGates(io.ComfyNode):
             node_id="LazyGates",
             display_name="Lazy Gates",
             category=CATEGORY,
-            description="Skips attentions and MLPs that would answer nearly as at the step before. Trained gates are "
-            "for one model and one list of steps; “calibrate” serves any steps of a LazyDiffusion model.",
+            description="Skips attentions and MLPs, of stock transformers whole blocks, that would answer nearly as at "
+            "the step before. Trained gates are for one model and one list of steps; “calibrate” serves any steps of a "
+            "LazyDiffusion model or a stock transformer.",
             inputs=[
-                io.Model.Input("model", tooltip="A LazyDiffusion model, with or without a context."),
+                io.Model.Input(
+                    "model", tooltip="A LazyDiffusion model or a stock transformer, with or without a context."
+                ),
                 io.Combo.Input(
                     "gates",
                     options=[*names, CALIBRATE],
@@ -45,8 +50,8 @@ class LazyGates(io.ComfyNode):
                     min=0.0,
                     max=0.5,
                     step=0.05,
-                    tooltip="Share of the attentions and MLPs to skip, the same for every picture. 0: what trained "
-                    "gates decide by their threshold, picture by picture.",
+                    tooltip="Share of the attentions and MLPs (or blocks) to skip, the same for every picture. 0: what "
+                    "trained gates decide by their threshold, picture by picture.",
                 ),
                 io.Float.Input(
                     "threshold",
@@ -63,12 +68,22 @@ class LazyGates(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, gates: str, ratio: float, threshold: float) -> io.NodeOutput:
         if not isinstance(model.model, LazyModel):
-            raise ValueError(
-                f"this MODEL is a {type(model.model).__name__}: gates are for LazyDiffusion models. Connect the MODEL "
-                "of a Lazy Checkpoint Loader; a stock transformer becomes lazy with Lazy Context Encode alone"
-            )
+            return io.NodeOutput(stock_gates(model, gates, ratio).attach(model))
         trained = None
         if gates != CALIBRATE:
             trained = load_gates(folder_paths.get_full_path_or_raise(FOLDER, gates), threshold)
             trained.check(model.model.fingerprint)
         return io.NodeOutput(GatedSampling(trained, ratio, show).attach(model))
+
+
+def stock_gates(model: Any, gates: str, ratio: float) -> StockGates:
+    """Errors: ValueError for a model without transformer blocks that are known, or with trained gates."""
+    name = type(model.model).__name__
+    if architecture(model) is None:
+        raise ValueError(
+            f"this MODEL is a {name}: gates are for LazyDiffusion models and for the stock transformers that Lazy "
+            "Context Encode makes lazy. Connect one of them"
+        )
+    if gates != CALIBRATE:
+        raise ValueError(f"this MODEL is a {name}, and {gates} is for a LazyDiffusion model: choose “{CALIBRATE}”")
+    return StockGates(ratio, show)

@@ -23,6 +23,7 @@ class Stage(NamedTuple):
     image: str  # which of them holds the image tokens
     text: str | None = None  # and the text tokens, in models that have a stream of their own for them
     joint: bool = False  # whether the image argument holds the text tokens too, before the image's
+    returns: tuple[str, ...] = ()  # the arguments that a block with two streams gives back, in their order
     positions: str | None = None
     ranges: str | None = None  # the argument that says which tokens have which time step
     attentions: tuple[Sequence, ...] = ("joint",)  # a block's self-attentions in order; calls after them are cross-
@@ -64,7 +65,7 @@ def hunyuan_attention(
 
 FLUX = (
     Stage(
-        "double_blocks", (), "img", text="txt", positions="pe", ranges="modulation_dims_img",
+        "double_blocks", (), "img", text="txt", returns=("img", "txt"), positions="pe", ranges="modulation_dims_img",
     ),
     Stage("single_blocks", ("x",), "x", joint=True, positions="pe", ranges="modulation_dims"),
 )  # fmt: skip
@@ -75,7 +76,12 @@ ARCHITECTURES = {
     "Chroma": Architecture("Chroma", FLUX, "final_layer"),
     "OpenAISignatureMMDITWrapper": Architecture(
         "Stable Diffusion 3",
-        (Stage("joint_blocks", ("context", "x"), "x", text="context", attentions=("joint", "image")),),
+        (
+            Stage(
+                "joint_blocks", ("context", "x"), "x", text="context", returns=("context", "x"),
+                attentions=("joint", "image"),
+            ),
+        ),
         "final_layer",
     ),
     "QwenImageTransformer2DModel": Architecture(
@@ -83,7 +89,7 @@ ARCHITECTURES = {
         (
             Stage(
                 "transformer_blocks", (), "hidden_states", text="encoder_hidden_states",
-                positions="image_rotary_emb",
+                returns=("encoder_hidden_states", "hidden_states"), positions="image_rotary_emb",
             ),
         ),
         "proj_out",
@@ -100,7 +106,7 @@ ARCHITECTURES = {
     "MMDiT": Architecture(
         "AuraFlow",
         (
-            Stage("double_layers", ("c", "x"), "x", text="c"),
+            Stage("double_layers", ("c", "x"), "x", text="c", returns=("c", "x")),
             Stage("single_layers", ("cx",), "cx", joint=True),
         ),
         "final_linear",

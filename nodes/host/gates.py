@@ -1,4 +1,4 @@
-"""Gates attached to a MODEL of ours: a run for every sampling, a question in every call of the model."""
+"""Gates attached to a MODEL: a run for every sampling, a question in every call of the model."""
 
 from __future__ import annotations
 
@@ -25,11 +25,14 @@ class GatedSampling:
     tell: shows the user a line
     """
 
+    modules = "attentions and MLPs"
+
     def __init__(self, gates: Gates | None, ratio: float, tell: Callable[[str], None]):
         self.gates: Decisions | None = gates.fixed(ratio) if gates is not None and ratio else gates
         self.ratio, self.tell = ratio, tell
         self.calibrated: dict[tuple[float, ...], Decisions] = {}
         self.run: Run | None = None
+        self.model_sampling: Any = None  # the host's, in the sampling in progress
 
     def __deepcopy__(self, memo: dict[int, Any]) -> GatedSampling:
         return self  # the host copies a MODEL's options; what was calibrated serves all copies
@@ -50,26 +53,32 @@ class GatedSampling:
         levels = tuple(noise_levels(sigmas, model.model_sampling).tolist())
         if len(levels) < 2:
             return executor(noise, latent, sampler, sigmas, *args, **kwargs)
-        decisions = self.gates or self.calibrated.get(levels) or Watch(levels, MODULES * model.network.decoder_depth)
+        decisions = self.gates or self.calibrated.get(levels) or self.watch(model, levels)
         decisions.reset()
-        self.run = decisions.run(model.fingerprint, levels)
+        self.run = decisions.run(getattr(model, "fingerprint", ""), levels)
+        self.model_sampling = model.model_sampling
         try:
             out = executor(noise, latent, sampler, sigmas, *args, **kwargs)
         finally:
-            self.run = None
+            self.run = self.model_sampling = None
         if isinstance(decisions, Watch):
             self.calibrate(decisions, levels)
         else:
-            self.tell(f"Lazy Gates: {decisions.ratio:.0%} of the attentions and MLPs were not computed.")
+            self.tell(f"Lazy Gates: {decisions.ratio:.0%} of the {self.modules} were not computed.")
         return out
+
+    def watch(self, model: Any, levels: tuple[float, ...]) -> Watch:
+        """What measures in a sampling that computes everything."""
+        return Watch(levels, MODULES * model.network.decoder_depth)
 
     def calibrate(self, watch: Watch, levels: tuple[float, ...]) -> None:
         if not watch.asked:  # nothing was to be generated
             return
-        self.calibrated[levels] = watch.skips_of_all(self.ratio)
+        ratio = min(self.ratio, watch.most)  # of an odd number of steps, half of the modules are too many
+        self.calibrated[levels] = watch.skips_of_all(ratio)
         self.tell(
             f"Lazy Gates: calibrated. This sampling computed everything; the next ones of its {len(levels) - 1} steps "
-            f"skip {self.ratio:.0%}."
+            f"skip {ratio:.0%}."
         )
 
 

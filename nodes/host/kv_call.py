@@ -16,6 +16,8 @@ from ...lazydiff.anchors import CacheFull, KVSettings, Recording, Replay, probe_
 from ...lazydiff.tokens import HoleTokens
 from .architectures import Architecture, Stage
 
+ANCHOR = "lazydiffusion_anchor"  # in a call's options: whether it computes every token, or some; absent: no context
+
 
 class Dense(Exception):
     """This call of the model cannot be lazy; the message says why."""
@@ -63,7 +65,8 @@ class Call:
         self.shape, self.network, self.layout, self.action = shape, network, layout, action
         previous = options.get("optimized_attention_override")  # another pack's stays, between ours and the host's
         self.others = (lambda function: partial(previous, function)) if previous else (lambda function: function)
-        self.options = {**options, "optimized_attention_override": self.attention}
+        recording = isinstance(action, Recording)
+        self.options = {**options, "optimized_attention_override": self.attention, ANCHOR: recording}
         self.text = self.image = 0  # tokens in the sequences, before any are left out
         self.seen = False
         self.attentions: list[str] = []  # those that the block in progress has still to make
@@ -77,6 +80,7 @@ class Call:
         if isinstance(self.action, Replay):
             self.leave_out(stage, given)
         self.attentions = list(stage.attentions)
+        self.action.block()
         try:
             return forward(*given.args, **given.kwargs)
         finally:

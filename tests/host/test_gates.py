@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -209,11 +208,6 @@ def test_other_models_steps_and_samplers_are_refused_in_words(graph: Graph) -> N
         graph.sampled(model, "dpmpp_2s_ancestral")
     with pytest.raises(ValueError, match="cannot be skipped: choose 0 to 0.50"):
         graph.gated("random.gates.safetensors", 0.6)
-
-    class Flux: ...
-
-    with pytest.raises(ValueError, match="this MODEL is a Flux: gates are for LazyDiffusion models"):
-        graph.pack.call("LazyGates", SimpleNamespace(model=Flux()), "calibrate", 0.4, 0.5)
 
 
 def test_gates_are_no_checkpoints(graph: Graph) -> None:
