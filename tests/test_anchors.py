@@ -144,6 +144,23 @@ def test_a_sampling_that_was_stopped_leaves_the_rest_to_the_next() -> None:
     assert recorded(anchors, [1, 9, 9, 9, 9]) == []
 
 
+def test_a_block_that_is_left_out_takes_its_attentions_with_it() -> None:
+    """Blocks of one, two and one attentions; the second makes none of its own when it is replayed."""
+    run, made = Anchors(KVSettings(anchors=1)).run(SIGMAS), [keys(seed) for seed in range(4)]
+    call = run.call(1.0, ("a",))
+    for block in (made[:1], made[1:3], made[3:]):
+        call.block()
+        for k, v in block:
+            call(k, v, PLACES, torch.tensor([4, 5]))
+    call.end()
+    call = run.call(0.8, ("a",))
+    for block in (made[:1], [], made[3:]):
+        call.block()
+        for k, v in block:
+            found = call(k[..., 4:, :], v[..., 4:, :], torch.tensor([0, 1]))
+            assert all(torch.equal(a[..., 2:, :], b[..., :4, :]) for a, b in zip(found, (k, v), strict=True))
+
+
 def test_another_schedule_has_anchors_of_its_own() -> None:
     anchors = Anchors(KVSettings(anchors=2))
     recorded(anchors, [1] * 5)

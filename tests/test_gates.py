@@ -285,6 +285,7 @@ def test_watching_measures_how_outputs_change(model: LazyDiffusion) -> None:
     cosine = (said[1:] * said[:-1]).sum(-1) / said[1:].norm(dim=-1) / said[:-1].norm(dim=-1)
     assert torch.allclose(watch.change[1:], 1 - cosine.mean(-1), atol=1e-5) and watch.change[0].isinf().all()
     skips = watch.skips_of_all(0.3)
+    assert watch.most == (STEPS // 2) / STEPS
     table = torch.tensor(skips.table)
     assert table.sum() == round(0.3 * STEPS * MODULES) and not table[::2].any()
     odd = watch.change[1::2]
