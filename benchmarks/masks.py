@@ -2,9 +2,10 @@
 
     python benchmarks/masks.py --output DIR [--device cpu] [--scenes 200] [--seed 1] [--quick] [--only METHOD]
 
-Prints a table and writes `masks.json` and `masks.png`; of one method alone it prints its row and writes nothing. The model is RegenerateImage, the trained baseline that computes
-every token. In one half of the scenes an object stands alone, in the other among two or more objects of which no other
-has its shape or colour. What is wanted is the pixels of its body, without its shadow:
+Prints a table and writes `masks.json` and `masks.png`; of one method alone it prints the row and writes nothing. The
+model is RegenerateImage, the trained baseline that computes every token. In one half of the scenes an object stands
+alone, in the other among two or more objects of which no other has its shape or colour. What is wanted is the pixels of
+its body, without its shadow:
 
     attention     the prompt describes the object ("a striped blue tree"), and all its words but "a" are pointed at
     DiffEdit      the same prompt against none, on the same noises

@@ -20,6 +20,8 @@ from torch import Tensor
 from .attention_masks import Word
 from .networks.layers import attention_maps
 
+LEAST = 0.1  # sum of shares, below which a place attends less instead of to what is next to nothing
+
 
 def shared_tokens(source: Sequence[Word], target: Sequence[Word]) -> list[tuple[int, int]]:
     """Tokens of the words that two prompts have in the same order: places in the source and in the target."""
@@ -35,7 +37,7 @@ class Stabiliser:
     shared: tokens of both prompts, as of `shared_tokens`
     home: where what the source's calls attended to waits for the target's; None: where they were made
     Both calls as an attention function: q: [B, heads, n, d]; k, v: [B, heads, L, d]; mask: of `attention_maps`
-    Source: Prompt-to-Prompt, section 3.2; FISEdit, section 3; that a place's attention still adds up to 1 is our own.
+    Source: Prompt-to-Prompt, section 3.2; FISEdit, section 3; that a place's shares still add up to 1 is our own.
     """
 
     def __init__(self, shared: Sequence[tuple[int, int]], home: torch.device | None = None):
@@ -64,4 +66,4 @@ class Stabiliser:
     def attend(maps: Tensor, places: list[int], kept: Tensor, v: Tensor) -> Tensor:
         """The same arithmetic for both prompts, so that equal ones stay equal."""
         maps[..., places] = kept.to(maps)
-        return (maps / maps.sum(-1, keepdim=True)).to(v.dtype) @ v
+        return (maps / maps.sum(-1, keepdim=True).clamp(min=LEAST)).to(v.dtype) @ v

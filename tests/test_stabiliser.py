@@ -58,6 +58,14 @@ def test_a_change_of_words_leaves_the_shared_ones_their_proportions() -> None:
     assert torch.allclose(target.sum(-1), torch.ones(()), atol=1e-6)
 
 
+def test_a_place_that_is_left_with_nothing_attends_to_nothing() -> None:
+    """The target looks at the shared word alone, the source at others alone."""
+    k = torch.eye(3)[None, None] * 500
+    stabiliser = Stabiliser([(0, 0)])
+    stabiliser.source(k[:, :, 1:2], k, k)
+    assert torch.equal(stabiliser.target(k[:, :, :1], k, k), torch.zeros(1, 1, 1, 3))
+
+
 def test_calls_that_do_not_belong_together_are_told() -> None:
     q, k, v = torch.randn(3, 1, 2, 9, 8)
     stabiliser = Stabiliser([(0, 0)])
