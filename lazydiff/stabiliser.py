@@ -25,7 +25,7 @@ LEAST = 0.1  # sum of shares, below which a place attends less instead of to wha
 
 def shared_tokens(source: Sequence[Word], target: Sequence[Word]) -> list[tuple[int, int]]:
     """Tokens of the words that two prompts have in the same order: places in the source and in the target."""
-    matcher = SequenceMatcher(None, *([word.text for word in words] for words in (source, target)), autojunk=False)
+    matcher = SequenceMatcher(None, [word.text for word in source], [word.text for word in target], autojunk=False)
     words = [(source[a + i], target[b + i]) for a, b, size in matcher.get_matching_blocks() for i in range(size)]
     same = [(one.tokens, other.tokens) for one, other in words if len(one.tokens) == len(other.tokens)]
     return [places for tokens in same for places in zip(*tokens, strict=True)]
