@@ -24,8 +24,9 @@ from .evidence import Evidence
 from .masks import guided_filter
 from .model import LazyDiffusion
 from .networks.decoder import LazyDecoder
-from .networks.layers import CrossAttention, attention_maps
+from .networks.layers import AttentionFunction, CrossAttention, attention_maps
 from .pipeline import check_canvas, encode, way
+from .stabiliser import Stabiliser, shared_tokens
 from .tokens import unpatchify
 
 FOUND = Thresholds(mask=0.55)  # on scenes that are neither trained nor tested on, with evidence and edges
@@ -92,10 +93,12 @@ def prompt_difference_mask(
     first: int = 1,
     evidence: bool = True,
     edges: bool = True,
+    stabilise: bool = False,
 ) -> Found:
     """Where a picture changes when the prompt that tells of it, `source`, becomes `target`; empty if nothing would.
 
     image, seeds, strength, steps: as for `attention_mask`; first: the steps that are made and compared
+    stabilise: let words that both prompts have attend as they do in the source's
     Each step calls the decoder for both prompts.
     Errors: ValueError that says what is wrong with the input.
     Source: FISEdit (Yu et al. 2024), section 3; `Evidence` and `guided_filter` are not part of it.
@@ -105,6 +108,9 @@ def prompt_difference_mask(
     noisy = NoisyPicture(model, image, seeds, strength)
     differences, gained = DifferenceMap(), Evidence()
     prompts = [noisy.denoiser(prompt) for prompt in (source, target)]
+    if stabilise:
+        shared = shared_tokens(*(words_of(model.text.split(prompt)) for prompt in (source, target)))
+        prompts = stabilised(model.decoder, prompts, Stabiliser(shared))
     latents = [noisy.start, noisy.start]
     for sigma, lower in list(pairwise(levels(strength, steps)))[:first]:
         clean = [prompt(z, 1 - sigma, sigma) for prompt, z in zip(prompts, latents, strict=True)]
@@ -181,3 +187,31 @@ def watched(decoder: LazyDecoder, see: Callable[[Tensor], None]) -> Iterator[Non
     finally:
         for handle in handles:
             handle.remove()
+
+
+def stabilised(decoder: LazyDecoder, prompts: Sequence[Denoiser], stabiliser: Stabiliser) -> list[Denoiser]:
+    """Denoisers of a source and a target prompt, to be called in turn, with a stabiliser's attention to the text."""
+
+    def bound(denoise: Denoiser, attention: AttentionFunction) -> Denoiser:
+        def predict(z: Tensor, alpha: float, sigma: float) -> tuple[Tensor, Tensor | None]:
+            with attending(decoder, attention):
+                return denoise.predict(z, alpha, sigma)
+
+        return Denoiser(predict)
+
+    pairs = zip(prompts, (stabiliser.source, stabiliser.target), strict=True)
+    return [bound(denoise, attention) for denoise, attention in pairs]
+
+
+@contextmanager
+def attending(decoder: LazyDecoder, attention: AttentionFunction) -> Iterator[None]:
+    """Let every block attend to the text by another function."""
+    modules = [block.cross_attn for block in decoder.blocks]
+    usual = [module.attention for module in modules]
+    for module in modules:
+        module.attention = attention
+    try:
+        yield
+    finally:
+        for module, function in zip(modules, usual, strict=True):
+            module.attention = function

@@ -16,6 +16,7 @@ from .attention_mask import heat_picture
 from .context import show
 from .host.kv import downscale
 from .host.mask_search import finer
+from .host.stabiliser import StabilisedPrompts
 from .host.trajectory import FIRST, Recorder, Start, follow, recorder_of
 from .types import CATEGORY
 
@@ -89,6 +90,23 @@ class PromptDifferenceMask(io.ComfyNode):
                     step=0.01,
                     tooltip="1 for a picture that was made in this graph; about 0.8 for any other.",
                 ),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="Of both prompts. With their texts, the words that did not change look where they looked "
+                    "before, so that only the changed ones make a difference. For Stable Diffusion, SDXL, PixArt and "
+                    "this pack's models.",
+                ),
+                *(
+                    io.String.Input(
+                        f"{name}_text",
+                        default="",
+                        multiline=True,
+                        optional=True,
+                        tooltip=f"With clip: what {name} was made of. Not needed without.",
+                    )
+                    for name in ("source", "target")
+                ),
             ],
             outputs=[
                 io.Mask.Output("MASK", tooltip="Of the picture's size; for Lazy Context Encode."),
@@ -99,13 +117,22 @@ class PromptDifferenceMask(io.ComfyNode):
     @classmethod
     def execute(
         cls, model: Any, source: Any, target: Any, negative: Any, latent: dict[str, Any], seed: int, steps: int,
-        first: int, cfg: float, sampler: str, scheduler: str, denoise: float,
+        first: int, cfg: float, sampler: str, scheduler: str, denoise: float, clip: Any = None, source_text: str = "",
+        target_text: str = "",
     ) -> io.NodeOutput:  # fmt: skip
+        stabilised, texts = None, (source_text.strip(), target_text.strip())
+        if clip is not None or any(texts):
+            if clip is None or not all(texts):
+                raise ValueError("the stabiliser needs clip, source_text and target_text: give all of them, or none")
+            stabilised = StabilisedPrompts(model, clip, source, target, (source_text, target_text))
+            if not stabilised.shared:
+                show("The two prompts have no word in common: there is nothing to stabilise.")
         samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
         recorder = recorder_of(model)
         recorded = recorder.find(samples) if recorder else None
-        if recorded is not None and len(recorded.steps) >= first:
-            start, before = recorded.start, recorded.steps[:first]
+        reused = recorded is not None and len(recorded.steps) >= first
+        if reused:
+            start = recorded.start
         else:
             sigmas = comfy.samplers.KSampler(model, steps, "cpu", sampler, scheduler, denoise).sigmas
             first = min(first, len(sigmas) - 2)
@@ -113,9 +140,13 @@ class PromptDifferenceMask(io.ComfyNode):
                 samples = torch.zeros_like(samples)
             noise = comfy.sample.prepare_noise(samples, seed)
             start = Start(noise, samples, comfy.samplers.sampler_object(sampler), sigmas, seed)
-            before = follow(model, start, cfg, source, negative, first)
+        if stabilised is not None:
+            before, after = stabilised.follow(start, cfg, negative, first)
+        else:
+            before = recorded.steps[:first] if reused else follow(model, start, cfg, source, negative, first)
+            after = follow(model, start, cfg, target, negative, first)
         found = DifferenceMap()
-        for edited, original in zip(follow(model, start, cfg, target, negative, first), before, strict=True):
+        for edited, original in zip(after, before, strict=True):
             found.add(edited, original)
         if not found.differs:
             show("The two prompts make the same picture: the mask is empty. Change the target prompt.")

@@ -130,8 +130,8 @@ class AttentionObserver:
         self, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, *others: Any,
         skip_reshape: bool = False, transformer_options: dict[str, Any] | None = None, **unused: Any,
     ) -> None:  # fmt: skip
-        if not skip_reshape:  # tokens at 1, heads apart or not
-            q, k = (x.flatten(2).unflatten(2, (heads, -1)).transpose(1, 2) for x in (q, k))
+        if not skip_reshape:
+            q, k = (heads_apart(x, heads) for x in (q, k))
         self.see(q, k, mask, transformer_options or {})
 
     # q: [B, heads, places, d], k: [B, heads, tokens, d], as the attention function sees them
@@ -169,12 +169,16 @@ class AttentionObserver:
             k = k[:, :, registers + self.places.to(k.device)]
             self.put(attention_to(q[self.sight.rows, :, start : start + total], k[self.sight.rows]))
 
+    def pixart(self, module: Any, forward: Callable[..., Tensor], x: Tensor, text: Tensor, *others: Any) -> Tensor:
+        """Around a PixArt attention to the text."""
+        self.see_pixart(module, x, text)
+        return forward(x, text, *others)
+
     def see_pixart(self, module: Any, x: Tensor, text: Tensor) -> None:
         self.count += 1
         if self.in_the_middle(self.count - 1, len(self.network.blocks)):
-            q = module.q_linear(x).unflatten(2, (module.num_heads, -1))
-            k = module.kv_linear(text).reshape(len(x), -1, 2, module.num_heads, q.shape[-1])[:, :, 0]  # text: one row
-            self.keep(q.transpose(1, 2), k.transpose(1, 2))
+            q, k, _ = pixart_heads(module, x, text)
+            self.keep(q, k)
 
     def in_the_middle(self, block: int, blocks: int) -> bool:
         first, end = (round(share * blocks) for share in MIDDLE)
@@ -208,9 +212,21 @@ def in_pixart(
 ) -> Tensor:
     """In place of the method of a PixArt attention to the text."""
     there = observer()
-    if there is not None and there.sight is not None:
-        there.see_pixart(module, *args[:2])
-    return forward(*args, **kwargs)
+    if there is None or there.sight is None:
+        return forward(*args, **kwargs)
+    return there.pixart(module, forward, *args, **kwargs)
+
+
+def pixart_heads(module: Any, x: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values [B, heads, tokens, d] of a PixArt attention to the text, all rows' in one."""
+    q = heads_apart(module.q_linear(x), module.num_heads)
+    k, v = module.kv_linear(text).reshape(len(x), -1, 2, *q.shape[1::2]).permute(2, 0, 3, 1, 4)
+    return q, k, v
+
+
+def heads_apart(x: Tensor, heads: int) -> Tensor:
+    """[B, tokens, heads·d] or [B, tokens, heads, d] -> [B, heads, tokens, d]"""
+    return x.flatten(2).unflatten(2, (heads, -1)).transpose(1, 2)
 
 
 def attention_to(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor:

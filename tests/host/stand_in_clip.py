@@ -79,8 +79,8 @@ class Graph:
 
     def difference(
         self, canvas: Tensor, seed: int = 1, model: Any = None, source: Any = None, target: Any = None, first: int = 2,
-        denoise: float = 1.0,
+        denoise: float = 1.0, cfg: float = 3.0, sampler: str = "euler", **more: Any,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         args = model or self.model, source or self.positive, target or self.clip.conditioning("a red dog")
-        given = args, self.negative, {"samples": canvas}, seed, 4, first, 3.0, "euler", "normal", denoise
-        return self.call("PromptDifferenceMask", *given[0], *given[1:])
+        given = args, self.negative, {"samples": canvas}, seed, 4, first, cfg, sampler, "normal", denoise
+        return self.call("PromptDifferenceMask", *given[0], *given[1:], **more)

@@ -48,7 +48,7 @@ NODES = {
     ],
     "PromptDifferenceMask": [
         "model", "source", "target", "negative", "latent", "seed", "steps", "first", "cfg", "sampler", "scheduler",
-        "denoise",
+        "denoise", "clip", "source_text", "target_text",
     ],
     "RecordLatents": ["model"],
 }  # fmt: skip
