@@ -149,10 +149,11 @@ class AttentionObserver:
         return q, k, v
 
     def see_own(self, q: Tensor, k: Tensor, mask: Tensor | None, options: dict[str, Any]) -> None:
-        """Every second attention of ours is to the text, which is padded."""
-        self.count += 1
-        if self.count % 2 == 0 and self.in_the_middle(self.count // 2 - 1, len(self.network.blocks)):
-            self.keep(q, k, mask)
+        """Attentions to the text, which is padded; those of the picture to itself may be left out by gates."""
+        if of_two_lengths(q, k):
+            self.count += 1
+            if self.in_the_middle(self.count - 1, len(self.network.blocks)):
+                self.keep(q, k, mask)
 
     def see_joint(self, q: Tensor, k: Tensor, mask: Tensor | None, options: dict[str, Any]) -> None:
         """Text first, then the picture, then what else there is; other sequences are of text or of picture alone."""
@@ -222,6 +223,11 @@ def pixart_heads(module: Any, x: Tensor, text: Tensor) -> tuple[Tensor, Tensor, 
     q = heads_apart(module.q_linear(x), module.num_heads)
     k, v = module.kv_linear(text).reshape(len(x), -1, 2, *q.shape[1::2]).permute(2, 0, 3, 1, 4)
     return q, k, v
+
+
+def of_two_lengths(q: Tensor, k: Tensor) -> bool:
+    """Whether an attention of ours is to the text: one of the picture to itself has as many keys as queries."""
+    return q.shape[-2] != k.shape[-2]
 
 
 def heads_apart(x: Tensor, heads: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...lazydiff.networks.layers import AttentionFunction
 from ...lazydiff.stabiliser import Stabiliser, shared_tokens
-from .attention_maps import AttentionObserver, heads_apart, pixart_heads
+from .attention_maps import AttentionObserver, heads_apart, of_two_lengths, pixart_heads
 from .trajectory import Start, follow
 from .words import Prompt, read_prompt
 
@@ -93,19 +93,18 @@ class AttentionInstead(AttentionObserver):
         given = {"mask": mask, "skip_reshape": skip_reshape, "skip_output_reshape": skip_output_reshape, **options}
         args = (function, q, k, v, heads, *others)
         out = previous(*args, **given) if previous else args[0](*args[1:], **given)
-        if self.sight is None or not self.to_text():
+        if self.sight is None or not self.to_text(q, k):
             return out
         if not skip_reshape:
             q, k, v = (heads_apart(x, heads) for x in (q, k, v))
         return self.replace(out, q, k, v, mask, lambda y: y if skip_output_reshape else joined(y))
 
-    def to_text(self) -> bool:
+    def to_text(self, q: Tensor, k: Tensor) -> bool:
         """Whether this call of the attention function is one to the text."""
         if self.name == "UNetModel":
             expected, self.expected = self.expected, False
             return expected
-        self.count += 1
-        return self.count % 2 == 0
+        return of_two_lengths(q, k)
 
     def pixart(self, module: Any, forward: Callable[..., Tensor], x: Tensor, text: Tensor, *others: Any) -> Tensor:
         q, k, v = pixart_heads(module, x, text)
