@@ -38,7 +38,7 @@ from lazydiff.latents import DiffusersVAE  # noqa: E402
 from lazydiff.model import LazyDiffusion, ModelConfig, Sampling  # noqa: E402
 from lazydiff.networks.config import PIXART_1024  # noqa: E402
 from lazydiff.pipeline import sample, to_latents  # noqa: E402
-from lazydiff.vaes import CanvasVAE, LazyVAE, WholeVAE  # noqa: E402
+from lazydiff.vae.vaes import CanvasVAE, LazyVAE, WholeVAE  # noqa: E402
 
 SIDE = 0.25  # of the canvas, a mask's
 PLACES = ((0.1, 0.12), (0.55, 0.6), (0.15, 0.55), (0.6, 0.1), (0.35, 0.35))  # top and left; a margin is never touched

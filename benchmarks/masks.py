@@ -36,13 +36,13 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import arguments, machine  # noqa: E402
-from lazydiff.attention_masks import Thresholds, resize  # noqa: E402
 from lazydiff.checkpoint import BASELINES, load_checkpoint  # noqa: E402
-from lazydiff.difference_masks import DIFFEDIT_THRESHOLD, diffedit_heat  # noqa: E402
 from lazydiff.evaluation.evaluate import SEED  # noqa: E402
 from lazydiff.evaluation.questions import stream  # noqa: E402
-from lazydiff.evidence import Evidence  # noqa: E402
-from lazydiff.find_masks import Found, NoisyPicture, attention_mask, prompt_difference_mask  # noqa: E402
+from lazydiff.finding.attention_masks import Thresholds, resize  # noqa: E402
+from lazydiff.finding.difference_masks import DIFFEDIT_THRESHOLD, diffedit_heat  # noqa: E402
+from lazydiff.finding.evidence import Evidence  # noqa: E402
+from lazydiff.finding.find_masks import Found, NoisyPicture, attention_mask, prompt_difference_mask  # noqa: E402
 from lazydiff.masks import guided_filter  # noqa: E402
 from lazydiff.model import LazyDiffusion  # noqa: E402
 from lazydiff.scenes import TOKEN, Placed, Scene, describe, random_scene, random_thing, render  # noqa: E402

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from benchmarks.lazy_vae import make_vae, square
 from lazydiff.crop import Crop
-from lazydiff.lazy_vae import LIMIT, decode, encode, lazy_decode, lazy_encode, plan_decode, plan_encode
 from lazydiff.networks.config import NetworkConfig
 from lazydiff.networks.decoder import LazyDecoder, PatchEmbedder
 from lazydiff.networks.encoder import ContextEncoder
 from lazydiff.poisson import poisson_blend
 from lazydiff.tokens import HoleTokens
-from lazydiff.vae_passes import VAEState
+from lazydiff.vae.lazy_vae import LIMIT, decode, encode, lazy_decode, lazy_encode, plan_decode, plan_encode
+from lazydiff.vae.passes import VAEState
 
 Call = Callable[[], object]
 VAE_PERCENT = 10  # the mask of a lazy pass that is timed at another size than the canvas's

@@ -19,12 +19,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from benchmarks.train_vae import held_out
-from lazydiff import lazy_vae
-from lazydiff.lazy_vae import VAEState, decode, encode, lazy_decode, lazy_encode
 from lazydiff.masks import to_grid
 from lazydiff.poisson import poisson_blend
-from lazydiff.vae_passes import Statistics
-from lazydiff.vae_stages import Box, size_of
+from lazydiff.vae import lazy_vae
+from lazydiff.vae.lazy_vae import VAEState, decode, encode, lazy_decode, lazy_encode
+from lazydiff.vae.passes import Statistics
+from lazydiff.vae.stages import Box, size_of
 
 CELL = 8  # px
 INSIDE = (0.505, 0.505)

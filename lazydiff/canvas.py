@@ -21,7 +21,7 @@ from .context import LazyContext
 from .masks import binarise, to_grid
 from .model import LazyDiffusion
 from .pipeline import Blend, composite, encode_latents, size_text
-from .vaes import CanvasVAE, Pass
+from .vae.vaes import CanvasVAE, Pass
 
 
 class Canvas(NamedTuple):

@@ -22,7 +22,7 @@ from .masks import binarise, pad_to_multiple, to_grid
 from .model import LazyDiffusion, Sampling
 from .poisson import poisson_blend
 from .tokens import HoleTokens, patchify, unpatchify
-from .vaes import to_pixels
+from .vae.vaes import to_pixels
 
 Blend = Literal["poisson", "mixed", "paste"]
 

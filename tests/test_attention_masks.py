@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from lazydiff.attention_masks import (
+from lazydiff.finding.attention_masks import (
     AttentionMaps,
     Thresholds,
     Word,

@@ -8,11 +8,12 @@ from samples import scene
 from tiny_vaes import CELL, diffusers_vae
 from torch import Tensor
 
-from lazydiff import lazy_vae, pipeline
+from lazydiff import pipeline
 from lazydiff.canvas import Canvas, context, finish, masked_latent, start
 from lazydiff.masks import to_grid
 from lazydiff.model import LazyDiffusion
-from lazydiff.vaes import KEPT, LazyVAE, Pass, WholeVAE
+from lazydiff.vae import lazy_vae
+from lazydiff.vae.vaes import KEPT, LazyVAE, Pass, WholeVAE
 
 SIZE = 24, 32  # latents
 SAME = 1e-5  # the same sums in another order, through thirty normalised layers

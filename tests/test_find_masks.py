@@ -11,10 +11,10 @@ from samples import scene, tiny_model
 from torch import Tensor
 
 from benchmarks.masks import mask_questions, overlap
-from lazydiff.attention_masks import AttentionMaps, Thresholds, resize, words_of
 from lazydiff.checkpoint import BASELINES, load_checkpoint
-from lazydiff.difference_masks import DifferenceMap, difference_mask
-from lazydiff.find_masks import (
+from lazydiff.finding.attention_masks import AttentionMaps, Thresholds, resize, words_of
+from lazydiff.finding.difference_masks import DifferenceMap, difference_mask
+from lazydiff.finding.find_masks import (
     NoisyPicture,
     attending,
     attention_mask,

@@ -15,9 +15,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import lazy_vae as benchmark
-from lazydiff import lazy_vae, vae_passes
-from lazydiff.lazy_vae import decode, encode, lazy_decode, lazy_encode, plan_decode
-from lazydiff.vae_stages import Box, decoder_stages, encoder_stages, needed, reached
+from lazydiff.vae import lazy_vae, passes
+from lazydiff.vae.lazy_vae import decode, encode, lazy_decode, lazy_encode, plan_decode
+from lazydiff.vae.stages import Box, decoder_stages, encoder_stages, needed, reached
 
 SAME = 1e-5  # the same sums in another order, through thirty normalised layers, for values of about -1…1
 
@@ -102,12 +102,12 @@ def test_boxes_are_needed_to_the_last_row():
 
 def dependence(stages: Any, x: Tensor, place: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> Box:
     """By gradients: the input that an output pixel depends on, without norms and attention."""
-    monkeypatch.setattr(vae_passes.Record, "norm", lambda self, module, patches, silu=True: patches)
-    monkeypatch.setattr(vae_passes.Record, "attend", lambda self, q, k, v: q)
+    monkeypatch.setattr(passes.Record, "norm", lambda self, module, patches, silu=True: patches)
+    monkeypatch.setattr(passes.Record, "attend", lambda self, q, k, v: q)
     x = x.double().requires_grad_()
-    run = vae_passes.Record((2, 2))
+    run = passes.Record((2, 2))
     whole = Box.whole((x.shape[2] * 8, x.shape[3] * 8))
-    vae_passes.run_stages(run, stages, x, [whole])[0].x[0, 0, place[0], place[1]].backward()
+    passes.run_stages(run, stages, x, [whole])[0].x[0, 0, place[0], place[1]].backward()
     rows, columns = (x.grad[0].abs().amax((0, axis)).nonzero().flatten().tolist() for axis in (2, 1))
     return Box(rows[0], columns[0], rows[-1] + 1, columns[-1] + 1)
 
@@ -210,9 +210,9 @@ def test_fresh_statistics_are_better_than_stale_ones(monkeypatch):
         for variant in errors:
             with monkeypatch.context() as patch:
                 if "stale" in variant:
-                    patch.setattr(vae_passes.Statistics, "updated", lambda self, patches, probe: self)
+                    patch.setattr(passes.Statistics, "updated", lambda self, patches, probe: self)
                 if variant == "stale":
-                    patch.setattr(vae_passes, "put", lambda whole, patches: whole)  # of keys and values
+                    patch.setattr(passes, "put", lambda whole, patches: whole)  # of keys and values
                 if variant == "without probe":
                     patch.setattr(lazy_vae, "_probe", lambda boxes, size: None)
                 result = lazy_decode(vae, after, state, mask_of(size, box), limit=1)
@@ -244,7 +244,7 @@ def test_chained_edits_keep_their_state(vae):
     assert max(errors) < 0.3 and sum(errors[6:]) < 3 * sum(errors[1:4]), errors
 
 
-def tensors(state: vae_passes.VAEState) -> list[Tensor]:
+def tensors(state: passes.VAEState) -> list[Tensor]:
     return [state.output, *(x for one in state.statistics for x in one), *state.keys, *state.values]
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lazydiff.attention_masks import Word
+from lazydiff.finding.attention_masks import Word
+from lazydiff.finding.stabiliser import Stabiliser, shared_tokens
 from lazydiff.networks.layers import sdpa
-from lazydiff.stabiliser import Stabiliser, shared_tokens
 
 
 def words(text: str) -> list[Word]:

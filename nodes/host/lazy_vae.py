@@ -12,10 +12,10 @@ import torch
 from comfy.ldm.models.autoencoder import AutoencodingEngine, AutoencodingEngineLegacy, DiagonalGaussianRegularizer
 from torch import Tensor
 
-from ...lazydiff.lazy_vae import LIMIT
-from ...lazydiff.vae_passes import Statistics, VAEState
-from ...lazydiff.vae_stages import decoder_stages, encoder_stages
-from ...lazydiff.vaes import CanvasVAE, Half, LazyVAE, Memory, Pass
+from ...lazydiff.vae.lazy_vae import LIMIT
+from ...lazydiff.vae.passes import Statistics, VAEState
+from ...lazydiff.vae.stages import decoder_stages, encoder_stages
+from ...lazydiff.vae.vaes import CanvasVAE, Half, LazyVAE, Memory, Pass
 from .contexts import encode_each
 from .progress import counted
 

@@ -8,8 +8,8 @@ from typing import Any
 import comfy.model_management as mm
 from torch import Tensor
 
+from ...lazydiff.finding.stabiliser import Stabiliser, shared_tokens
 from ...lazydiff.networks.layers import AttentionFunction
-from ...lazydiff.stabiliser import Stabiliser, shared_tokens
 from .attention_maps import AttentionObserver, heads_apart, of_two_lengths, pixart_heads
 from .trajectory import Start, follow
 from .words import Prompt, read_prompt

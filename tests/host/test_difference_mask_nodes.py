@@ -77,12 +77,12 @@ def latents_of(graph: Graph, canvas: Tensor, positive: Any, sampler: str = "eule
 
 def compared(pack: Pack, original: list[Tensor], edited: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Mask [256, 320] and heat map [1, 64, 80] of the first two steps."""
-    part = pack.part("lazydiff.difference_masks")
+    part = pack.part("lazydiff.finding.difference_masks")
     expected = part.DifferenceMap()
     for pair in list(zip(edited, original, strict=True))[1:3]:
         expected.add(*pair)
     size = (64, 80)  # twice the latent's: at least 64 cells
-    resized = pack.part("lazydiff.attention_masks").resize(expected.heat()[None], size)
+    resized = pack.part("lazydiff.finding.attention_masks").resize(expected.heat()[None], size)
     return part.difference_mask(resized[0]).repeat_interleave(4, 0).repeat_interleave(4, 1), expected.heat()
 
 
@@ -203,7 +203,7 @@ def test_stabilised_difference_equals_attention_written_out(
     reference.to_target = True
     _, heat = compared(pack, source, latents_of(graph, canvas, target))
     size = found[0].shape[1:]
-    heat = pack.part("lazydiff.attention_masks").resize(heat[None], tuple(size))
+    heat = pack.part("lazydiff.finding.attention_masks").resize(heat[None], tuple(size))
     seen, unsteady = (each[1].amax(-1) / 0.8 for each in (found, plain))  # the hottest cells are the brightest
     assert (seen - heat).abs().max() < 2e-3  # fp32 there, in another order; stretched to 0…1
     assert (seen - unsteady).abs().max() > 0.02
@@ -241,7 +241,7 @@ def test_texts_that_do_not_belong_are_refused_in_words(pack: Pack, changed: dict
 
 
 def test_interrupted_stabiliser_leaves_the_model_as_it_was(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
-    graph, part = Graph(pack, "pixart-sigma"), pack.part("lazydiff.stabiliser")
+    graph, part = Graph(pack, "pixart-sigma"), pack.part("lazydiff.finding.stabiliser")
     canvas = graph.vae.encode(graph.image)
     before = graph.sample(graph.model, {"samples": canvas})
 

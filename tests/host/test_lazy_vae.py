@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from lazydiff.lazy_vae import decode, encode, lazy_decode, lazy_encode
+from lazydiff.vae.lazy_vae import decode, encode, lazy_decode, lazy_encode
 
 from .tiny_vae import tiny_network
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .vae_stages import Box, Patch, Size, Stage, needed, size_of
+from .stages import Box, Patch, Size, Stage, needed, size_of
 
 RIDGE = 0.1  # of the variance among all cells' means: found with the trained VAE of benchmarks/vae_edits.py
 CELL = 2  # latents: statistics are kept by squares of this side, 31 MB for 1024 px

@@ -15,19 +15,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..denoisers import denoiser
+from ..diffusion.noise import CanvasNoise
+from ..diffusion.samplers import Denoiser
+from ..masks import guided_filter
+from ..model import LazyDiffusion
+from ..networks.decoder import LazyDecoder
+from ..networks.layers import AttentionFunction, CrossAttention, attention_maps
+from ..pipeline import check_canvas, encode, way
+from ..tokens import unpatchify
 from .attention_masks import AttentionMaps, Reference, Thresholds, normalise, point_at, resize, words_of
-from .denoisers import denoiser
 from .difference_masks import DifferenceMap, difference_mask
-from .diffusion.noise import CanvasNoise
-from .diffusion.samplers import Denoiser
 from .evidence import Evidence
-from .masks import guided_filter
-from .model import LazyDiffusion
-from .networks.decoder import LazyDecoder
-from .networks.layers import AttentionFunction, CrossAttention, attention_maps
-from .pipeline import check_canvas, encode, way
 from .stabiliser import Stabiliser, shared_tokens
-from .tokens import unpatchify
 
 FOUND = Thresholds(mask=0.55)  # on scenes that are neither trained nor tested on, with evidence and edges
 FINE = 4  # cells of a heat map per token and side, as in InstDiffEdit: attention of 16×16 makes masks of 64×64

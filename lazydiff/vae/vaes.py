@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..latents import LatentSpace
 from . import lazy_vae
-from .latents import LatentSpace
-from .vae_passes import VAEState
+from .passes import VAEState
 
 KEPT = 2  # states of each half of a VAE: some 100 MB each at 1024 px
 

@@ -17,8 +17,8 @@ from difflib import SequenceMatcher
 import torch
 from torch import Tensor
 
+from ..networks.layers import attention_maps
 from .attention_masks import Word
-from .networks.layers import attention_maps
 
 LEAST = 0.1  # sum of shares, below which a place attends less instead of to what is next to nothing
 

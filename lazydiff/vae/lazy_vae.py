@@ -21,9 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .masks import to_grid
-from .vae_passes import Record, Update, VAEState, macs, put, run_stages
-from .vae_stages import Box, Size, Stage, decoder_stages, encoder_stages, reached, size_of, sizes
+from ..masks import to_grid
+from .passes import Record, Update, VAEState, macs, put, run_stages
+from .stages import Box, Size, Stage, decoder_stages, encoder_stages, reached, size_of, sizes
 
 LIMIT = 0.6  # of the full work: beyond that, all is computed
 PROBE = 4  # latents, the side of the box that is computed far from an edit

@@ -1,0 +1,1 @@
+"""VAEs that compute what an edit needs, as they are: nothing is trained, nothing replaced."""
