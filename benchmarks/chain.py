@@ -15,7 +15,6 @@ On a CPU, times are processor time of one thread.
 from __future__ import annotations
 
 import gc
-import json
 import statistics
 import sys
 import time
@@ -30,7 +29,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.common import arguments, machine  # noqa: E402
+from benchmarks.common import arguments, machine, write  # noqa: E402
 from benchmarks.lazy_vae import make_vae  # noqa: E402
 from lazydiff.canvas import Canvas, context, finish, start  # noqa: E402
 from lazydiff.checkpoint import SHIPPED, load_checkpoint  # noqa: E402
@@ -182,14 +181,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         "setting": setting,
         "quick": args.quick,
         "machine": where,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
         "table": [vars(row) for row in rows],
     }
     print(f"{setting}; {where}\n{table(rows)}\n{report['figures']}")
-    args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / "chain.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    plot(rows, f"{setting}\n{where}").savefig(args.output / "chain.png", dpi=120)
+    write(args.output, "chain", report, plot(rows, f"{setting}\n{where}"))
 
 
 if __name__ == "__main__":

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import platform
 from pathlib import Path
+from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 
 
 def arguments(description: str | None, quick: str) -> argparse.ArgumentParser:
@@ -24,3 +27,11 @@ def machine(device: str) -> str:
         return torch.cuda.get_device_name(device)
     torch.set_num_threads(1)
     return f"one thread of {platform.machine()} CPU ({torch.backends.cpu.get_cpu_capability()})"
+
+
+def write(output: Path, name: str, report: dict[str, Any], figure: Figure) -> None:
+    """`name`.json, with the software's part in it, and `name`.png."""
+    report = {**report, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    output.mkdir(parents=True, exist_ok=True)
+    (output / f"{name}.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    figure.savefig(output / f"{name}.png", dpi=120)

@@ -10,7 +10,6 @@ whole would take minutes. Times there are processor time of one thread.
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 import time
@@ -24,7 +23,7 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.common import arguments, machine  # noqa: E402
+from benchmarks.common import arguments, machine, write  # noqa: E402
 from lazydiff.networks.config import PIXART_1024, PRESETS, NetworkConfig  # noqa: E402
 from lazydiff.networks.encoder import EncoderBlock  # noqa: E402
 from lazydiff.networks.layers import sdpa  # noqa: E402
@@ -143,17 +142,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         "setting": setting,
         "timed": scaled if cpu else "one layer timed",
         "machine": where,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
         "dtype": str(dtype),
         "repeat": repeat,
         "table": [vars(row) for row in rows],
     }
     print(f"{setting}; {report['timed']}; {where}, median of {repeat}\n{table(rows)}")
-    args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / "encoder.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", "utf-8")
     title = f"{setting}\n{where}, median of {repeat}\n{report['timed']}"
-    plot(rows, title).savefig(args.output / "encoder.png", dpi=120)
+    write(args.output, "encoder", report, plot(rows, title))
 
 
 if __name__ == "__main__":

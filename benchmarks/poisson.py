@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -31,7 +30,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.common import arguments, machine  # noqa: E402
+from benchmarks.common import arguments, machine, write  # noqa: E402
 from benchmarks.lazy_vae import square  # noqa: E402
 from benchmarks.step import interleaved_medians  # noqa: E402
 from lazydiff.poisson import poisson_blend  # noqa: E402
@@ -164,15 +163,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         "opencv": "not installed" if rows[0].opencv is None else importlib.import_module("cv2").__version__,
         "quick": args.quick,
         "machine": where,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
         "repeat": repeat,
         "table": [vars(row) for row in rows],
     }
     print(f"{setting}; {where}, median of {repeat}, ms\n{table(rows)}")
-    args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / "poisson.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    plot(rows, f"{setting}\n{where}, median of {repeat}").savefig(args.output / "poisson.png", dpi=120)
+    write(args.output, "poisson", report, plot(rows, f"{setting}\n{where}, median of {repeat}"))
 
 
 if __name__ == "__main__":

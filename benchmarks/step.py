@@ -9,7 +9,6 @@ processor time of one thread: what the clock shows on an idle machine, and undis
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 import time
@@ -22,7 +21,7 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.common import arguments, machine  # noqa: E402
+from benchmarks.common import arguments, machine, write  # noqa: E402
 from lazydiff.networks.captured import CapturedDecoder  # noqa: E402
 from lazydiff.networks.config import PIXART_1024, NetworkConfig  # noqa: E402
 from lazydiff.networks.decoder import LazyDecoder  # noqa: E402
@@ -135,17 +134,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         "figures": {"ratio_at_10_percent": speedup[10], "ratio_at_5_percent": speedup[5]},
         "setting": setting,
         "machine": where,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
         "dtype": str(dtype),
         "repeat": repeat,
         "table": [vars(row) for row in rows],
     }
     print(f"{setting}; {where}, median of {repeat}\n{table(rows)}")
-    args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / "step.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", "utf-8")
     scale = "" if layers == PIXART_1024.decoder_depth else "\nall layers are alike: times go with their number"
-    plot(rows, f"{setting}\n{where}, median of {repeat}{scale}").savefig(args.output / "step.png", dpi=120)
+    write(args.output, "step", report, plot(rows, f"{setting}\n{where}, median of {repeat}{scale}"))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,6 @@ class Canvas(NamedTuple):
     vae: CanvasVAE
     image: Tensor  # [B, 3, H, W] in 0…1
     latent: Tensor  # [B, C, h, w], of some VAEs [B, C, 1, h, w]
-    grey: Tensor | None = None  # [C, 1, 1], the latent of a hole in a canvas that nothing is encoded for again
     planned: float | None = None  # share of a whole decode's work, of the last one, if it could be lazy (see `Pass`)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Canvas:
@@ -48,11 +47,9 @@ class Canvas(NamedTuple):
 
 
 @torch.no_grad()
-def start(vae: CanvasVAE, image: Tensor, encode_again: bool = True) -> Canvas:
+def start(vae: CanvasVAE, image: Tensor) -> Canvas:
     """Encode pictures [B, 3, H, W] in 0…1, once; a lazy VAE also decodes them, to have something to go on from.
 
-    encode_again: whether a context is made of latents that are encoded with grey in the hole, as in training; otherwise
-    the hole's own are made grey and nothing is encoded any more. Models without a context encoder need neither.
     Errors: ValueError for a picture that is not of whole latent cells.
     """
     latent = vae.encode(image, whole=True).output
@@ -60,13 +57,9 @@ def start(vae: CanvasVAE, image: Tensor, encode_again: bool = True) -> Canvas:
     cell = round(image.shape[-1] / cells[1])
     if tuple(image.shape[-2:]) != (cells[0] * cell, cells[1] * cell):
         raise ValueError(f"the image is {size_text(image)}: crop or pad it until both sides are multiples of {cell}")
-    grey = None
-    if not encode_again:
-        plain = vae.encode(torch.full_like(image[:1, ..., : 8 * cell, : 8 * cell], 0.5)).output
-        grey = plain[0].mean((-2, -1), keepdim=True)
     if vae.lazy:
         vae.decode(latent, whole=True)
-    return Canvas(vae, image, latent, grey)
+    return Canvas(vae, image, latent)
 
 
 @torch.no_grad()
@@ -74,8 +67,6 @@ def masked_latent(canvas: Canvas, mask: Tensor) -> Tensor:
     """Latents of the canvas with mid grey in the hole: what may be known of it. mask: [B or 1, 1, H, W], above 0.5"""
     check_mask(canvas, mask)
     hole = binarise(mask)
-    if canvas.grey is not None:
-        return torch.where(cells_of(canvas, hole), canvas.grey, canvas.latent)
     return canvas.vae.encode(canvas.image * (1 - hole) + hole / 2).output
 
 
@@ -129,7 +120,7 @@ def _fill(canvas: Canvas, samples: Tensor, mask: Tensor, blend: Blend) -> Canvas
     latent = torch.where(cells_of(canvas, hole), samples.to(canvas.latent), canvas.latent)
     decoded = canvas.vae.decode(latent)
     image = composite(canvas.image, decoded.output.to(canvas.image), hole, blend)
-    return Canvas(canvas.vae, image, latent, canvas.grey, decoded.planned)
+    return Canvas(canvas.vae, image, latent, decoded.planned)
 
 
 def cells_of(canvas: Canvas, hole: Tensor) -> Tensor:

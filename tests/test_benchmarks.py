@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -53,7 +54,7 @@ def test_step_measures_tabulates_and_plots(tmp_path, capture):
 def test_step_writes_flat_figures(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(step, "PIXART_1024", TINY)
     step.main(["--output", str(tmp_path / "new"), "--quick"])
-    report = step.json.loads((tmp_path / "new" / "step.json").read_text("utf-8"))
+    report = json.loads((tmp_path / "new" / "step.json").read_text("utf-8"))
     assert all(report["figures"][f"ratio_at_{percent}_percent"] > 0 for percent in (5, 10))
     assert report["threads"] == 1 and len(report["table"]) == len(step.PERCENT)
     assert (tmp_path / "new" / "step.png").stat().st_size > 1000
@@ -75,7 +76,7 @@ def test_encoder_writes_flat_figures(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(encoder, "SIDES", (512, 1024))
     monkeypatch.setattr(encoder, "QUERIES", (10, 500))
     encoder.main(["--output", str(tmp_path / "new"), "--quick"])
-    report = encoder.json.loads((tmp_path / "new" / "encoder.json").read_text("utf-8"))
+    report = json.loads((tmp_path / "new" / "encoder.json").read_text("utf-8"))
     assert list(report["figures"]) == ["speedup_at_512", "speedup_at_1024"] and len(report["table"]) == 2
     assert (tmp_path / "new" / "encoder.png").stat().st_size > 1000
     assert "speed-up" in capsys.readouterr().out

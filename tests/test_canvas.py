@@ -168,17 +168,6 @@ def test_what_a_context_encoder_sees(vae: LazyVAE) -> None:
     assert float((seen - full).abs().mean() / full.std()) < 0.05
 
 
-def test_without_encoding_again_the_hole_alone_is_grey(vae: LazyVAE) -> None:
-    canvas, mask = start(vae, picture(), encode_again=False), hole(60, 60)
-    (canvas,) = edits(canvas, [hole(90, 100)])
-    vae.encode = None  # type: ignore[assignment, method-assign]
-    seen, inside = masked_latent(canvas, mask), cells(mask, canvas.latent)
-    assert torch.equal(seen[~inside], canvas.latent[~inside])
-    flat = LazyVAE(vae.vae, vae.scale, vae.shift).encode(torch.full_like(canvas.image, 0.5)).output[..., 8:-8, 8:-8]
-    # One latent for all of the hole: those of a grey picture differ with their distance from its edge.
-    assert (seen[:, :, 9, 9] - flat.mean((2, 3))).abs().max() < 0.5 * canvas.latent.std()
-
-
 @pytest.mark.parametrize("lazy", [True, False])
 def test_variations_are_canvases(vae: LazyVAE, model: LazyDiffusion, lazy: bool) -> None:
     canvas = start(vae if lazy else WholeVAE(model.latent), picture())

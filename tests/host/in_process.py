@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -40,3 +43,17 @@ class Pack:
         if hasattr(kind, "GET_SCHEMA"):
             return kind.execute(*args, **kwargs).result
         return getattr(kind(), kind.FUNCTION)(*args, **kwargs)
+
+
+@contextmanager
+def interrupted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every sampling in here ends after a step, where the host looks whether it is interrupted."""
+    import comfy.model_management as mm
+    import latent_preview
+
+    def stop(*of_step: Any) -> None:
+        raise mm.InterruptProcessingException
+
+    with monkeypatch.context() as patched:
+        patched.setattr(latent_preview, "prepare_callback", lambda *unused: stop)
+        yield

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from .in_process import Pack, scene
+from .in_process import Pack, interrupted, scene
 from .stand_in_clip import Graph
 from .tiny_models import latent, prompt
 
@@ -283,26 +283,16 @@ def test_fisedit_pipeline_recomputes_what_the_words_touch(pack: Pack, name: str)
 
 
 def test_interrupted_search_leaves_the_model_as_it_was(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
-    import comfy.model_management as mm
-    import latent_preview
+    from comfy.model_management import InterruptProcessingException
 
     graph = Graph(pack, "pixart-sigma")
     canvas = {"samples": graph.vae.encode(graph.image)}
     before = graph.sample(graph.model, canvas)
 
-    def prepare(*unused: Any) -> Any:
-        """Where the host looks whether it is interrupted, after a step."""
-
-        def stop(*of_step: Any) -> None:
-            raise mm.InterruptProcessingException
-
-        return stop
-
-    with monkeypatch.context() as patched:
-        patched.setattr(latent_preview, "prepare_callback", prepare)
-        with pytest.raises(mm.InterruptProcessingException):
+    with interrupted(monkeypatch):
+        with pytest.raises(InterruptProcessingException):
             graph.mask()
-        with pytest.raises(mm.InterruptProcessingException):
+        with pytest.raises(InterruptProcessingException):
             graph.difference(canvas["samples"], denoise=0.6)
     assert torch.equal(graph.sample(graph.model, canvas), before)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from .in_process import Pack, scene
+from .in_process import Pack, interrupted, scene
 from .stand_in_clip import SETTINGS
 
 pytestmark = pytest.mark.host
@@ -64,8 +64,7 @@ def test_interrupted_edit_leaves_everything_as_it_was(
     pack: Pack, model: tuple[Any, Any, Any], edited: Callable[..., tuple[Tensor, dict[str, Tensor]]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    import comfy.model_management as mm
-    import latent_preview
+    from comfy.model_management import InterruptProcessingException
 
     lazy, clip, vae = model
     image, mask, _ = scene(9)
@@ -73,21 +72,12 @@ def test_interrupted_edit_leaves_everything_as_it_was(
     (gated,) = pack.call("LazyGates", lazy, "calibrate", 0.4, 0.5)
     before, _ = edited(lazy, mask)
 
-    def prepare(*unused: Any) -> Any:
-        """Where the host looks whether it is interrupted, after a step."""
-
-        def stop(*of_step: Any) -> None:
-            raise mm.InterruptProcessingException
-
-        return stop
-
-    with monkeypatch.context() as patched:
-        patched.setattr(latent_preview, "prepare_callback", prepare)
+    with interrupted(monkeypatch):
         for run in (
             lambda: pack.call("AttentionMask", gated, clip, vae, image, "a boat", **SEARCH),
             lambda: edited(gated, mask),
         ):
-            with pytest.raises(mm.InterruptProcessingException):
+            with pytest.raises(InterruptProcessingException):
                 run()
     assert torch.equal(edited(lazy, mask)[0], before)
     assert torch.equal(edited(gated, mask)[0], before)  # nothing was calibrated by what was interrupted
