@@ -31,13 +31,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import arguments, machine, write  # noqa: E402
 from benchmarks.lazy_vae import make_vae  # noqa: E402
-from lazydiff.canvas import Canvas, context, finish, start  # noqa: E402
-from lazydiff.checkpoint import SHIPPED, load_checkpoint  # noqa: E402
-from lazydiff.latents import DiffusersVAE  # noqa: E402
-from lazydiff.model import LazyDiffusion, ModelConfig, Sampling  # noqa: E402
-from lazydiff.networks.config import PIXART_1024  # noqa: E402
-from lazydiff.pipeline import sample, to_latents  # noqa: E402
-from lazydiff.vae.vaes import CanvasVAE, LazyVAE, WholeVAE  # noqa: E402
+from lazydiff.model.checkpoint import SHIPPED, load_checkpoint  # noqa: E402
+from lazydiff.model.config import (  # noqa: E402
+    PIXART_1024,  # noqa: E402
+    ModelConfig,
+    Sampling,
+)
+from lazydiff.model.latent_space import DiffusersVAE  # noqa: E402
+from lazydiff.model.lazydiffusion import LazyDiffusion
+from lazydiff.pipeline.canvas import Canvas, context, finish, start  # noqa: E402
+from lazydiff.pipeline.edit import sample, to_latents  # noqa: E402
+from lazydiff.vae.canvas_vae import CanvasVAE, LazyVAE, WholeVAE  # noqa: E402
 
 SIDE = 0.25  # of the canvas, a mask's
 PLACES = ((0.1, 0.12), (0.55, 0.6), (0.15, 0.55), (0.6, 0.1), (0.35, 0.35))  # top and left; a margin is never touched
@@ -117,7 +121,7 @@ def square_at(size: int, place: tuple[float, float]) -> Tensor:
 
 
 def tensor_megabytes() -> float:
-    """Memory behind all tensors that exist, each counted once."""
+    """PassCache behind all tensors that exist, each counted once."""
     gc.collect()
     storages = {}
     for each in gc.get_objects():

@@ -23,12 +23,13 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.common import arguments, machine, write  # noqa: E402
-from lazydiff.networks.config import PIXART_1024, PRESETS, NetworkConfig  # noqa: E402
-from lazydiff.networks.encoder import EncoderBlock  # noqa: E402
-from lazydiff.networks.layers import sdpa  # noqa: E402
 from lazydiff.networks.windows import Windows  # noqa: E402
-from lazydiff.tokens import HoleTokens  # noqa: E402
+
+from benchmarks.common import arguments, machine, write  # noqa: E402
+from lazydiff.core.tokens import HoleTokens  # noqa: E402
+from lazydiff.model.config import PIXART_1024, PRESETS, NetworkConfig  # noqa: E402
+from lazydiff.model.context_encoder import EncoderBlock  # noqa: E402
+from lazydiff.model.layers import sdpa  # noqa: E402
 
 SIDES = (1024, 2048, 4096)  # px
 WINDOW = PRESETS["pixart-4096"].encoder_window

@@ -21,12 +21,12 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import arguments, machine  # noqa: E402
-from lazydiff.checkpoint import SHIPPED, load_checkpoint  # noqa: E402
 from lazydiff.evaluation.baselines import psnr  # noqa: E402
 from lazydiff.evaluation.evaluate import PERCENTAGES, SEED, blended, painted, percentage  # noqa: E402
 from lazydiff.evaluation.judge import Judge  # noqa: E402
 from lazydiff.evaluation.questions import object_questions  # noqa: E402
-from lazydiff.model import LazyDiffusion  # noqa: E402
+from lazydiff.model.checkpoint import SHIPPED, load_checkpoint  # noqa: E402
+from lazydiff.model.lazydiffusion import LazyDiffusion  # noqa: E402
 
 EXACT = "as trained"
 

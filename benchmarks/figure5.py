@@ -49,7 +49,7 @@ from benchmarks.stages import (  # noqa: E402
     crop_and_scale,
 )
 from benchmarks.step import interleaved_medians  # noqa: E402
-from lazydiff.networks.config import PIXART_1024, PRESETS, NetworkConfig  # noqa: E402
+from lazydiff.model.config import PIXART_1024, PRESETS, NetworkConfig  # noqa: E402
 
 PERCENT = (1, 5, 10, 25, 50, 100)
 STEPS = (50, 20, 8, 4, 1)

@@ -28,16 +28,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import arguments, machine  # noqa: E402
 from benchmarks.step import interleaved_medians  # noqa: E402
-from lazydiff.checkpoint import SHIPPED, load_checkpoint  # noqa: E402
+from lazydiff.cache.module_skip import MODULES, SUFFIX, SkipCalibrator, SkipPolicy, SkipTable, load_gates  # noqa: E402
+from lazydiff.core.tokens import HoleTokens  # noqa: E402
 from lazydiff.evaluation.evaluate import COMPARED, MAIN, SEED, answer, percentage  # noqa: E402
 from lazydiff.evaluation.judge import Judge  # noqa: E402
 from lazydiff.evaluation.questions import ObjectQuestion, object_questions  # noqa: E402
-from lazydiff.gates import MODULES, SUFFIX, Decisions, Skips, Watch, load_gates  # noqa: E402
-from lazydiff.model import LazyDiffusion, Sampling  # noqa: E402
-from lazydiff.networks.config import PIXART_1024, NetworkConfig  # noqa: E402
-from lazydiff.networks.decoder import LazyDecoder  # noqa: E402
-from lazydiff.pipeline import edit  # noqa: E402
-from lazydiff.tokens import HoleTokens  # noqa: E402
+from lazydiff.model.checkpoint import SHIPPED, load_checkpoint  # noqa: E402
+from lazydiff.model.config import (  # noqa: E402
+    PIXART_1024,
+    NetworkConfig,
+    Sampling,  # noqa: E402
+)
+from lazydiff.model.decoder import LazyDecoder  # noqa: E402
+from lazydiff.model.lazydiffusion import LazyDiffusion
+from lazydiff.pipeline.edit import edit  # noqa: E402
 
 EXACT = 40  # steps
 RATIOS = (0.3, 0.4, 0.5)
@@ -52,7 +56,7 @@ class Way:
 
     name: str
     sampling: Sampling
-    gates: Decisions | None = None
+    gates: SkipPolicy | None = None
 
 
 @dataclass(frozen=True)
@@ -69,14 +73,14 @@ def ways(model: LazyDiffusion, scenes: int) -> list[Way]:
     """All steps first, then fewer, then gates."""
     trained = load_gates(SHIPPED.with_suffix(SUFFIX))
     full = Sampling(**trained.settings["sampling"])
-    watch = Watch(trained.levels, MODULES * model.config.network.decoder_depth)
+    watch = SkipCalibrator(trained.levels, MODULES * model.config.network.decoder_depth)
     # On scenes of another seed than the questions'.
     answer(model, object_questions(SEED + 1, max(scenes // 5, 10))["sibling"], full, gates=watch)
     fewer = [Way(f"{steps} steps", replace(full, steps=steps)) for steps in range(full.steps, 4, -1)]
     gated = [Way("trained gates, row by row", full, trained)]
     for ratio in RATIOS:
         gated.append(Way(f"trained gates, {ratio:.0%}".replace("%", " %"), full, trained.fixed(ratio)))
-        gated.append(Way(f"calibrated skips, {ratio:.0%}".replace("%", " %"), full, watch.skips_of_all(ratio)))
+        gated.append(Way(f"calibrated skips, {ratio:.0%}".replace("%", " %"), full, watch.table_of(ratio)))
     return [*fewer, *gated]
 
 
@@ -130,7 +134,7 @@ def full_size_saving(
     context, t = torch.randn(1, n, config.width, device=device), torch.full((1,), 500, device=device)
     text = decoder.text_keys(torch.randn(1, config.text_length, config.text_width, device=device))
     table = torch.tensor([[False], [True]]).expand(2, MODULES * config.decoder_depth)
-    run = Skips([1.0, 0.5, 0.0], table).run("", [1.0, 0.5, 0.0])
+    run = SkipTable([1.0, 0.5, 0.0], table).run("", [1.0, 0.5, 0.0])
     calls = [
         lambda level=level: decoder(x, t, text, hole, context, gate=run.call(level, "a")).sum().item()
         for level in (1.0, 0.5)

@@ -36,7 +36,7 @@ from benchmarks.common import arguments, machine  # noqa: E402
 from benchmarks.kv_report import STEPS, Limit, Memory, Results, Sampling, Step  # noqa: E402
 from benchmarks.kv_shapes import SHAPES, Shape, macs, setting  # noqa: E402
 from benchmarks.step import interleaved_medians  # noqa: E402
-from lazydiff.anchors import MEGABYTE, KVSettings  # noqa: E402
+from lazydiff.cache.kv_cache import MEGABYTE, KVSettings  # noqa: E402
 
 GRID = 64  # tokens per side of the canvas
 PERCENT = 10  # of them in the hole
@@ -150,7 +150,7 @@ class Bench:
 
     def limit(self, ring: int, text: bool) -> tuple[int, float]:
         """Tokens that a replayed call computes, and how many times less work it is than a dense one."""
-        image, words = self.kv.with_ring(self.context().hole, ring).count, self.shape.text if self.shape.joint else 0
+        image, words = self.kv.dilate(self.context().hole, ring).count, self.shape.text if self.shape.joint else 0
         computed_words = min(words, 1) if text else words
         work = partial(macs, self.shape, self.sizes, self.image)
         return image + computed_words, work(self.image, words) / work(image, computed_words)

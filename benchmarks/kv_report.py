@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
-from lazydiff.anchors import KVSettings
+from lazydiff.cache.kv_cache import KVSettings
 
 from .kv_shapes import FLUX, PIXART
 

@@ -39,7 +39,7 @@ from benchmarks.vae_edits import (  # noqa: E402
     plot_edits,
     square,
 )  # fmt: skip
-from lazydiff.poisson import poisson_blend  # noqa: E402
+from lazydiff.core.poisson import poisson_blend  # noqa: E402
 from lazydiff.vae.lazy_vae import decode, lazy_decode, plan_decode  # noqa: E402
 
 PERCENT = (1, 2.5, 5, 10, 25)

@@ -22,9 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import arguments, machine  # noqa: E402
 from benchmarks.step import interleaved_medians  # noqa: E402
-from lazydiff.networks.config import PIXART_1024, NetworkConfig  # noqa: E402
-from lazydiff.networks.decoder import LazyDecoder  # noqa: E402
-from lazydiff.tokens import HoleTokens  # noqa: E402
+from lazydiff.core.tokens import HoleTokens  # noqa: E402
+from lazydiff.model.config import PIXART_1024, NetworkConfig  # noqa: E402
+from lazydiff.model.decoder import LazyDecoder  # noqa: E402
 
 BATCHES = ((10, 5, 2), (10, 2, 1, 1), (5, 5, 4))  # % of the canvas
 WAYS = ("packed", "padded", "one by one")
@@ -43,7 +43,7 @@ def measure(
     def call(counts: Sequence[int], masked: bool = False) -> Callable[[], Tensor]:
         places = torch.arange(config.grid**2).view(1, config.grid, config.grid)
         hole = HoleTokens.from_grid_mask(torch.cat([places < count for count in counts])).tile(2).to(device)
-        hole = hole.masked() if masked else hole
+        hole = hole.keep_padding() if masked else hole
         rows, n = hole.index.shape
         x, context, prompt = (
             torch.randn(rows, length, width, device=device, dtype=dtype)

@@ -36,18 +36,18 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import arguments, machine  # noqa: E402
-from lazydiff.checkpoint import BASELINES, load_checkpoint  # noqa: E402
+from lazydiff.auto_mask.attention_mask import Thresholds, resize  # noqa: E402
+from lazydiff.auto_mask.difference_mask import DIFFEDIT_THRESHOLD, diffedit_heat  # noqa: E402
+from lazydiff.auto_mask.evidence import Evidence  # noqa: E402
+from lazydiff.auto_mask.find_masks import Found, NoisyPicture, attention_mask, prompt_difference_mask  # noqa: E402
+from lazydiff.core.masks import guided_filter  # noqa: E402
+from lazydiff.core.pictures import from_array, grid  # noqa: E402
 from lazydiff.evaluation.evaluate import SEED  # noqa: E402
 from lazydiff.evaluation.questions import stream  # noqa: E402
-from lazydiff.finding.attention_masks import Thresholds, resize  # noqa: E402
-from lazydiff.finding.difference_masks import DIFFEDIT_THRESHOLD, diffedit_heat  # noqa: E402
-from lazydiff.finding.evidence import Evidence  # noqa: E402
-from lazydiff.finding.find_masks import Found, NoisyPicture, attention_mask, prompt_difference_mask  # noqa: E402
-from lazydiff.masks import guided_filter  # noqa: E402
-from lazydiff.model import LazyDiffusion  # noqa: E402
+from lazydiff.model.checkpoint import BASELINES, load_checkpoint  # noqa: E402
+from lazydiff.model.lazydiffusion import LazyDiffusion  # noqa: E402
 from lazydiff.scenes import TOKEN, Placed, Scene, describe, random_scene, random_thing, render  # noqa: E402
 from lazydiff.scenes.scene import silhouette  # noqa: E402
-from lazydiff.storyboard import from_array, grid  # noqa: E402
 
 QUICK = 6  # scenes
 SHOWN = 8

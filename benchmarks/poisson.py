@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.common import arguments, machine, write  # noqa: E402
 from benchmarks.lazy_vae import square  # noqa: E402
 from benchmarks.step import interleaved_medians  # noqa: E402
-from lazydiff.poisson import poisson_blend  # noqa: E402
+from lazydiff.core.poisson import poisson_blend  # noqa: E402
 
 SIZES = (256, 512, 1024, 2048)
 PERCENT = 10

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.lazy_vae import make_vae, square
-from lazydiff.crop import Crop
-from lazydiff.networks.config import NetworkConfig
-from lazydiff.networks.decoder import LazyDecoder, PatchEmbedder
-from lazydiff.networks.encoder import ContextEncoder
-from lazydiff.poisson import poisson_blend
-from lazydiff.tokens import HoleTokens
+from lazydiff.core.poisson import poisson_blend
+from lazydiff.core.tokens import HoleTokens
+from lazydiff.model.config import NetworkConfig
+from lazydiff.model.context_encoder import ContextEncoder
+from lazydiff.model.decoder import LazyDecoder, PatchEmbedder
+from lazydiff.pipeline.fit import Crop
 from lazydiff.vae.lazy_vae import LIMIT, decode, encode, lazy_decode, lazy_encode, plan_decode, plan_encode
 from lazydiff.vae.passes import VAEState
 

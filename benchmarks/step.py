@@ -21,11 +21,12 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.common import arguments, machine, write  # noqa: E402
 from lazydiff.networks.captured import CapturedDecoder  # noqa: E402
-from lazydiff.networks.config import PIXART_1024, NetworkConfig  # noqa: E402
-from lazydiff.networks.decoder import LazyDecoder  # noqa: E402
-from lazydiff.tokens import HoleTokens  # noqa: E402
+
+from benchmarks.common import arguments, machine, write  # noqa: E402
+from lazydiff.core.tokens import HoleTokens  # noqa: E402
+from lazydiff.model.config import PIXART_1024, NetworkConfig  # noqa: E402
+from lazydiff.model.decoder import LazyDecoder  # noqa: E402
 
 PERCENT = (1, 2.5, 5, 10, 25, 50, 100)
 

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import machine  # noqa: E402
 from benchmarks.vae_pictures import picture  # noqa: E402
-from lazydiff.files import whole_file  # noqa: E402
+from lazydiff.core.files import whole_file  # noqa: E402
 
 WEIGHTS = Path(__file__).parent / "weights"
 NAME = "tiny-vae"

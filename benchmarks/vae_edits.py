@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from benchmarks.train_vae import held_out
-from lazydiff.masks import to_grid
-from lazydiff.poisson import poisson_blend
+from lazydiff.core.masks import to_grid
+from lazydiff.core.poisson import poisson_blend
 from lazydiff.vae import lazy_vae
 from lazydiff.vae.lazy_vae import VAEState, decode, encode, lazy_decode, lazy_encode
 from lazydiff.vae.passes import Statistics

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..lazydiff.finding.attention_masks import Thresholds, resize
+from ..lazydiff.auto_mask.attention_mask import Thresholds, resize
 from .host.contexts import encode_each
 from .host.kv import token_size
 from .host.mask_search import MaskSearch

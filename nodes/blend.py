@@ -6,8 +6,8 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..lazydiff import masks
-from ..lazydiff.poisson import poisson_blend
+from ..lazydiff.core import masks
+from ..lazydiff.core.poisson import poisson_blend
 from .types import CATEGORY
 
 

@@ -8,10 +8,11 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..lazydiff.anchors import KVSettings
-from ..lazydiff.canvas import Canvas, finish, masked_latent, start
-from ..lazydiff.context import KVContext, LazyContext
-from ..lazydiff.pipeline import Blend
+from ..lazydiff.cache.kv_cache import KVSettings
+from ..lazydiff.cache.kv_context import KVContext
+from ..lazydiff.model.context import LazyContext
+from ..lazydiff.pipeline.canvas import Canvas, finish, masked_latent, start
+from ..lazydiff.pipeline.edit import Blend
 from .context import canvas_and_mask, check_latent, edge_inputs, learned_context, soften, stock_context, stock_inputs
 from .host.kv import downscale, token_size
 from .host.lazy_vae import canvas_vae, work

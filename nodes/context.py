@@ -10,9 +10,10 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..lazydiff.anchors import MEGABYTE, KVSettings, with_ring
-from ..lazydiff.context import KVContext, LazyContext
-from ..lazydiff.masks import binarise, feather, grow, to_grid
+from ..lazydiff.cache.kv_cache import MEGABYTE, KVSettings, dilate
+from ..lazydiff.cache.kv_context import KVContext
+from ..lazydiff.core.masks import binarise, feather, grow, to_grid
+from ..lazydiff.model.context import LazyContext
 from .host.contexts import attach, encode_each
 from .host.kv import downscale, kv_context, token_size
 from .host.model import LazyModel
@@ -225,7 +226,7 @@ def describe_kv(context: KVContext) -> str:
     anchors, settings = context.anchors, context.anchors.settings
     if not context.name:
         return f"canvas: {width}×{height} px\nno transformer that can be lazy: every step computes the whole canvas"
-    computed = with_ring(context.hole, settings.ring).count
+    computed = dilate(context.hole, settings.ring).count
     return "\n".join(
         [
             f"canvas: {width}×{height} px, for {context.name}",

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from comfy_api.latest import io
 
-from ..lazydiff.finding.attention_masks import resize
-from ..lazydiff.finding.difference_masks import DifferenceMap, difference_mask
+from ..lazydiff.auto_mask.attention_mask import resize
+from ..lazydiff.auto_mask.difference_mask import DifferenceMap, difference_mask
 from .attention_mask import heat_picture
 from .context import show
 from .host.kv import downscale

@@ -7,8 +7,8 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io
 
-from ..lazydiff.checkpoint import SHIPPED
-from ..lazydiff.gates import SUFFIX, load_gates
+from ..lazydiff.cache.module_skip import SUFFIX, load_gates
+from ..lazydiff.model.checkpoint import SHIPPED
 from .context import show
 from .host.gates import GatedSampling
 from .host.kv import architecture
@@ -30,7 +30,7 @@ class LazyGates(io.ComfyNode):
             node_id="LazyGates",
             display_name="Lazy Gates",
             category=CATEGORY,
-            description="Skips attentions and MLPs, of stock transformers whole blocks, that would answer nearly as at "
+            description="SkipTable attentions and MLPs, of stock transformers whole blocks, that would answer nearly as at "
             "the step before. Trained gates are for one model and one list of steps; “calibrate” serves any steps of a "
             "LazyDiffusion model or a stock transformer.",
             inputs=[

@@ -6,8 +6,8 @@ import comfy.sd
 import folder_paths
 from comfy_api.latest import io
 
-from ..lazydiff.checkpoint import SHIPPED, VOCABULARY, CheckpointError, read_checkpoint
-from ..lazydiff.gates import SUFFIX
+from ..lazydiff.cache.module_skip import SUFFIX
+from ..lazydiff.model.checkpoint import SHIPPED, VOCABULARY, CheckpointError, read_checkpoint
 from .host.clip import load_clip
 from .host.settings import FOLDER, read_latent
 from .host.vae import PatchVAE

@@ -12,9 +12,10 @@ from comfy_api.latest import io
 from torch import Tensor
 from tqdm.auto import trange
 
-from ..lazydiff.context import KVContext, LazyContext
-from ..lazydiff.diffusion.noise import CanvasNoise
-from ..lazydiff.tokens import HoleTokens, unpatchify
+from ..lazydiff.cache.kv_context import KVContext
+from ..lazydiff.core.tokens import HoleTokens, unpatchify
+from ..lazydiff.model.context import LazyContext
+from ..lazydiff.sampling.noise import CanvasNoise
 from .host.contexts import attach, encode_each
 from .host.model import lazy_model
 from .types import CATEGORY, LazyContextIO

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..lazydiff.canvas import Canvas
-from ..lazydiff.context import KVContext, LazyContext
+from ..lazydiff.cache.kv_context import KVContext
+from ..lazydiff.model.context import LazyContext
+from ..lazydiff.pipeline.canvas import Canvas
 
 
 @io.comfytype(io_type="LAZY_CONTEXT")

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..lazydiff.context import KVContext, LazyContext
-from ..lazydiff.masks import to_grid
-from ..lazydiff.pipeline import size_text
+from ..lazydiff.cache.kv_context import KVContext
+from ..lazydiff.core.masks import to_grid
+from ..lazydiff.model.context import LazyContext
+from ..lazydiff.pipeline.edit import size_text
 from .canvas import hole_of
 from .host.lazy_vae import canvas_vae, work
 from .host.progress import show

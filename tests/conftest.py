@@ -6,8 +6,8 @@ import pytest
 import torch
 from samples import tiny_model
 
-from lazydiff.model import LazyDiffusion
-from lazydiff.networks.text import train_vocabulary
+from lazydiff.model.lazydiffusion import LazyDiffusion
+from lazydiff.model.text import train_vocabulary
 from lazydiff.scenes import all_captions
 
 # The tensors here are tiny: more threads only cost time, and the order of a sum would depend on the machine.

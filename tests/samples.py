@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lazydiff.model import LazyDiffusion, ModelConfig, Sampling
-from lazydiff.networks.config import PRESETS
+from lazydiff.core.pictures import from_array
+from lazydiff.model.config import PRESETS, ModelConfig, Sampling
+from lazydiff.model.lazydiffusion import LazyDiffusion
 from lazydiff.scenes import random_sample
-from lazydiff.storyboard import from_array
 
 
 def scene(number: int) -> tuple[Tensor, Tensor, str]:

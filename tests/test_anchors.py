@@ -8,9 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from lazydiff import anchors as module
-from lazydiff.anchors import FP8, Anchors, CacheFull, Kept, KVSettings, Recording, Replay, Run, probe_places, with_ring
-from lazydiff.tokens import HoleTokens
+from lazydiff.cache import kv_cache as module
+from lazydiff.cache.kv_cache import (
+    FP8,
+    CachedTensor,
+    CacheFull,
+    CacheReader,
+    CacheSession,
+    CacheWriter,
+    KVCache,
+    KVSettings,
+    dilate,
+    probe_places,
+)
+from lazydiff.core.tokens import HoleTokens
 
 SIGMAS = [1.0, 0.8, 0.6, 0.4, 0.2, 0.0]
 PLACES = torch.arange(4)
@@ -22,19 +33,19 @@ def keys(seed: int = 0, rows: int = 1, tokens: int = 6, scale: float = 1.0) -> t
     return k, v
 
 
-def step(run: Run, sigma: float, k: Tensor, v: Tensor, prompts: tuple[str, ...] = ("a",)) -> bool:
+def step(run: CacheSession, sigma: float, k: Tensor, v: Tensor, prompts: tuple[str, ...] = ("a",)) -> bool:
     """One call of a model with one attention, of tokens 0…5 of which 4 and 5 are computed and watched; whether it
     recorded."""
     call = run.call(sigma, prompts)
-    if isinstance(call, Recording):
+    if isinstance(call, CacheWriter):
         call(k, v, PLACES, torch.tensor([4, 5]))
     else:
         call(k[..., 4:, :], v[..., 4:, :], torch.tensor([0, 1]))
     call.end()
-    return isinstance(call, Recording)
+    return isinstance(call, CacheWriter)
 
 
-def recorded(anchors: Anchors, scales: list[float], finish: bool = True) -> list[float]:
+def recorded(anchors: KVCache, scales: list[float], finish: bool = True) -> list[float]:
     """The levels at which a sampling records whose keys are scaled so at its steps."""
     run, levels = anchors.run(SIGMAS), []
     for sigma, scale in zip(SIGMAS, scales, strict=False):
@@ -56,14 +67,14 @@ def test_ring_is_what_a_slow_loop_finds(ring: int) -> None:
     for row, y, x in product(range(2), range(7), range(9)):
         if mask[row, y, x]:
             near[max(y - ring, 0) : y + ring + 1, max(x - ring, 0) : x + ring + 1] = True
-    computed = with_ring(HoleTokens.from_grid_mask(mask), ring)
+    computed = dilate(HoleTokens.from_grid_mask(mask), ring)
     assert not computed.padded and torch.equal(computed.index[0], near.flatten().nonzero()[:, 0])
 
 
 def test_padding_of_a_batch_is_no_hole() -> None:
     mask = torch.zeros(2, 4, 4, dtype=torch.bool)
     mask[0, 2:, 2:] = mask[1, 3, 3] = True  # the second row is padded with token 0
-    assert with_ring(HoleTokens.from_grid_mask(mask), 0).index.tolist() == [[10, 11, 14, 15]]
+    assert dilate(HoleTokens.from_grid_mask(mask), 0).index.tolist() == [[10, 11, 14, 15]]
 
 
 def test_probes_are_visible_tokens_where_there_are_any() -> None:
@@ -71,10 +82,10 @@ def test_probes_are_visible_tokens_where_there_are_any() -> None:
     mask[:, 2:9, 3:9] = True
     hole = HoleTokens.from_grid_mask(mask)
     for ring in (1, 2):
-        computed = with_ring(hole, ring)
+        computed = dilate(hole, ring)
         watched = computed.index[0, probe_places(hole, computed)]
         assert 0 < len(watched) <= module.PROBES and not torch.isin(watched, hole.index[0]).any()
-    alone = with_ring(hole, 0)
+    alone = dilate(hole, 0)
     watched = alone.index[0, probe_places(hole, alone)]
     assert 0 < len(watched) <= module.PROBES and torch.isin(watched, hole.index[0]).all()
 
@@ -86,17 +97,17 @@ def test_probes_are_visible_tokens_where_there_are_any() -> None:
     ("count", "levels"), [(1, [1.0]), (2, [1.0, 0.6]), (4, [1.0, 0.8, 0.6, 0.4]), (5, SIGMAS[:5]), (9, SIGMAS[:5])]
 )
 def test_fixed_anchors_are_spread_over_the_steps(count: int, levels: list[float]) -> None:
-    anchors = Anchors(KVSettings(anchors=count))
+    anchors = KVCache(KVSettings(anchors=count))
     assert recorded(anchors, [1] * 5) == levels and anchors.count == len(levels)
 
 
 def test_each_step_replays_the_nearest_anchor_that_is_no_less_noisy() -> None:
-    anchors = Anchors(KVSettings(anchors=2))
+    anchors = KVCache(KVSettings(anchors=2))
     run = anchors.run(SIGMAS)
     made = {sigma: keys(i) for i, sigma in enumerate(SIGMAS)}
     for sigma, serves in ((1.0, 1.0), (0.8, 1.0), (0.6, 0.6), (0.4, 0.6), (0.2, 0.6)):
         call = run.call(sigma, ("a",))
-        if isinstance(call, Recording):
+        if isinstance(call, CacheWriter):
             call(*made[sigma], PLACES, PLACES)
         else:
             fresh = keys(9, tokens=2)
@@ -108,20 +119,20 @@ def test_each_step_replays_the_nearest_anchor_that_is_no_less_noisy() -> None:
 def test_automatic_anchors_follow_the_change_of_the_keys() -> None:
     """A step records when at the one before it the keys were further from the anchor's than the threshold."""
     less, more = 1 + 0.9 * module.THRESHOLD, 1 + 1.1 * module.THRESHOLD
-    assert recorded(Anchors(KVSettings()), [1, 1, 1, 1, 1]) == [1.0]
-    assert recorded(Anchors(KVSettings()), [1, less, less, less, 1]) == [1.0]
-    assert recorded(Anchors(KVSettings()), [1, more, more, more, more]) == [1.0, 0.6]
-    assert recorded(Anchors(KVSettings()), [1, less, more, 1, 1]) == [1.0, 0.4]
+    assert recorded(KVCache(KVSettings()), [1, 1, 1, 1, 1]) == [1.0]
+    assert recorded(KVCache(KVSettings()), [1, less, less, less, 1]) == [1.0]
+    assert recorded(KVCache(KVSettings()), [1, more, more, more, more]) == [1.0, 0.6]
+    assert recorded(KVCache(KVSettings()), [1, less, more, 1, 1]) == [1.0, 0.4]
 
 
 def test_the_prompt_whose_keys_change_most_decides() -> None:
-    anchors = Anchors(KVSettings())
+    anchors = KVCache(KVSettings())
     run = anchors.run(SIGMAS)
     (k, v), more = keys(rows=2), torch.tensor([1.0, 1 + 2 * module.THRESHOLD]).view(2, 1, 1, 1)
     assert step(run, 1.0, k, v, ("a", "b"))
     for sigma, scale in ((0.8, 1.0), (0.8, more)):  # both branches of guidance, one call each or together
         call = run.call(sigma, ("a", "b"))
-        assert isinstance(call, Replay)
+        assert isinstance(call, CacheReader)
         call((k * scale)[..., 4:, :], v[..., 4:, :], torch.tensor([0, 1]))
         call.end()
     assert step(run, 0.6, k, v, ("a", "b"))
@@ -131,14 +142,14 @@ def test_the_prompt_whose_keys_change_most_decides() -> None:
 
 
 def test_later_samplings_of_the_schedule_record_nothing() -> None:
-    anchors = Anchors(KVSettings())
+    anchors = KVCache(KVSettings())
     recorded(anchors, [1, 1.5, 1.5, 1, 1])
     kept = anchors.bytes
     assert recorded(anchors, [3, 1, 5, 1, 7]) == [] and anchors.bytes == kept
 
 
 def test_a_sampling_that_was_stopped_leaves_the_rest_to_the_next() -> None:
-    anchors = Anchors(KVSettings())
+    anchors = KVCache(KVSettings())
     assert recorded(anchors, [1, 1], finish=False) == [1.0]
     assert recorded(anchors, [1, 1.5, 1.5, 1.5, 1.5]) == [0.6]
     assert recorded(anchors, [1, 9, 9, 9, 9]) == []
@@ -146,7 +157,7 @@ def test_a_sampling_that_was_stopped_leaves_the_rest_to_the_next() -> None:
 
 def test_a_block_that_is_left_out_takes_its_attentions_with_it() -> None:
     """Blocks of one, two and one attentions; the second makes none of its own when it is replayed."""
-    run, made = Anchors(KVSettings(anchors=1)).run(SIGMAS), [keys(seed) for seed in range(4)]
+    run, made = KVCache(KVSettings(anchors=1)).run(SIGMAS), [keys(seed) for seed in range(4)]
     call = run.call(1.0, ("a",))
     for block in (made[:1], made[1:3], made[3:]):
         call.block()
@@ -162,7 +173,7 @@ def test_a_block_that_is_left_out_takes_its_attentions_with_it() -> None:
 
 
 def test_another_schedule_has_anchors_of_its_own() -> None:
-    anchors = Anchors(KVSettings(anchors=2))
+    anchors = KVCache(KVSettings(anchors=2))
     recorded(anchors, [1] * 5)
     run = anchors.run([1.0, 0.5, 0.0])
     assert step(run, 1.0, *keys()) and step(run, 0.5, *keys()) and anchors.count == 4
@@ -170,20 +181,20 @@ def test_another_schedule_has_anchors_of_its_own() -> None:
 
 
 def test_another_prompt_of_the_same_sampling_is_recorded_beside_the_first() -> None:
-    anchors = Anchors(KVSettings(anchors=1))
+    anchors = KVCache(KVSettings(anchors=1))
     run = anchors.run(SIGMAS)
     assert step(run, 1.0, *keys(), ("a",)) and step(run, 1.0, *keys(), ("b",))
     assert not step(run, 0.8, *keys(rows=2), ("a", "b")) and anchors.count == 1
 
 
 def test_fewer_pictures_serve_more_and_more_serve_fewer() -> None:
-    anchors = Anchors(KVSettings(anchors=1))
+    anchors = KVCache(KVSettings(anchors=1))
     run = anchors.run(SIGMAS)
     k, v = keys(rows=4)
     step(run, 1.0, k, v, ("a", "b"))  # two pictures, two prompts
     for rows, order in ((2, [0, 2]), (4, [0, 1, 2, 3]), (8, [0, 1, 0, 1, 2, 3, 2, 3])):
         call = run.call(0.8, ("a", "b"))
-        assert isinstance(call, Replay)
+        assert isinstance(call, CacheReader)
         extended, _ = call(*keys(rows=rows, tokens=2), PLACES[:1])
         assert torch.equal(extended[..., 2:, :], k[order][..., :4, :])
 
@@ -193,7 +204,7 @@ def test_fewer_pictures_serve_more_and_more_serve_fewer() -> None:
 
 def test_bytes_are_those_of_keys_and_values() -> None:
     """2 heads × 8 channels × 4 tokens × 4 bytes, twice, for each anchor; and when exploring the keys of 2 probes."""
-    fixed, automatic = Anchors(KVSettings(anchors=5)), Anchors(KVSettings())
+    fixed, automatic = KVCache(KVSettings(anchors=5)), KVCache(KVSettings())
     recorded(fixed, [1] * 5)
     recorded(automatic, [1] * 5)
     assert fixed.bytes == 5 * 2 * (2 * 8 * 4 * 4) == sum(t.untyped_storage().nbytes() for t in fixed.tensors())
@@ -202,7 +213,7 @@ def test_bytes_are_those_of_keys_and_values() -> None:
     assert fixed.bytes == fixed.count == 0 and recorded(fixed, [1] * 5)
 
 
-def written(kept: Kept, like: torch.Tensor) -> torch.Tensor:
+def written(kept: CachedTensor, like: torch.Tensor) -> torch.Tensor:
     """What is kept, brought back as it is for an attention."""
     place = torch.empty_like(like)
     kept.write(place)
@@ -214,23 +225,23 @@ def test_eight_bits_cost_a_sixteenth_at_most(size: float) -> None:
     """e4m3 has three bits behind the point: half a step of 1/8 of the value; near zero half the smallest step, 2⁻¹⁰ of
     448ths of the largest value."""
     x = size * torch.randn(1000)
-    kept = Kept.of(x, KVSettings(precision="fp8"))
+    kept = CachedTensor.of(x, KVSettings(precision="fp8"))
     assert kept.data.dtype == FP8 and kept.data.nbytes == x.numel()
     assert ((written(kept, x) - x).abs() <= x.abs() / 16 + x.abs().max() * 2**-10 / 448 * 1.01).all()
-    assert torch.equal(written(Kept.of(0 * x, KVSettings(precision="fp8")), x), 0 * x)
+    assert torch.equal(written(CachedTensor.of(0 * x, KVSettings(precision="fp8")), x), 0 * x)
 
 
 def test_main_memory_keeps_the_very_numbers() -> None:
     k, _ = keys()
-    assert torch.equal(written(Kept.of(k, KVSettings(place="host")), k), k)
+    assert torch.equal(written(CachedTensor.of(k, KVSettings(place="host")), k), k)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["model", "fp8"])
 def test_main_memory_holds_what_the_device_does_not(precision: str) -> None:
     k = keys()[0].cuda()
-    kept = Kept.of(k, KVSettings(place="host", precision=precision))  # type: ignore[arg-type]
-    there = Kept.of(k, KVSettings(precision=precision))  # type: ignore[arg-type]
+    kept = CachedTensor.of(k, KVSettings(place="host", precision=precision))  # type: ignore[arg-type]
+    there = CachedTensor.of(k, KVSettings(precision=precision))  # type: ignore[arg-type]
     torch.cuda.synchronize()
     assert kept.data.device.type == "cpu" and kept.data.is_pinned()
     assert torch.equal(written(kept, k), written(there, k))
@@ -242,15 +253,15 @@ def large() -> tuple[Tensor, Tensor]:
     return k, v
 
 
-def record_large(run: Run, sigma: float) -> None:
+def record_large(run: CacheSession, sigma: float) -> None:
     call = run.call(sigma, ("a",))
-    assert isinstance(call, Recording)
+    assert isinstance(call, CacheWriter)
     call(*large(), torch.arange(2**17), torch.tensor([0]))
     call.end()
 
 
 def test_within_the_limit_the_noisiest_anchor_of_the_least_used_schedule_goes_first() -> None:
-    anchors = Anchors(KVSettings(anchors=2, limit=3))
+    anchors = KVCache(KVSettings(anchors=2, limit=3))
     for schedule in (SIGMAS, [1.0, 0.5, 0.0]):
         run = anchors.run(schedule)
         for level in run.planned:
@@ -263,9 +274,9 @@ def test_within_the_limit_the_noisiest_anchor_of_the_least_used_schedule_goes_fi
 
 
 def test_an_anchor_beyond_the_limit_is_told() -> None:
-    anchors = Anchors(KVSettings(anchors=1, limit=1))
+    anchors = KVCache(KVSettings(anchors=1, limit=1))
     call = anchors.run(SIGMAS).call(1.0, ("a", "b"))
-    assert isinstance(call, Recording)
+    assert isinstance(call, CacheWriter)
     k, v = (x.expand(2, -1, -1, -1) for x in large())
     with pytest.raises(CacheFull, match="memory limit of 1 MB"):
         call(k, v, torch.arange(2**17), torch.tensor([0]))

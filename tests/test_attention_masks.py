@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from lazydiff.finding.attention_masks import (
+from lazydiff.auto_mask.attention_mask import (
     AttentionMaps,
     Thresholds,
     Word,

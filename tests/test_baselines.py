@@ -15,10 +15,9 @@ from PIL import Image
 from samples import tiny_model
 from torch import Tensor
 
-from lazydiff.anchors import KVSettings
-from lazydiff.checkpoint import save_checkpoint
+from lazydiff.cache.kv_cache import KVSettings
 from lazydiff.cli import main
-from lazydiff.crop import Crop
+from lazydiff.core.tokens import HoleTokens
 from lazydiff.evaluation import evaluate_baselines
 from lazydiff.evaluation.baselines import (
     EQUAL,
@@ -34,10 +33,11 @@ from lazydiff.evaluation.baselines import (
 from lazydiff.evaluation.baselines_report import COLUMNS, LINES
 from lazydiff.evaluation.evaluate import answer, asked_tensors
 from lazydiff.evaluation.questions import distant_siblings, ordinary_questions, sibling_pair, stream
-from lazydiff.model import LazyDiffusion
-from lazydiff.networks.decoder import LazyDecoder
-from lazydiff.pipeline import edit
-from lazydiff.tokens import HoleTokens
+from lazydiff.model.checkpoint import save_checkpoint
+from lazydiff.model.decoder import LazyDecoder
+from lazydiff.model.lazydiffusion import LazyDiffusion
+from lazydiff.pipeline.edit import edit
+from lazydiff.pipeline.fit import Crop
 
 CPU = torch.device("cpu")
 

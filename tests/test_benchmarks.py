@@ -11,7 +11,7 @@ from samples import tiny_model
 
 from benchmarks import encoder, encoder_quality, kv_shapes, many_masks, masks, step
 from benchmarks.kv_shapes import FLUX, PIXART
-from lazydiff.networks.config import PIXART_1024
+from lazydiff.model.config import PIXART_1024
 
 TINY = replace(PIXART_1024, canvas=128, width=48, heads=4, decoder_depth=1, text_width=32, text_length=5)
 

@@ -10,8 +10,8 @@ import torch
 
 from benchmarks import figure5, stages
 from benchmarks.stages import Networks, NineChannels, Part, Setting
-from lazydiff.networks.config import PIXART_1024
-from lazydiff.networks.decoder import LazyDecoder
+from lazydiff.model.config import PIXART_1024
+from lazydiff.model.decoder import LazyDecoder
 
 SHAPE = dict(width=48, heads=4, decoder_depth=7, encoder_depth=5, text_width=32, text_length=5)
 TINY = replace(PIXART_1024, canvas=128, **SHAPE)

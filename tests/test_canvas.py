@@ -8,12 +8,12 @@ from samples import scene
 from tiny_vaes import CELL, diffusers_vae
 from torch import Tensor
 
-from lazydiff import pipeline
-from lazydiff.canvas import Canvas, context, finish, masked_latent, start
-from lazydiff.masks import to_grid
-from lazydiff.model import LazyDiffusion
+from lazydiff.core.masks import to_grid
+from lazydiff.model.lazydiffusion import LazyDiffusion
+from lazydiff.pipeline import edit as pipeline
+from lazydiff.pipeline.canvas import Canvas, context, finish, masked_latent, start
 from lazydiff.vae import lazy_vae
-from lazydiff.vae.vaes import KEPT, LazyVAE, Pass, WholeVAE
+from lazydiff.vae.canvas_vae import KEPT, LazyVAE, VAEOutput, WholeVAE
 
 SIZE = 24, 32  # latents
 SAME = 1e-5  # the same sums in another order, through thirty normalised layers
@@ -86,7 +86,7 @@ def test_the_twentieth_edit_costs_and_keeps_what_the_first_did(vae: LazyVAE, mon
     canvas, shares, sizes = start(vae, torch.rand(1, 3, 64, 1024)), [], []  # wider than an encoder reaches
     masks = torch.zeros(2, 1, 1, 64, 1024)
     masks[0, ..., 10:40, 900:930], masks[1, ..., 20:50, 5:40] = 1, 1
-    passes: list[Pass] = []
+    passes: list[VAEOutput] = []
     encode = vae.encode
     monkeypatch.setattr(vae, "encode", lambda image: passes.append(encode(image)) or passes[-1])
     for number in range(20):
@@ -224,10 +224,10 @@ def test_edits_in_the_latents_are_not_encoded_again(model: LazyDiffusion) -> Non
 
 def test_videos_latents_have_one_dimension_more(model: LazyDiffusion) -> None:
     class Frames(WholeVAE):
-        def encode(self, image: Tensor, whole: bool = False) -> Pass:
-            return Pass(super().encode(image).output.unsqueeze(2))
+        def encode(self, image: Tensor, whole: bool = False) -> VAEOutput:
+            return VAEOutput(super().encode(image).output.unsqueeze(2))
 
-        def decode(self, latent: Tensor, whole: bool = False) -> Pass:
+        def decode(self, latent: Tensor, whole: bool = False) -> VAEOutput:
             return super().decode(latent[:, :, 0])
 
     image, mask, _ = scene(3)

@@ -7,17 +7,17 @@ from copy import deepcopy
 
 import pytest
 import torch
+from lazydiff.networks.captured import CapturedDecoder, capture
 from samples import scene
 from test_networks import SMALL, TINY, random_inputs, random_mask, random_prompts
 
-from lazydiff.context import LazyContext
-from lazydiff.model import LazyDiffusion
-from lazydiff.networks.captured import CapturedDecoder, capture
-from lazydiff.networks.config import NetworkConfig
-from lazydiff.networks.decoder import LazyDecoder
-from lazydiff.networks.layers import sdpa, sinusoid
-from lazydiff.pipeline import edit, encode, sample
-from lazydiff.tokens import HoleTokens
+from lazydiff.core.tokens import HoleTokens
+from lazydiff.model.config import NetworkConfig
+from lazydiff.model.context import LazyContext
+from lazydiff.model.decoder import LazyDecoder
+from lazydiff.model.layers import sdpa, sinusoid
+from lazydiff.model.lazydiffusion import LazyDiffusion
+from lazydiff.pipeline.edit import edit, encode, sample
 
 GRID = (4, 6)
 GPU = pytest.param("cuda", marks=pytest.mark.gpu)

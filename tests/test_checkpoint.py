@@ -12,9 +12,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from samples import scene
 
-from lazydiff.checkpoint import METADATA, VOCABULARY, CheckpointError, load_checkpoint, save_checkpoint
-from lazydiff.model import LazyDiffusion
-from lazydiff.pipeline import edit
+from lazydiff.model.checkpoint import METADATA, VOCABULARY, CheckpointError, load_checkpoint, save_checkpoint
+from lazydiff.model.lazydiffusion import LazyDiffusion
+from lazydiff.pipeline.edit import edit
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from samples import tiny_model
 
-from lazydiff.checkpoint import save_checkpoint
 from lazydiff.cli import main
 from lazydiff.cli.demo import stories
-from lazydiff.model import LazyDiffusion
+from lazydiff.model.checkpoint import save_checkpoint
+from lazydiff.model.lazydiffusion import LazyDiffusion
 
 
 @pytest.fixture

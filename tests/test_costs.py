@@ -12,11 +12,11 @@ from test_networks import SMALL, TINY, plain_attention, random_inputs
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from lazydiff.networks.config import PIXART_1024, NetworkConfig
-from lazydiff.networks.decoder import LazyDecoder
-from lazydiff.networks.encoder import ContextEncoder
-from lazydiff.networks.layers import explicit_attention
-from lazydiff.tokens import HoleTokens
+from lazydiff.core.tokens import HoleTokens
+from lazydiff.model.config import PIXART_1024, NetworkConfig
+from lazydiff.model.context_encoder import ContextEncoder
+from lazydiff.model.decoder import LazyDecoder
+from lazydiff.model.layers import explicit_attention
 
 
 def count_flops(config: NetworkConfig, n: int, device: str, keys: int | None = None) -> int:

@@ -7,9 +7,9 @@ import torch
 from samples import scene
 from torch import Tensor
 
-from lazydiff.crop import Crop, crop_all
-from lazydiff.model import LazyDiffusion
-from lazydiff.pipeline import edit
+from lazydiff.model.lazydiffusion import LazyDiffusion
+from lazydiff.pipeline.edit import edit
+from lazydiff.pipeline.fit import Crop, crop_all
 
 
 def box(x: int, y: int, width: int, height: int, canvas: tuple[int, int] = (96, 96)) -> Tensor:

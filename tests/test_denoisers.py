@@ -12,14 +12,15 @@ import torch
 from samples import scene
 from torch import Tensor
 
-from lazydiff.anchors import Anchors, KVSettings, with_ring
-from lazydiff.context import LazyContext
-from lazydiff.denoisers import denoiser, noise_levels
-from lazydiff.diffusion.samplers import SAMPLERS
-from lazydiff.model import LazyDiffusion, Sampling
-from lazydiff.networks.decoder import LazyDecoder
-from lazydiff.pipeline import edit, encode, sample
-from lazydiff.tokens import HoleTokens
+from lazydiff.cache.kv_cache import KVCache, KVSettings, dilate
+from lazydiff.core.tokens import HoleTokens
+from lazydiff.model.config import Sampling
+from lazydiff.model.context import LazyContext
+from lazydiff.model.decoder import LazyDecoder
+from lazydiff.model.lazydiffusion import LazyDiffusion
+from lazydiff.pipeline.edit import edit, encode, sample
+from lazydiff.sampling.denoiser import denoiser, noise_levels
+from lazydiff.sampling.samplers import SAMPLERS
 
 PROMPTS, SEEDS = ["a red tree", "another one"], [3, 4]
 
@@ -88,14 +89,14 @@ def test_what_the_hole_covers_is_not_seen(dense_model: LazyDiffusion) -> None:
     assert torch.equal(first, second)
 
 
-# Anchors
+# KVCache
 
 
 @pytest.mark.parametrize("sampler", list(SAMPLERS))
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_anchors_at_every_step_change_nothing(dense_model: LazyDiffusion, sampler: str, guidance: float) -> None:
     context, sampling = canvas(dense_model), Sampling(sampler, steps=4, guidance=guidance)
-    anchors = Anchors(KVSettings(anchors=99))
+    anchors = KVCache(KVSettings(anchors=99))
     with spied() as calls:
         lazy = sample(dense_model, context, PROMPTS, SEEDS, sampling, anchors=anchors)
     assert {hole.count for _, hole in calls} == {context.hole.total} and anchors.count == len(calls)
@@ -105,7 +106,7 @@ def test_anchors_at_every_step_change_nothing(dense_model: LazyDiffusion, sample
 @pytest.mark.parametrize("ring", [0, 1])
 def test_a_hole_that_is_everything_is_computed_as_ever(dense_model: LazyDiffusion, ring: int) -> None:
     context = encode(dense_model, scene(1)[0], torch.ones(1, 1, 96, 96))
-    lazy = sample(dense_model, context, PROMPTS, SEEDS, anchors=Anchors(KVSettings(anchors=1, ring=ring)))
+    lazy = sample(dense_model, context, PROMPTS, SEEDS, anchors=KVCache(KVSettings(anchors=1, ring=ring)))
     assert torch.equal(lazy, sample(dense_model, context, PROMPTS, SEEDS))
 
 
@@ -114,13 +115,13 @@ def test_a_hole_that_is_everything_is_computed_as_ever(dense_model: LazyDiffusio
 def test_keys_of_the_same_step_are_exact(dense_model: LazyDiffusion, ring: int, guidance: float) -> None:
     """Tolerance: attention sums its keys in another order, and smaller matrix products are summed otherwise."""
     context = canvas(dense_model)
-    z, run = noisy(context), Anchors(KVSettings(anchors=1, ring=ring)).run([0.5, 0.0])
+    z, run = noisy(context), KVCache(KVSettings(anchors=1, ring=ring)).run([0.5, 0.0])
     lazy = denoiser(dense_model, context, PROMPTS, SEEDS, guidance, run=run)
     expected = denoiser(dense_model, context, PROMPTS, SEEDS, guidance)(z, 0.5, 0.5)
     with spied() as calls:
         recorded, replayed = lazy(z, 0.5, 0.5), lazy(z, 0.5, 0.5)
     assert (run.recorded, run.replayed) == (1, 1)
-    assert [hole.count for _, hole in calls] == [context.hole.total, with_ring(context.hole, ring).count]
+    assert [hole.count for _, hole in calls] == [context.hole.total, dilate(context.hole, ring).count]
     assert torch.equal(recorded, expected)
     assert (replayed - expected).abs().max() <= 1e-5 * expected.abs().max()
 
@@ -133,13 +134,13 @@ def test_replay_is_a_full_pass_with_the_kept_keys(dense_model: LazyDiffusion, ri
     scenes = [scene(number) for number in ((1, 2) if batch else (1,))]
     context = encode(dense_model, torch.cat([s[0] for s in scenes]), torch.cat([s[1] for s in scenes]))
     first, second = noisy(context), noisy(context)
-    run = Anchors(KVSettings(anchors=1, ring=ring)).run([0.9, 0.3, 0.0])
+    run = KVCache(KVSettings(anchors=1, ring=ring)).run([0.9, 0.3, 0.0])
     lazy = denoiser(dense_model, context, PROMPTS, SEEDS, 2.0, run=run)
     lazy(first, 0.1, 0.9)
     replayed = lazy(second, 0.7, 0.3)
     assert run.replayed == 1
 
-    stale = ~torch.isin(torch.arange(context.hole.total), with_ring(context.hole, ring).index[0])
+    stale = ~torch.isin(torch.arange(context.hole.total), dilate(context.hole, ring).index[0])
     kept: list[tuple[Tensor, Tensor]] = []
 
     def keep(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -164,18 +165,18 @@ def test_replay_is_a_full_pass_with_the_kept_keys(dense_model: LazyDiffusion, ri
 
 
 def test_other_prompts_and_seeds_use_the_anchors_that_are_there(dense_model: LazyDiffusion) -> None:
-    context, anchors = canvas(dense_model), Anchors(KVSettings())
+    context, anchors = canvas(dense_model), KVCache(KVSettings())
     sample(dense_model, context, PROMPTS, SEEDS, anchors=anchors)
     kept = anchors.bytes
     for prompts, seeds in ((["a boat"], [8]), (["a boat", "background", "a tree"], [8, 9, 10])):
         with spied() as calls:
             sample(dense_model, context, prompts, seeds, anchors=anchors)
-        assert {hole.count for _, hole in calls} == {with_ring(context.hole, 1).count}
+        assert {hole.count for _, hole in calls} == {dilate(context.hole, 1).count}
     assert anchors.bytes == kept
 
 
 def test_a_stopped_sampling_is_not_taken_for_a_whole_one(dense_model: LazyDiffusion) -> None:
-    context, anchors = canvas(dense_model), Anchors(KVSettings(anchors=3))
+    context, anchors = canvas(dense_model), KVCache(KVSettings(anchors=3))
 
     def stop(done: int, total: int, x0: Tensor) -> None:
         raise KeyboardInterrupt
@@ -192,7 +193,7 @@ def test_kept_in_eight_bits_it_is_nearly_the_same(dense_model: LazyDiffusion, pr
     """Eight bits change keys and values by a sixteenth at most, and what comes out of softmax and sums by less."""
     context = canvas(dense_model)
     settings = KVSettings(anchors=1, precision=precision, place="host")  # type: ignore[arg-type]
-    z, run = noisy(context), Anchors(settings).run([0.5, 0.0])
+    z, run = noisy(context), KVCache(settings).run([0.5, 0.0])
     lazy = denoiser(dense_model, context, PROMPTS, SEEDS, 2.0, run=run)
     expected = lazy(z, 0.5, 0.5)
     error = (lazy(z, 0.5, 0.5) - expected).norm() / expected.norm()
@@ -201,11 +202,11 @@ def test_kept_in_eight_bits_it_is_nearly_the_same(dense_model: LazyDiffusion, pr
 
 def test_lazy_models_need_no_anchors(model: LazyDiffusion) -> None:
     with pytest.raises(ValueError, match="anchors are for models that compute every token"):
-        sample(model, canvas(model), PROMPTS, SEEDS, anchors=Anchors(KVSettings()))
+        sample(model, canvas(model), PROMPTS, SEEDS, anchors=KVCache(KVSettings()))
 
 
 def test_anchors_of_another_context_are_refused(dense_model: LazyDiffusion) -> None:
-    anchors = Anchors(KVSettings(anchors=1))
+    anchors = KVCache(KVSettings(anchors=1))
     sample(dense_model, canvas(dense_model, 1), PROMPTS, SEEDS, anchors=anchors)
     with pytest.raises(ValueError, match="left on another context"):
         sample(dense_model, canvas(dense_model, 2), PROMPTS, SEEDS, anchors=anchors)
@@ -241,7 +242,7 @@ def test_noise_levels_are_those_that_a_sampling_visits(
     dense_model: LazyDiffusion, sampler: str, strength: float | None
 ) -> None:
     context, sampling = canvas(dense_model), replace(dense_model.config.sampling, sampler=sampler, steps=5)
-    anchors = Anchors(KVSettings(anchors=99))
+    anchors = KVCache(KVSettings(anchors=99))
     sketch = None if strength is None else torch.rand(1, 3, 96, 96)
     sample(dense_model, context, PROMPTS, SEEDS, sampling, sketch=sketch, strength=strength or 1.0, anchors=anchors)
     levels = noise_levels(SAMPLERS[sampler], 5, strength)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lazydiff.finding.difference_masks import DifferenceMap, diffedit_heat, difference_mask, opening, otsu
+from lazydiff.auto_mask.difference_mask import DifferenceMap, diffedit_heat, difference_mask, opening, otsu
 
 
 def otsu_by_trying(values: np.ndarray) -> int:

@@ -20,9 +20,9 @@ from lazydiff.evaluation.evaluate import PERCENTAGES, SEED, answer
 from lazydiff.evaluation.judge import NO_COLOUR, Judge, colour_of
 from lazydiff.evaluation.questions import ObjectQuestion, object_questions, ordinary_questions
 from lazydiff.evaluation.report import write
-from lazydiff.model import LazyDiffusion, ModelConfig, Sampling
-from lazydiff.networks.config import PRESETS
-from lazydiff.networks.text import train_vocabulary
+from lazydiff.model.config import PRESETS, ModelConfig, Sampling
+from lazydiff.model.lazydiffusion import LazyDiffusion
+from lazydiff.model.text import train_vocabulary
 from lazydiff.scenes import (
     BACKGROUNDS,
     COLOURS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lazydiff.finding.evidence import Evidence
+from lazydiff.auto_mask.evidence import Evidence
 
 
 def test_evidence_is_where_the_prompt_is_nearer() -> None:

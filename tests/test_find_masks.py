@@ -11,10 +11,9 @@ from samples import scene, tiny_model
 from torch import Tensor
 
 from benchmarks.masks import mask_questions, overlap
-from lazydiff.checkpoint import BASELINES, load_checkpoint
-from lazydiff.finding.attention_masks import AttentionMaps, Thresholds, resize, words_of
-from lazydiff.finding.difference_masks import DifferenceMap, difference_mask
-from lazydiff.finding.find_masks import (
+from lazydiff.auto_mask.attention_mask import AttentionMaps, Thresholds, resize, words_of
+from lazydiff.auto_mask.difference_mask import DifferenceMap, difference_mask
+from lazydiff.auto_mask.find_masks import (
     NoisyPicture,
     attending,
     attention_mask,
@@ -23,9 +22,10 @@ from lazydiff.finding.find_masks import (
     prompt_difference_mask,
     watched,
 )
-from lazydiff.model import LazyDiffusion
-from lazydiff.networks.layers import sdpa
-from lazydiff.networks.text import PretrainedT5
+from lazydiff.model.checkpoint import BASELINES, load_checkpoint
+from lazydiff.model.layers import sdpa
+from lazydiff.model.lazydiffusion import LazyDiffusion
+from lazydiff.model.text import PretrainedT5
 
 PROMPT, OTHER = "a striped blue tree", "a red donut"
 PUBLISHED = {"evidence": False, "edges": False}

@@ -10,13 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from lazydiff.checkpoint import save_checkpoint
+from lazydiff.cache.module_skip import Gates, SkipPolicy, load_gates
 from lazydiff.cli import main
-from lazydiff.denoisers import lazy, noise_levels
-from lazydiff.diffusion.noise import CanvasNoise
-from lazydiff.diffusion.samplers import euler
-from lazydiff.gates import Decisions, Gates, load_gates
-from lazydiff.model import LazyDiffusion
+from lazydiff.model.checkpoint import save_checkpoint
+from lazydiff.model.lazydiffusion import LazyDiffusion
+from lazydiff.sampling.denoiser import lazy, noise_levels
+from lazydiff.sampling.noise import CanvasNoise
+from lazydiff.sampling.samplers import euler
 from lazydiff.training.data import SceneStream
 from lazydiff.training.gates import PROMPT, GateTraining, Scene, Soft, distillation, prepare, step_before, train_gates
 
@@ -38,7 +38,7 @@ def batch(model: LazyDiffusion) -> Scene:
 
 def test_a_step_is_the_samplers_own(flow: LazyDiffusion) -> None:
     """Of Euler's method, written out: x̂ and ε̂ at the level before, put together at the level."""
-    scene, run = batch(flow), Decisions(LEVELS).run("", LEVELS)
+    scene, run = batch(flow), SkipPolicy(LEVELS).run("", LEVELS)
     sampling = replace(flow.config.sampling, sampler="euler", steps=STEPS)
     z = step_before(flow, scene, sampling, LEVELS, 2, run)
     noise = CanvasNoise(scene.seeds, scene.context.hole, scene.clean.shape[-1]).next()
@@ -51,7 +51,7 @@ def test_a_step_is_the_samplers_own(flow: LazyDiffusion) -> None:
 
 
 def test_soft_gates_go_from_the_kept_outputs_to_the_models_own(flow: LazyDiffusion) -> None:
-    scene, run = batch(flow), Decisions(LEVELS).run("", LEVELS)
+    scene, run = batch(flow), SkipPolicy(LEVELS).run("", LEVELS)
     z = step_before(flow, scene, replace(flow.config.sampling, sampler="euler", steps=STEPS), LEVELS, 1, run)
     distances = {}
     for name, value in {"closed": -1e3, "half": 0.0, "open": 1e3}.items():

@@ -14,13 +14,23 @@ from samples import scene
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lazydiff import gates as module
-from lazydiff.context import LazyContext
-from lazydiff.denoisers import noise_levels
-from lazydiff.diffusion.samplers import SAMPLERS
-from lazydiff.gates import TOKENS, Decisions, Gates, Run, Skips, Watch, load_gates, score
-from lazydiff.model import LazyDiffusion, Sampling
-from lazydiff.pipeline import edit, encode, sample
+from lazydiff.cache import module_skip as module
+from lazydiff.cache.module_skip import (
+    TOKENS,
+    Gates,
+    SkipCalibrator,
+    SkipPolicy,
+    SkipSession,
+    SkipTable,
+    load_gates,
+    score,
+)
+from lazydiff.model.config import Sampling
+from lazydiff.model.context import LazyContext
+from lazydiff.model.lazydiffusion import LazyDiffusion
+from lazydiff.pipeline.edit import edit, encode, sample
+from lazydiff.sampling.denoiser import noise_levels
+from lazydiff.sampling.samplers import SAMPLERS
 
 PROMPTS, SEEDS, STEPS = ["a red tree", "another one"], [3, 4], 6
 MODULES = 4  # of the tiny decoder's two blocks
@@ -47,20 +57,20 @@ def gates_of(model: LazyDiffusion, scale: float, seed: int = 0) -> Gates:
     return Gates(levels_of(model), model.fingerprint, weights, scores, {})
 
 
-def all_skips(model: LazyDiffusion) -> Skips:
+def all_skips(model: LazyDiffusion) -> SkipTable:
     table = torch.zeros(STEPS, MODULES, dtype=torch.bool)
     table[1::2] = True
-    return Skips(levels_of(model), table)
+    return SkipTable(levels_of(model), table)
 
 
 def canvases(model: LazyDiffusion) -> LazyContext:
     """Two canvases whose holes differ in size; padded, as gates need them, so that other sums are not compared."""
     (image, mask, _), (other, smaller, _) = scene(1), scene(2)
     context = encode(model, torch.cat((image, other)), torch.cat((mask, smaller)))
-    return context._replace(hole=context.hole.masked())
+    return context._replace(hole=context.hole.keep_padding())
 
 
-def sampled(model: LazyDiffusion, gates: Decisions | None, guidance: float = 1.0, **options: Any) -> Tensor:
+def sampled(model: LazyDiffusion, gates: SkipPolicy | None, guidance: float = 1.0, **options: Any) -> Tensor:
     return sample(model, canvases(model), PROMPTS, SEEDS, sampling_of(model, guidance), gates=gates, **options)
 
 
@@ -89,8 +99,8 @@ def test_gates_without_weights_change_nothing(model: LazyDiffusion, guidance: fl
     assert torch.equal(sampled(model, gates, guidance), sampled(model, None, guidance)) and gates.ratio == 0
 
 
-@pytest.mark.parametrize("gates", [Decisions, lambda levels: Watch(levels, MODULES)])
-def test_computing_everything_changes_nothing(model: LazyDiffusion, gates: Callable[[Any], Decisions]) -> None:
+@pytest.mark.parametrize("gates", [SkipPolicy, lambda levels: SkipCalibrator(levels, MODULES)])
+def test_computing_everything_changes_nothing(model: LazyDiffusion, gates: Callable[[Any], SkipPolicy]) -> None:
     assert torch.equal(sampled(model, gates(levels_of(model)), 2.0), sampled(model, None, 2.0))
 
 
@@ -165,7 +175,7 @@ def test_what_stands_in_is_the_output_of_the_step_before(model: LazyDiffusion) -
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 @pytest.mark.parametrize("kind", ["gates", "fixed", "all"])
 def test_the_ratio_is_that_of_the_counted_calls(model: LazyDiffusion, kind: str, guidance: float) -> None:
-    gates: Decisions = gates_of(model, 0.05) if kind != "all" else all_skips(model)
+    gates: SkipPolicy = gates_of(model, 0.05) if kind != "all" else all_skips(model)
     if kind == "fixed":
         gates = gates_of(model, 0.05).fixed(0.25)
     with counted(model) as rows:
@@ -205,8 +215,8 @@ def test_decisions_made_beforehand_read_nothing_back(model: LazyDiffusion) -> No
 @pytest.mark.parametrize("kind", [all_skips, lambda model: gates_of(model, 0.05)])
 def test_nothing_is_left_for_the_next_sampling(model: LazyDiffusion, kind: Any, monkeypatch: Any) -> None:
     """Neither by a sampling that ended nor by one that was stopped."""
-    runs: list[Run] = []
-    monkeypatch.setattr(module, "Run", lambda *args: runs.append(Run(*args)) or runs[-1])
+    runs: list[SkipSession] = []
+    monkeypatch.setattr(module, "SkipSession", lambda *args: runs.append(SkipSession(*args)) or runs[-1])
     gates = kind(model)
     first = sampled(model, gates)
 
@@ -274,7 +284,7 @@ def test_fixed_decisions_take_the_lowest_scores_of_trained_gates(model: LazyDiff
 
 
 def test_watching_measures_how_outputs_change(model: LazyDiffusion) -> None:
-    watch, image = Watch(levels_of(model), MODULES), scene(1)
+    watch, image = SkipCalibrator(levels_of(model), MODULES), scene(1)
     outputs: list[Tensor] = []
     parts = [part for block in model.decoder.blocks for part in (block.attn, block.mlp)]
     handles = [part.register_forward_hook(lambda m, args, out: outputs.append(out)) for part in parts]
@@ -284,7 +294,7 @@ def test_watching_measures_how_outputs_change(model: LazyDiffusion) -> None:
     said = torch.stack(outputs).unflatten(0, (STEPS, MODULES))[:, :, 0]
     cosine = (said[1:] * said[:-1]).sum(-1) / said[1:].norm(dim=-1) / said[:-1].norm(dim=-1)
     assert torch.allclose(watch.change[1:], 1 - cosine.mean(-1), atol=1e-5) and watch.change[0].isinf().all()
-    skips = watch.skips_of_all(0.3)
+    skips = watch.table_of(0.3)
     assert watch.most == (STEPS // 2) / STEPS
     table = torch.tensor(skips.table)
     assert table.sum() == round(0.3 * STEPS * MODULES) and not table[::2].any()
@@ -329,7 +339,7 @@ def test_a_part_of_the_steps_takes_their_gates(model: LazyDiffusion) -> None:
 
 def test_models_that_compute_every_token_are_refused(dense_model: LazyDiffusion) -> None:
     with pytest.raises(ValueError, match="hole tokens alone"):
-        sampled(dense_model, Decisions(levels_of(dense_model)))
+        sampled(dense_model, SkipPolicy(levels_of(dense_model)))
 
 
 def test_pixels_outside_the_mask_stay(model: LazyDiffusion) -> None:
@@ -368,7 +378,7 @@ def test_files_that_are_none_say_so(model: LazyDiffusion, tmp_path: Path, monkey
     Gates(gates.levels[1:], "", gates.weights, gates.scores, {}).save(path)
     with pytest.raises(ValueError, match="damaged, its weights are not of the 5 steps"):
         load_gates(path)
-    from lazydiff.checkpoint import save_checkpoint
+    from lazydiff.model.checkpoint import save_checkpoint
 
     save_checkpoint(model, path)
     with pytest.raises(ValueError, match="these are no gates"):

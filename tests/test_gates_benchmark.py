@@ -10,8 +10,8 @@ import pytest
 
 from benchmarks import gates
 from benchmarks.gates import Row, rival
-from lazydiff.checkpoint import SHIPPED
-from lazydiff.networks.config import PIXART_1024
+from lazydiff.model.checkpoint import SHIPPED
+from lazydiff.model.config import PIXART_1024
 
 TINY = replace(PIXART_1024, canvas=128, width=48, heads=4, decoder_depth=1, text_width=32, text_length=5)
 

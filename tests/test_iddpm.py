@@ -13,18 +13,11 @@ from scipy.stats import norm
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from lazydiff.diffusion.guidance import branches, guide
-from lazydiff.diffusion.iddpm import (
-    ALPHA_BARS,
-    BETAS,
-    discretised_gaussian_nll,
-    iddpm_loss,
-    posterior_table,
-    respace,
-)
-from lazydiff.diffusion.noise import CanvasNoise
-from lazydiff.diffusion.samplers import iddpm_denoiser, iddpm_sample
-from lazydiff.tokens import HoleTokens
+from lazydiff.core.tokens import HoleTokens
+from lazydiff.sampling.guidance import branches, guide
+from lazydiff.sampling.iddpm import ALPHA_BARS, BETAS, discretised_gaussian_nll, iddpm_loss, posterior_table, respace
+from lazydiff.sampling.noise import CanvasNoise
+from lazydiff.sampling.samplers import iddpm_denoiser, iddpm_sample
 
 torch.set_num_threads(1)
 CHAINS = [4, 10, 20, 25, 50, 100, 250]

@@ -102,10 +102,10 @@ def test_boxes_are_needed_to_the_last_row():
 
 def dependence(stages: Any, x: Tensor, place: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> Box:
     """By gradients: the input that an output pixel depends on, without norms and attention."""
-    monkeypatch.setattr(passes.Record, "norm", lambda self, module, patches, silu=True: patches)
-    monkeypatch.setattr(passes.Record, "attend", lambda self, q, k, v: q)
+    monkeypatch.setattr(passes.FullPass, "norm", lambda self, module, patches, silu=True: patches)
+    monkeypatch.setattr(passes.FullPass, "attend", lambda self, q, k, v: q)
     x = x.double().requires_grad_()
-    run = passes.Record((2, 2))
+    run = passes.FullPass((2, 2))
     whole = Box.whole((x.shape[2] * 8, x.shape[3] * 8))
     passes.run_stages(run, stages, x, [whole])[0].x[0, 0, place[0], place[1]].backward()
     rows, columns = (x.grad[0].abs().amax((0, axis)).nonzero().flatten().tolist() for axis in (2, 1))

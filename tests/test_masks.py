@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-from lazydiff.masks import binarise, distance, feather, grow, guided_filter, pad_to_multiple, to_grid
+from lazydiff.core.masks import binarise, distance, feather, grow, guided_filter, pad_to_multiple, to_grid
 
 RADII = [1, 2, 3, 5]
 

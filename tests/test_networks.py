@@ -16,12 +16,12 @@ from diffusers import PixArtTransformer2DModel
 from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from torch import Tensor, nn
 
-from lazydiff.networks.config import PIXART_1024, PRESETS, NetworkConfig
-from lazydiff.networks.decoder import LazyDecoder
-from lazydiff.networks.encoder import ContextEncoder
-from lazydiff.networks.layers import position_table, sdpa
-from lazydiff.networks.pixart import from_pixart
-from lazydiff.tokens import HoleTokens, patchify, unpatchify
+from lazydiff.core.tokens import HoleTokens, patchify, unpatchify
+from lazydiff.model.config import PIXART_1024, PRESETS, NetworkConfig
+from lazydiff.model.context_encoder import ContextEncoder
+from lazydiff.model.decoder import LazyDecoder
+from lazydiff.model.layers import position_table, sdpa
+from lazydiff.model.pixart_weights import from_pixart
 
 TINY = NetworkConfig(
     canvas=1024, cell=8, channels=4, patch=2, width=48, heads=4, decoder_depth=2, encoder_depth=3,
@@ -344,7 +344,7 @@ def test_initialised_networks_predict_nothing_yet_and_learn():
 
 
 def test_tokens_that_attend_to_kept_keys_are_those_of_a_full_pass():
-    """One memory watches a pass over all tokens, which stays as it is bit for bit; one adds what it saw to a pass over
+    """One kv_hook watches a pass over all tokens, which stays as it is bit for bit; one adds what it saw to a pass over
     some of them."""
     decoder = LazyDecoder(TINY).eval()
     everything = HoleTokens.everything(2, (4, 6))

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from lazydiff.diffusion.noise import CanvasNoise
-from lazydiff.tokens import HoleTokens
+from lazydiff.core.tokens import HoleTokens
+from lazydiff.sampling.noise import CanvasNoise
 
 
 @pytest.mark.parametrize("seed", [0, 7, 2**63])

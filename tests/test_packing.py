@@ -11,14 +11,14 @@ from test_networks import SMALL, TINY, plain_attention, random_inputs, random_ma
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from lazydiff.context import LazyContext
-from lazydiff.model import LazyDiffusion
-from lazydiff.networks.config import PIXART_1024, NetworkConfig
-from lazydiff.networks.decoder import LazyDecoder
-from lazydiff.networks.encoder import ContextEncoder
-from lazydiff.packing import Packing, groups_of
-from lazydiff.pipeline import encode, sample
-from lazydiff.tokens import HoleTokens
+from lazydiff.core.packing import Packing, groups_of
+from lazydiff.core.tokens import HoleTokens
+from lazydiff.model.config import PIXART_1024, NetworkConfig
+from lazydiff.model.context import LazyContext
+from lazydiff.model.context_encoder import ContextEncoder
+from lazydiff.model.decoder import LazyDecoder
+from lazydiff.model.lazydiffusion import LazyDiffusion
+from lazydiff.pipeline.edit import encode, sample
 
 GRID = (4, 6)
 BATCHES = [(3, 24, 1), (0, 6), (5, 7, 5, 0, 7, 7), (2, 9, 2, 9, 2, 9), (1, 2)]
@@ -74,7 +74,7 @@ def test_only_what_is_padded_is_packed() -> None:
     assert hole.packing is None and not hole.padded
     ragged = HoleTokens.from_grid_mask(random_mask(GRID, 5, 4))
     assert ragged.packing is ragged.packing  # made once
-    masked = ragged.masked()
+    masked = ragged.keep_padding()
     assert masked.packing is None and torch.equal(masked.key_mask, ragged.valid)
 
 
@@ -118,7 +118,7 @@ def test_packed_equals_padded_with_masks(counts: tuple[int, ...]) -> None:
     keys = decoder.text_keys(text, text_mask)
     latent, mask = torch.randn(len(counts), 4, 8, 12), torch.rand(len(counts), 1, 64, 96).round()
     for network, given in ((decoder, (x, t, keys, hole, context)), (encoder, (latent, mask, hole))):
-        padded = network(*(value.masked() if value is hole else value for value in given))[hole.valid]
+        padded = network(*(value.keep_padding() if value is hole else value for value in given))[hole.valid]
         assert (network(*given)[hole.valid] - padded).abs().max() <= 1e-6 * padded.abs().max()
 
 
@@ -126,7 +126,7 @@ def test_gradients_pass_through_a_packed_batch() -> None:
     decoder = LazyDecoder(TINY)
     hole, x, t, context, text, text_mask = inputs(TINY, 3, 24, 1)
     gradients = []
-    for each in (hole, hole.masked()):
+    for each in (hole, hole.keep_padding()):
         decoder.zero_grad()
         with torch.enable_grad():
             decoder(x, t, decoder.text_keys(text, text_mask), each, context)[hole.valid].square().sum().backward()
@@ -151,7 +151,7 @@ def test_no_padding_is_computed(config: NetworkConfig, counts: tuple[int, ...]) 
         rows = len(counts)
         index = torch.zeros(rows, n, dtype=torch.int64, device="meta")
         hole = HoleTokens(index, index.bool(), (config.grid, config.grid), counts)
-        hole = hole.masked() if masked else hole
+        hole = hole.keep_padding() if masked else hole
         x, context = (torch.empty(rows, n, channels, device="meta") for channels in (width, config.width))
         text = decoder.text_keys(torch.empty(rows, 12, config.text_width, device="meta"))
         return flops(decoder, x, torch.empty(rows, device="meta"), text, hole, context)

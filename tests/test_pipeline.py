@@ -12,12 +12,13 @@ import torch
 from samples import scene
 from torch import Tensor
 
-from lazydiff.latents import PatchPCA
-from lazydiff.model import LazyDiffusion, Sampling
-from lazydiff.networks.decoder import LazyDecoder
-from lazydiff.networks.encoder import ContextEncoder
-from lazydiff.pipeline import Fit, composite, decode, edit, encode, sample
-from lazydiff.tokens import patchify, unpatchify
+from lazydiff.core.tokens import patchify, unpatchify
+from lazydiff.model.config import Sampling
+from lazydiff.model.context_encoder import ContextEncoder
+from lazydiff.model.decoder import LazyDecoder
+from lazydiff.model.latent_space import PatchPCA
+from lazydiff.model.lazydiffusion import LazyDiffusion
+from lazydiff.pipeline.edit import Fit, composite, decode, edit, encode, sample
 
 BOX = (slice(None), slice(None), slice(30, 58), slice(20, 60))
 

@@ -10,9 +10,9 @@ from diffusers import PixArtTransformer2DModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lazydiff.networks.config import NetworkConfig
-from lazydiff.networks.decoder import LazyDecoder
-from lazydiff.networks.pixart import from_pixart, load_pixart, to_pixart
+from lazydiff.model.config import NetworkConfig
+from lazydiff.model.decoder import LazyDecoder
+from lazydiff.model.pixart_weights import from_pixart, load_pixart, to_pixart
 
 CONFIG = NetworkConfig(
     canvas=128, cell=8, channels=4, patch=2, width=24, heads=2, decoder_depth=3, encoder_depth=1, text_width=16,

@@ -9,7 +9,7 @@ from scipy.sparse import lil_matrix
 from scipy.sparse.linalg import spsolve
 from torch import Tensor
 
-from lazydiff.poisson import _build_levels, _conjugate_gradients, _right_hand_side, poisson_blend
+from lazydiff.core.poisson import _build_levels, _conjugate_gradients, _right_hand_side, poisson_blend
 
 # Images are white noise in 0..255, the hardest content there is; a fiftieth of a grey level is far below what is seen.
 GREY_LEVELS = 0.02

@@ -11,9 +11,9 @@ from diffusers import AutoencoderKL
 from transformers import BatchEncoding, T5Config, T5EncoderModel
 
 from lazydiff import CheckpointError, LazyDiffusion, ModelConfig, Sampling, edit, load_checkpoint, save_checkpoint
-from lazydiff.latents import DiffusersVAE
-from lazydiff.networks.config import PRESETS
-from lazydiff.networks.text import PretrainedT5
+from lazydiff.model.config import PRESETS
+from lazydiff.model.latent_space import DiffusersVAE
+from lazydiff.model.text import PretrainedT5
 
 
 def tokenizer(prompts: list[str], padding: bool, return_tensors: str) -> BatchEncoding:

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lazydiff.diffusion.flow import Network
-from lazydiff.diffusion.iddpm import ALPHA_BARS, posterior_table, respace
-from lazydiff.diffusion.noise import CanvasNoise
-from lazydiff.diffusion.samplers import (
+from lazydiff.core.tokens import HoleTokens
+from lazydiff.sampling.flow import Network
+from lazydiff.sampling.iddpm import ALPHA_BARS, posterior_table, respace
+from lazydiff.sampling.noise import CanvasNoise
+from lazydiff.sampling.samplers import (
     SAMPLERS,
     Denoiser,
     Sampler,
@@ -28,7 +29,6 @@ from lazydiff.diffusion.samplers import (
     flow_denoiser,
     iddpm_denoiser,
 )
-from lazydiff.tokens import HoleTokens
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers and numpy

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lazydiff.finding.attention_masks import Word
-from lazydiff.finding.stabiliser import Stabiliser, shared_tokens
-from lazydiff.networks.layers import sdpa
+from lazydiff.auto_mask.attention_mask import Word
+from lazydiff.auto_mask.prompt_to_prompt import Stabiliser, shared_tokens
+from lazydiff.model.layers import sdpa
 
 
 def words(text: str) -> list[Word]:

@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lazydiff.denoisers import lazy
-from lazydiff.model import LazyDiffusion
-from lazydiff.networks.config import NetworkConfig
-from lazydiff.networks.decoder import LazyDecoder, TextKeys
-from lazydiff.pipeline import encode
-from lazydiff.tokens import HoleTokens
+from lazydiff.core.tokens import HoleTokens
+from lazydiff.model.config import NetworkConfig
+from lazydiff.model.decoder import LazyDecoder, TextKeys
+from lazydiff.model.lazydiffusion import LazyDiffusion
+from lazydiff.pipeline.edit import encode
+from lazydiff.sampling.denoiser import lazy
 
 
 class OnOneDevice(TorchDispatchMode):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lazydiff.tokens import HoleTokens, channels_first, patchify, unpatchify
+from lazydiff.core.tokens import HoleTokens, channels_first, patchify, unpatchify
 
 GRID = (5, 7)
 

@@ -14,12 +14,12 @@ from PIL import Image
 from safetensors.torch import load_file
 from samples import tiny_model
 
-from lazydiff.checkpoint import SHIPPED
-from lazydiff.crop import crop_all
-from lazydiff.diffusion.flow import Network, Preconditioning, flow_loss, noise_levels, predict_clean
-from lazydiff.model import LazyDiffusion
-from lazydiff.networks.layers import explicit_attention, sdpa
-from lazydiff.tokens import HoleTokens
+from lazydiff.core.tokens import HoleTokens
+from lazydiff.model.checkpoint import SHIPPED
+from lazydiff.model.layers import explicit_attention, sdpa
+from lazydiff.model.lazydiffusion import LazyDiffusion
+from lazydiff.pipeline.fit import crop_all
+from lazydiff.sampling.flow import Network, Preconditioning, flow_loss, noise_levels, predict_clean
 from lazydiff.training import train as loop
 from lazydiff.training.config import TrainingConfig
 from lazydiff.training.data import Batch, SceneStream

@@ -10,19 +10,19 @@ from itertools import product
 
 import pytest
 import torch
+from lazydiff.networks.windows import Windows, windowed_attention
 from samples import scene
 from test_networks import TINY, plain_attention, random_mask
 from torch import Tensor
 
-from lazydiff.checkpoint import load_checkpoint, save_checkpoint
-from lazydiff.model import LazyDiffusion
-from lazydiff.networks import encoder as encoder_module
-from lazydiff.networks.config import PRESETS
-from lazydiff.networks.encoder import ContextEncoder
-from lazydiff.networks.layers import CrossAttention, explicit_attention, sdpa
-from lazydiff.networks.windows import Windows, windowed_attention
-from lazydiff.pipeline import encode, sample
-from lazydiff.tokens import HoleTokens
+from lazydiff.core.tokens import HoleTokens
+from lazydiff.model import context_encoder as encoder_module
+from lazydiff.model.checkpoint import load_checkpoint, save_checkpoint
+from lazydiff.model.config import PRESETS
+from lazydiff.model.context_encoder import ContextEncoder
+from lazydiff.model.layers import CrossAttention, explicit_attention, sdpa
+from lazydiff.model.lazydiffusion import LazyDiffusion
+from lazydiff.pipeline.edit import encode, sample
 
 close = dict(atol=1e-5, rtol=0.0)
 

@@ -11,13 +11,17 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..denoisers import denoiser
-from ..files import whole_file
-from ..masks import grow, to_grid
-from ..model import LazyDiffusion, Sampling
-from ..pipeline import Blend, edit, encode
+from ..core.files import whole_file
+from ..core.masks import grow, to_grid
+from ..core.pictures import from_array, grid
+from ..model.config import Sampling
+from ..model.lazydiffusion import LazyDiffusion
+from ..pipeline.decode import Blend
+from ..pipeline.edit import edit
+from ..pipeline.encode import encode
+from ..pipeline.sample import SampleSettings
+from ..sampling.denoiser import lazy_denoiser
 from ..scenes import Background, Placed, Scene, Thing, blank_canvas, render
-from ..storyboard import from_array, grid
 from .files import box_mask, save_figure, save_picture
 
 ENLARGE = 3  # of the canvases on the storyboard
@@ -29,7 +33,6 @@ class Stroke:
 
     prompt: str
     box: tuple[int, int, int, int]
-    seed: int = 0
     blend: Blend = "poisson"
 
 
@@ -54,15 +57,15 @@ def stories() -> tuple[Story, ...]:
                 Stroke("blue sky", (0, 0, 96, 32), blend="paste"),
                 Stroke("green grass", (0, 32, 96, 64), blend="paste"),
                 Stroke("a red house", (5, 37, 30, 31)),
-                Stroke("another one", (37, 37, 30, 31), seed=9),
+                Stroke("another one", (37, 37, 30, 31)),
                 Stroke("a green tree", (66, 37, 30, 31)),
                 Stroke("a yellow flower", (21, 67, 30, 29)),
             ),
         ),
         Story(
             "scene", render(table), (
-                Stroke("another one", (37, 53, 30, 31), seed=4),
-                Stroke("another mug", (66, 5, 30, 31), seed=2),
+                Stroke("another one", (37, 53, 30, 31)),
+                Stroke("another mug", (66, 5, 30, 31)),
                 Stroke("a dotted blue donut", (66, 53, 30, 31)),
                 Stroke("background", (4, 4, 32, 33)),
                 Stroke("a red fish", (5, 5, 30, 30)),
@@ -101,7 +104,7 @@ def tell(
         before.append((outlined(canvas, mask)[0], f"{number}. {stroke.prompt}"))
         start = time.perf_counter()
         canvas = edit(
-            model, canvas, mask, stroke.prompt, [stroke.seed], sampling, blend=stroke.blend,
+            model, canvas, mask, stroke.prompt, settings=SampleSettings(sampling), blend=stroke.blend,
             callback=lambda done, total, x0: bar.update(),
         )  # fmt: skip
         milliseconds = 1000 * (time.perf_counter() - start)
@@ -129,13 +132,13 @@ def plot_time(model: LazyDiffusion, path: Path, repeat: int = 5) -> None:
         side = tokens * model.config.network.token
         mask = box_mask(torch.zeros(1, 3, size, size), 0, 0, side, side)
         context = encode(model, torch.full((1, 3, size, size), 0.5), mask)
-        denoise = denoiser(model, context, ["another one"], [0], guidance=2.0)
+        denoise = lazy_denoiser(model, context, ["another one"], guidance=2.0)
         z = torch.randn(1, context.hole.count, context.canvas.shape[-1])
         seconds = []
         with torch.no_grad():
             for _ in range(repeat):
                 start = time.perf_counter()
-                denoise(z, 0.5, 0.5)
+                denoise(z, 0.5)
                 seconds.append(time.perf_counter() - start)
         shares.append(100 * context.hole.share)
         times.append(1000 * float(np.median(seconds)))

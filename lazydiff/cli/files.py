@@ -10,8 +10,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from ..files import whole_file
-from ..storyboard import from_array, to_pil
+from ..core.files import whole_file
+from ..core.pictures import from_array, to_pil
 
 
 def read_image(path: Path) -> Tensor:

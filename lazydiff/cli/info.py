@@ -6,18 +6,17 @@ from pathlib import Path
 
 from torch import nn
 
-from ..model import LazyDiffusion
+from ..model.lazydiffusion import LazyDiffusion
 
 
 def describe(model: LazyDiffusion, path: Path) -> str:
     config, size, sampling = model.config, model.config.network, model.config.sampling
-    window = f", windows of {size.encoder_window}×{size.encoder_window} tokens" if size.encoder_window else ""
     rows = {
         "name": config.name,
         "file": f"{path} ({path.stat().st_size / 1e6:.1f} MB)",
         "canvas": f"{size.canvas}×{size.canvas} px, {size.grid}×{size.grid} tokens of {size.token} px",
         "latent": f"{size.channels} channels, one cell per {size.cell} px",
-        "encoder": f"{size.encoder_depth} blocks, {size.width} wide, {count(model.encoder)}{window}",
+        "encoder": f"{size.encoder_depth} blocks, {size.width} wide, {count(model.encoder)}",
         "decoder": f"{size.decoder_depth} blocks, {size.width} wide, {count(model.decoder)}",
         "text": f"{config.text_layers} layers, {size.text_width} wide, {count(model.text)}",
         "prediction": {"flow": "clean tokens, on a flow path", "iddpm": "noise and variance"}[config.prediction],

@@ -6,13 +6,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
-from ..checkpoint import SHIPPED
-from ..diffusion.samplers import SAMPLERS
-from ..model import ModelConfig, Sampling
-from ..pipeline import Blend
+from ..model.checkpoint import SHIPPED
+from ..model.config import ModelConfig, Sampling
+from ..pipeline.decode import Blend
+from ..sampling.samplers import SAMPLERS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
 def add_sampling(command: argparse.ArgumentParser) -> None:
     command.add_argument("--steps", type=int, help="the checkpoint's own if not given, like the next three")
     command.add_argument("--guidance", type=float, help="how strongly the prompt is followed; 1 = as trained")
-    command.add_argument("--sampler", choices=list(SAMPLERS))
+    command.add_argument("--sampler", choices=SAMPLERS)
     command.add_argument("--temperature", type=float, help="of the fresh noise of the ancestral sampler")
     command.add_argument("--checkpoint", type=Path, default=SHIPPED)
 
@@ -100,7 +101,7 @@ def chosen(options: argparse.Namespace, config: ModelConfig) -> Sampling:
 
 
 def run_demo(options: argparse.Namespace) -> None:
-    from ..checkpoint import load_checkpoint
+    from ..model.checkpoint import load_checkpoint
     from .demo import demo
     from .files import writable_folder
 
@@ -112,9 +113,10 @@ def run_demo(options: argparse.Namespace) -> None:
 def run_edit(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
-    from ..checkpoint import load_checkpoint
-    from ..gates import load_gates
-    from ..pipeline import edit
+    from ..cache.module_skip import load_gates
+    from ..model.checkpoint import load_checkpoint
+    from ..pipeline.edit import edit
+    from ..pipeline.sample import SampleSettings
     from .files import box_mask, read_image, read_mask, save_picture, writable_folder
 
     image = read_image(options.image)
@@ -125,9 +127,10 @@ def run_edit(options: argparse.Namespace) -> None:
     sampling = chosen(options, model.config)
     gates = load_gates(options.gates) if options.gates else None
     with tqdm(total=sampling.steps, unit="step", leave=False) as bar:
+        settings = SampleSettings(sampling, options.negative, sketch, options.strength, gates)
         results = edit(
-            model, image, mask, options.prompt, options.seed, sampling, options.negative, sketch, options.strength,
-            options.blend, callback=lambda done, total, x0: bar.update(), gates=gates,
+            model, image, mask, options.prompt, options.seed, settings, blend=options.blend,
+            callback=lambda done, total, x0: bar.update(),
         )  # fmt: skip
     if gates is not None:
         print(f"{gates.ratio:.0%} of the modules were not computed")
@@ -136,15 +139,19 @@ def run_edit(options: argparse.Namespace) -> None:
 
 
 def run_train(options: argparse.Namespace) -> None:
+    from ..evaluation.regenerate import paint_baseline
     from ..training.config import TrainingConfig
+    from ..training.pictures import paint_lazy
     from ..training.train import train
 
-    print(train(TrainingConfig.read(options.config, steps=options.steps), options.output))
+    config = TrainingConfig.read(options.config, steps=options.steps)
+    paint = partial(paint_baseline, crop=config.crop) if config.model.network.dense else paint_lazy
+    print(train(config, options.output, paint))
 
 
 def run_gates(options: argparse.Namespace) -> None:
-    from ..checkpoint import load_checkpoint
-    from ..networks.layers import explicit_attention
+    from ..model.checkpoint import load_checkpoint
+    from ..model.layers import explicit_attention
     from ..training.gates import GateTraining, train_gates
     from .files import writable_folder
 
@@ -161,15 +168,16 @@ def run_gates(options: argparse.Namespace) -> None:
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
-    from ..checkpoint import BASELINES, load_checkpoint
     from ..evaluation import evaluate, evaluate_baselines
+    from ..evaluation.regenerate import WEIGHTS
+    from ..model.checkpoint import load_checkpoint
     from .files import writable_folder
 
     folder = writable_folder(options.output)
     model, report = load_checkpoint(options.checkpoint), folder / "evaluation.md"
     number = {} if options.scenes is None else {"scenes": options.scenes}
     if options.baselines:
-        image, crop = map(load_checkpoint, BASELINES)
+        image, crop = (load_checkpoint(WEIGHTS / f"regenerate-{kind}.safetensors") for kind in ("image", "crop"))
         evaluate_baselines(model, image, crop, folder, quick=options.quick, **number)
         report = folder / "baselines.md"
     else:
@@ -178,7 +186,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
 
 def run_info(options: argparse.Namespace) -> None:
-    from ..checkpoint import load_checkpoint
+    from ..model.checkpoint import load_checkpoint
     from .info import describe
 
     print(describe(load_checkpoint(options.checkpoint), options.checkpoint))

@@ -12,17 +12,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..anchors import THRESHOLD, Anchors, KVSettings, with_ring
-from ..masks import to_grid
-from ..model import LazyDiffusion
-from ..networks.config import NetworkConfig
-from ..pipeline import decode, encode, sample
+from ..cache.kv_cache import THRESHOLD, KVCache, KVSettings, dilate
+from ..core.masks import to_grid
+from ..model.config import NetworkConfig
+from ..model.lazydiffusion import LazyDiffusion
+from ..pipeline.decode import decode
 from ..scenes import CANVAS, COLOURS, SHAPES, TOKEN, Thing, describe
 from .baselines_report import Row, write_baselines
 from .edges import seam
-from .evaluate import BLEND, SEED, asked_tensors, blended, painted, percentage
+from .evaluate import BLEND, SEED, asked_tensors, blended, in_batches, painted, percentage
 from .judge import Judge
 from .questions import Question, distant_siblings, object_questions, ordinary_questions
+from .regenerate import encode_everything, regenerate, sample_dense
 
 QUICK = 6  # scenes
 EQUAL = 100.0  # dB, of pictures without any difference
@@ -86,8 +87,8 @@ def evaluate_baselines(
     Errors: ValueError for fewer than one scene, or a model that is not what it is taken for.
     """
     models = {"lazy": lazy, "image": image, "crop": crop}
-    for name, kind in {"lazy": (False, False), "image": (True, False), "crop": (True, True)}.items():
-        if (models[name].config.network.dense, models[name].config.network.crop) != kind:
+    for name, kind in {"lazy": (False, CANVAS), "image": (True, CANVAS), "crop": (True, CANVAS // 2)}.items():
+        if (models[name].config.network.dense, models[name].config.network.canvas) != kind:
             raise ValueError(f"{models[name].config.name} cannot be measured as the model of kind “{name}”")
     if scenes < 1:
         raise ValueError(f"{scenes} scenes: choose at least 1")
@@ -149,7 +150,14 @@ def generated(model: LazyDiffusion, setting: Setting, questions: Sequence[Questi
         computed = to_grid(mask, network.token).sum((1, 2, 3)).int().tolist()
     shares = np.array([work(network, tokens) / work(network, TOKENS) for tokens in computed])
     dense = np.full(count, model.config.sampling.steps if setting.model == "image" else 0)
-    return Generated(painted(model, questions, model.config.sampling), dense, shares)
+    if not network.dense:
+        return Generated(painted(model, questions, model.config.sampling), dense, shares)
+
+    def paint(image: Tensor, mask: Tensor, captions: list[str], seeds: list[int]) -> Tensor:
+        return regenerate(model, image, mask, captions, seeds, crop=setting.model == "crop")
+
+    device = next(model.parameters()).device
+    return Generated(in_batches(questions, paint, device, network.token), dense, shares)
 
 
 @torch.no_grad()
@@ -162,15 +170,15 @@ def through_anchors(
     """
     assert setting.kv is not None
     device = next(model.parameters()).device
-    context = encode(model, *asked_tensors(questions[number : number + 1], device))
-    anchors, sampling, network = Anchors(setting.kv), model.config.sampling, model.config.network
+    context = encode_everything(model, *asked_tensors(questions[number : number + 1], device))
+    cache, sampling, network = KVCache(setting.kv), model.config.sampling, model.config.network
     if setting.reuse:
         seed = number + (ANOTHER if setting.reuse == "seed" else 0)
-        sample(model, context, [OTHER[number % len(OTHER)]], [seed], sampling, anchors=anchors)
-    there = anchors.count
-    tokens = sample(model, context, [questions[number].caption], [number], sampling, anchors=anchors)
-    recorded = anchors.count - there
-    computed = with_ring(context.hole, setting.kv.ring).count
+        sample_dense(model, context, [OTHER[number % len(OTHER)]], [seed], sampling, cache)
+    there = cache.count
+    tokens = sample_dense(model, context, [questions[number].caption], [number], sampling, cache)
+    recorded = cache.count - there
+    computed = dilate(context.hole, setting.kv.ring).count
     replays = (sampling.steps - recorded) * work(network, computed, TOKENS)
     cost = (recorded * work(network, TOKENS) + replays) / (sampling.steps * work(network, TOKENS))
     return decode(model, context, tokens), recorded, cost

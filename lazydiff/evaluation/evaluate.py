@@ -12,11 +12,13 @@ from einops import rearrange
 from torch import Tensor
 from tqdm import tqdm
 
-from ..crop import crop_all, paste_all
-from ..gates import Decisions
-from ..masks import to_grid
-from ..model import LazyDiffusion, Sampling
-from ..pipeline import Blend, composite, decode, encode, sample
+from ..cache.module_skip import SkipPolicy
+from ..core.masks import to_grid
+from ..model.config import Sampling
+from ..model.lazydiffusion import LazyDiffusion
+from ..pipeline.decode import Blend, composite, decode
+from ..pipeline.encode import encode
+from ..pipeline.sample import SampleSettings, sample
 from ..scenes import CANVAS
 from .edges import roughness, seam
 from .judge import Judge
@@ -61,7 +63,7 @@ def evaluate(
     Every percentage has a ceiling: the same rule on the real renders.
     Errors: ValueError for fewer than one scene, or a model of another canvas than the scenes'.
     """
-    if model.config.network.canvas != CANVAS and not model.config.network.crop:
+    if model.config.network.canvas != CANVAS:
         raise ValueError(f"scenes are {CANVAS} px wide, and this model is made for {model.config.network.canvas} px")
     if scenes < 1:
         raise ValueError(f"{scenes} scenes: choose at least 1")
@@ -103,7 +105,7 @@ def evaluate(
 
 def answer(
     model: LazyDiffusion, questions: Sequence[Question], sampling: Sampling, bar: tqdm | None = None,
-    gates: Decisions | None = None,
+    gates: SkipPolicy | None = None,
 ) -> np.ndarray:  # fmt: skip
     """The model's pictures, uint8 [S, 96, 96, 3]; question i is answered with seed i."""
     return blended(questions, painted(model, questions, sampling, bar, gates))
@@ -112,24 +114,31 @@ def answer(
 @torch.no_grad()
 def painted(
     model: LazyDiffusion, questions: Sequence[Question], sampling: Sampling, bar: tqdm | None = None,
-    gates: Decisions | None = None,
+    gates: SkipPolicy | None = None,
 ) -> Tensor:  # fmt: skip
-    """What the model makes of the canvases, [S, 3, 96, 96] in 0…1, before it is blended with them.
+    """What the model makes of the canvases, [S, 3, 96, 96] in 0…1, before it is blended with them."""
+
+    def paint(image: Tensor, mask: Tensor, captions: list[str], seeds: list[int]) -> Tensor:
+        context = encode(model, image, mask)
+        return decode(model, context, sample(model, context, captions, seeds, SampleSettings(sampling, skip=gates)))
+
+    return in_batches(questions, paint, next(model.parameters()).device, model.config.network.token, bar)
+
+
+def in_batches(
+    questions: Sequence[Question], paint: Callable[[Tensor, Tensor, list[str], list[int]], Tensor],
+    device: torch.device, token: int, bar: tqdm | None = None,
+) -> Tensor:  # fmt: skip
+    """Pictures [S, 3, 96, 96] that `paint` makes of canvases, masks, captions and seeds (question i has seed i).
 
     Questions with similar numbers of hole tokens share a batch, so that little is padded.
     """
-    canvas, mask = asked_tensors(questions, next(model.parameters()).device)
-    network = model.config.network
+    canvas, mask = asked_tensors(questions, device)
     pictures = torch.empty_like(canvas)
-    order = to_grid(mask, network.token).sum((1, 2, 3)).argsort(stable=True)
+    order = to_grid(mask, token).sum((1, 2, 3)).argsort(stable=True)
     for rows in order.split(BATCH):
-        image, hole = canvas[rows], mask[rows]
-        if network.crop:
-            image, hole = crop_all(image, hole, network.canvas)
-        context, numbers = encode(model, image, hole), rows.tolist()
-        tokens = sample(model, context, [questions[i].caption for i in numbers], numbers, sampling, gates=gates)
-        made = decode(model, context, tokens)
-        pictures[rows] = paste_all(made, canvas[rows], mask[rows]) if network.crop else made
+        numbers = rows.tolist()
+        pictures[rows] = paint(canvas[rows], mask[rows], [questions[i].caption for i in numbers], numbers)
         if bar is not None:
             bar.update(len(rows))
     return pictures

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from ..crop import Crop
+from ..pipeline.fit import Crop
 from ..scenes import (
     COLOURS,
     KINDS,

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..files import whole_file
+from ..core.files import whole_file
+from ..core.pictures import grid
 from ..scenes import CANVAS
-from ..storyboard import grid
 from .questions import Question
 
 EXAMPLES = 3  # of each kind of question in the grid

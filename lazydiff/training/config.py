@@ -7,8 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..model import ModelConfig, Sampling
-from ..networks.config import PRESETS
+from ..model.config import PRESETS, ModelConfig, Sampling
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -33,6 +32,7 @@ class TrainingConfig:
     decay_from: float = 0.4  # share of the run after which the rate falls linearly to zero
     ema: float = 0.998
     drop_text: float = 0.1
+    crop: bool = False  # train on the square around each hole (the paper's RegenerateCrop)
     noise_mean: float = -1.2  # of the signal share's logit (flow path)
     noise_deviation: float = 1.2
     weigh_variance_from: int = 0  # from this step on, channels count by their variance, before it alike (flow path)

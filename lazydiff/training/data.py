@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from ..masks import to_grid
+from ..core.masks import to_grid
 from ..scenes import Sample, random_sample
 
 

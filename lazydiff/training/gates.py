@@ -1,4 +1,4 @@
-"""Training of gates: the model stays as it is, and learns which of its modules it can do without (LazyDiT, 3.2).
+"""Training of gates: the model stays as it is, and learns which of its modules it can do without (LazyDiT, section 3.3).
 
 For one noise level of the sampling at a time: the sampler takes the step before it in full and leaves the outputs of
 all modules; at the level itself the model answers twice, in full, and with every module's output mixed with the one
@@ -18,24 +18,24 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import trange
 
-from ..context import LazyContext
-from ..denoisers import BRANCHES, lazy, noise_level, noise_levels
-from ..diffusion.flow import Preconditioning
-from ..diffusion.noise import CanvasNoise
-from ..diffusion.samplers import Denoiser
-from ..files import whole_file
-from ..gates import MODULES, Decisions, Gates, Run, score, token_mean
-from ..model import LazyDiffusion, Sampling
-from ..networks.decoder import TextKeys
-from ..networks.layers import Gate, always
-from ..pipeline import encode, sample, sampler_of
+from ..cache.module_skip import MODULES, Gates, SkipPolicy, SkipSession, score, token_mean
+from ..core.files import whole_file
+from ..model.config import Sampling
+from ..model.context import LazyContext
+from ..model.decoder import TextKeys
+from ..model.layers import Gate, always
+from ..model.lazydiffusion import LazyDiffusion
+from ..pipeline.encode import encode
+from ..pipeline.sample import PROMPTS, SampleSettings, sample
+from ..sampling.denoiser import lazy_denoiser
+from ..sampling.flow import Preconditioning
+from ..sampling.noise import CanvasNoise
+from ..sampling.samplers import FLOW_SAMPLERS, SampleFunction, begin, make_sampler
 from .data import Batch, SceneStream
 from .train import step_generator
 
-PROMPT = BRANCHES[:1]  # gates are trained without guidance
 LOG = ("step", "noise_level", "distance", "attention_score", "mlp_score")
 SCORED = 4  # batches whose mean scores go into the file
-NEAR = 1e-6  # of noise levels
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,7 @@ class Scene(NamedTuple):
     """A batch of scenes as a training step sees it."""
 
     context: LazyContext
+    captions: list[str]
     text: TextKeys
     clean: Tensor  # [B, n, C·p·p]
     seeds: list[int]
@@ -95,13 +96,16 @@ def train_gates(model: LazyDiffusion, sampling: Sampling, training: GateTraining
     """Train gates for one model and one way to sample it, and write them to `output`, with a log beside them.
 
     Every second step of the sampling gets gates; the weights of the others stay zero, which always computes.
-    Errors: ValueError for an odd number of steps, or a model that is not on the flow path or computes every token.
+    Errors: ValueError for an odd number of steps, another sampler, or a model that is not on the flow path or computes
+    every token.
     """
     if model.config.prediction != "flow" or model.config.network.dense:
         raise ValueError("gates are trained for flow models that compute hole tokens alone: this one is another")
+    if sampling.sampler not in FLOW_SAMPLERS:
+        raise ValueError(f"gates cannot be trained for the sampler {sampling.sampler}: choose euler or ancestral")
     if sampling.steps % 2:
         raise ValueError(f"{sampling.steps} steps: gates are trained for every second one, choose an even number")
-    size, levels = model.config.network, noise_levels(sampler_of(sampling), sampling.steps)
+    size, (sampler, levels) = model.config.network, make_sampler(sampling)
     # One tensor for each step: those that were not drawn have no gradient, and the optimiser leaves them alone.
     shape = MODULES * size.decoder_depth, size.width
     weights = [torch.zeros(shape, device=model.latent.mean.device, requires_grad=True) for _ in levels[:-1]]
@@ -113,9 +117,9 @@ def train_gates(model: LazyDiffusion, sampling: Sampling, training: GateTraining
         generator = step_generator(training.seed, number)
         scene = prepare(model, next(batches), training.drop_text, generator)
         at = 1 + 2 * int(torch.randint(sampling.steps // 2, (), generator=generator))
-        run = Decisions(levels).run(model.fingerprint, levels)
-        z = step_before(model, scene, sampling, levels, at, run)
-        soft = Soft(weights[at], run.kept[PROMPT], scene.context.hole.key_mask)
+        session = SkipPolicy(levels).session(model.fingerprint, levels)
+        z = step_before(model, scene, sampler, levels[at - 1 : at + 1], session)
+        soft = Soft(weights[at], session.kept[PROMPTS], scene.context.hole.key_mask)
         distance = distillation(model, scene, z, levels[at], soft)
         attention, mlp = (torch.stack(soft.scores[kind::MODULES]).mean(1).sum() for kind in range(MODULES))
         (distance + training.attention_penalty * attention + training.mlp_penalty * mlp).backward()
@@ -138,38 +142,23 @@ def prepare(model: LazyDiffusion, batch: Batch, drop_text: float, generator: tor
     device = model.latent.mean.device
     image, mask = batch.image.to(device).float() / 255, batch.mask.to(device).float()
     context = encode(model, image, mask)
-    context = context._replace(hole=context.hole.masked())  # as in the model's training
+    context = context._replace(hole=context.hole.keep_padding())  # as in the model's training
     dropped = torch.rand(len(image), generator=generator) < drop_text
     captions = ["" if drop else caption for drop, caption in zip(dropped.tolist(), batch.captions, strict=True)]
     seeds = torch.randint(2**62, (len(image),), generator=generator).tolist()
-    return Scene(context, model.prompt(captions), context.hole.gather(model.tokens(image * 2 - 1)), seeds)
-
-
-class Reached(Exception):
-    """The sampler has arrived where it was to go."""
+    return Scene(context, captions, model.prompt(captions), context.hole.gather(model.tokens(image * 2 - 1)), seeds)
 
 
 @torch.no_grad()
 def step_before(
-    model: LazyDiffusion, scene: Scene, sampling: Sampling, levels: Sequence[float], at: int, run: Run
+    model: LazyDiffusion, scene: Scene, sampler: SampleFunction, levels: Sequence[float], session: SkipSession
 ) -> Tensor:
-    """Noisy tokens at level number `at`, after the sampler's own step to it from the truth made noisy at the level
-    before; `run` keeps the modules' outputs of that step."""
-    full = lazy(model, scene.context, scene.text, scene.seeds, 1.0, run)
-    reached: list[Tensor] = []
-
-    def predict(z: Tensor, alpha: float, sigma: float) -> tuple[Tensor, Tensor | None]:
-        if noise_level(alpha, sigma) < levels[at] + NEAR:
-            reached.append(z / (alpha + sigma))
-            raise Reached
-        return full.predict(z, alpha, sigma)
-
+    """Noisy tokens at the second of two noise levels, after the sampler's own step to it from the truth made noisy at
+    the first; `session` keeps the modules' outputs of that step."""
+    gate_at = session.gate_at(PROMPTS)
+    full = lazy_denoiser(model, scene.context, scene.captions, guidance=1.0, gate_at=gate_at)
     noise = CanvasNoise(scene.seeds, scene.context.hole, scene.clean.shape[-1])
-    try:
-        sampler_of(sampling)(Denoiser(predict), noise, sampling.steps, scene.clean, min(levels[at - 1] + NEAR, 1.0))
-    except Reached:
-        pass
-    return reached[0]
+    return sampler(full, begin(noise.next(), levels[0], scene.clean), levels, noise.next)
 
 
 def distillation(model: LazyDiffusion, scene: Scene, z: Tensor, level: float, soft: Soft) -> Tensor:
@@ -195,7 +184,7 @@ def mean_scores(model: LazyDiffusion, sampling: Sampling, gates: Gates, training
     device = model.latent.mean.device
     for batch, _ in zip(DataLoader(stream, batch_size=None), range(SCORED), strict=False):
         context = encode(model, batch.image.to(device).float() / 255, batch.mask.to(device).float())
-        sample(model, context, batch.captions, range(len(batch.captions)), sampling, gates=scores)
+        sample(model, context, batch.captions, range(len(batch.captions)), SampleSettings(sampling, skip=scores))
     return scores.means
 
 

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..crop import crop_all
-from ..diffusion.flow import flow_loss, noise_levels
-from ..diffusion.iddpm import TIMESTEPS, iddpm_loss
-from ..masks import to_grid
-from ..model import LazyDiffusion
-from ..tokens import HoleTokens
+from ..core.tokens import HoleTokens
+from ..model.lazydiffusion import LazyDiffusion
+from ..pipeline.fit import crop_all
+from ..sampling.flow import draw_sigmas, flow_loss
+from ..sampling.iddpm import TIMESTEPS, iddpm_loss
 from .config import TrainingConfig
 from .data import Batch
 
@@ -31,14 +30,14 @@ class Objective(nn.Module):
         image = batch.image.to(device).float() / 127.5 - 1
         mask = batch.mask.to(device).float()
         network = model.config.network
-        if network.crop:
+        if self.config.crop:
             image, mask = crop_all(image, mask, network.canvas)
-        cells = to_grid(mask, network.token)[:, 0] > 0
         # As many rows as a batch has, each with a hole of its own, are attended to sooner with masks than row by row.
-        hole = HoleTokens.from_grid_mask(cells).masked()
+        hole = HoleTokens.from_mask(mask, network.token).keep_padding()
         counted = hole.valid
         if network.dense:  # everything is computed, and judged where there is a hole
-            hole, counted = HoleTokens.everything(len(cells), hole.grid, device), cells.flatten(1)
+            counted = hole.cells(1).flatten(1)
+            hole = HoleTokens.everything(len(mask), hole.grid, device)
 
         context = model.context(image, mask, hole).repeat_interleave(levels, 0)
         text = model.prompt(self._drop(batch.captions, generator)).repeat(levels)
@@ -53,7 +52,7 @@ class Objective(nn.Module):
             t = torch.randint(TIMESTEPS, (len(clean),), generator=generator).to(device)
             return iddpm_loss(predict, clean, noise, t, counted)
         config = self.config
-        sigma = noise_levels(len(clean) // levels, levels, -config.noise_mean, config.noise_deviation, generator)
+        sigma = draw_sigmas(len(clean) // levels, levels, -config.noise_mean, config.noise_deviation, generator)
         # A few channels hold nearly all of what is seen, the flat colours. Counted alike they are learned last.
         variance = model.variance
         weight = variance / variance.mean() if step >= config.weigh_variance_from else torch.ones_like(variance)

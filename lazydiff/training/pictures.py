@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
-from ..model import LazyDiffusion
-from ..pipeline import edit
+from ..core.pictures import grid
+from ..model.lazydiffusion import LazyDiffusion
+from ..pipeline.edit import edit
 from ..scenes import random_sample
-from ..storyboard import grid
 from .data import collate
 
+# Called as paint(model, image, mask, prompt, seed) -> [1, 3, H, W]
+Paint = Callable[[LazyDiffusion, Tensor, Tensor, str, int], Tensor]
 
-def sample_grid(model: LazyDiffusion, seed: int, columns: int = 8, rows: int = 4) -> Image.Image:
+
+def paint_lazy(model: LazyDiffusion, image: Tensor, mask: Tensor, prompt: str, seed: int) -> Tensor:
+    return edit(model, image, mask, prompt, [seed])
+
+
+def sample_grid(model: LazyDiffusion, seed: int, paint: Paint = paint_lazy, columns: int = 8, rows: int = 4) -> Image.Image:
     """Pairs of canvas with its hole, and the model's answer, each with its caption."""
     rng = np.random.default_rng(seed)
     cells = []
@@ -21,5 +31,5 @@ def sample_grid(model: LazyDiffusion, seed: int, columns: int = 8, rows: int = 4
         batch = collate([random_sample(rng)])
         image, mask = batch.image.float() / 255, batch.mask.float()
         masked = torch.where(mask > 0, torch.full_like(image, 0.5), image)
-        cells += [(masked[0], ""), (edit(model, image, mask, batch.captions[0], [i])[0], batch.captions[0])]
+        cells += [(masked[0], ""), (paint(model, image, mask, batch.captions[0], i)[0], batch.captions[0])]
     return grid(cells, columns)

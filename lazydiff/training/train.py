@@ -16,22 +16,25 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ..checkpoint import save_checkpoint
-from ..model import LazyDiffusion, ModelConfig
-from ..networks.layers import AttentionFunction, explicit_attention, sdpa
-from ..networks.text import train_vocabulary
+from ..model.checkpoint import save_checkpoint
+from ..model.config import ModelConfig
+from ..model.layers import AttentionFunction, explicit_attention, sdpa
+from ..model.lazydiffusion import LazyDiffusion
+from ..model.text import train_vocabulary
 from ..scenes import all_captions, random_sample
 from .config import TrainingConfig
 from .data import SceneStream, collate
 from .objective import Objective
-from .pictures import sample_grid
+from .pictures import Paint, paint_lazy, sample_grid
 
 VOCABULARY = 160  # pieces
 FIT_SCENES = 400  # from which the latent space is measured
 
 
-def train(config: TrainingConfig, output: Path) -> Path:
+def train(config: TrainingConfig, output: Path, paint: Paint = paint_lazy) -> Path:
     """Train, or go on where the last checkpoint in `output` stopped; returns the path of the finished model.
+
+    paint: makes the sample grids' pictures
 
     Writes log.csv, a sample grid every `picture_every` steps and model.safetensors (averaged weights, half precision).
     """
@@ -82,7 +85,7 @@ def train(config: TrainingConfig, output: Path) -> Path:
             if accelerator.is_main_process:
                 save_checkpoint(averaged(average), output / "model.safetensors", dtype=torch.float16)
         if (done % config.picture_every == 0 or done == config.steps) and accelerator.is_main_process:
-            sample_grid(averaged(average), seed=config.seed + 1).save(output / f"samples-{done:06d}.png")
+            sample_grid(averaged(average), config.seed + 1, paint).save(output / f"samples-{done:06d}.png")
         accelerator.wait_for_everyone()
     return output / "model.safetensors"
 

@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..masks import to_grid
-from .passes import Record, Update, VAEState, macs, put, run_stages
+from ..core.masks import to_grid
+from .passes import FullPass, SparsePass, VAEState, macs, put, run_stages
 from .stages import Box, Size, Stage, decoder_stages, encoder_stages, reached, size_of, sizes
 
 LIMIT = 0.6  # of the full work: beyond that, all is computed
@@ -182,7 +182,7 @@ def _boxes(hole: Tensor, work: Callable[[Box], float], top: int = 0, left: int =
 
 
 def _full(stages: Sequence[Stage], x: Tensor, latent: Size) -> VAEState:
-    record = Record(latent)
+    record = FullPass(latent)
     target = Box.whole(sizes(stages, size_of(x))[-1])
     return record.state(run_stages(record, stages, x, [target])[0].x)
 
@@ -192,7 +192,7 @@ def _lazy(stages: Sequence[Stage], x: Tensor, state: VAEState, plan: Plan, laten
         state = _full(stages, x, latent)
         return LazyResult(state.output, state, plan, False)
     if plan.boxes:
-        update = Update(latent, state, probed=plan.probe is not None)
+        update = SparsePass(latent, state, probed=plan.probe is not None)
         patches = run_stages(update, stages, x, [*plan.boxes, plan.probe] if plan.probe else plan.boxes)
         state = update.state(put(state.output, patches[: len(plan.boxes)]))
     return LazyResult(state.output, state, plan, True)

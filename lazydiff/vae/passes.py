@@ -56,12 +56,12 @@ class VAEState(NamedTuple):
 
 def macs(stages: Sequence[Stage], size: Size, target: Box) -> int:
     """Multiply-adds of convolutions and attention for a box of the output, per item; size: of the input."""
-    count = Count()
+    count = MacCounter()
     run_stages(count, stages, torch.empty(1, 1, *size, device="meta"), [target])
     return count.macs
 
 
-def run_stages(run: Record, stages: Sequence[Stage], x: Tensor, targets: Sequence[Box]) -> list[Patch]:
+def run_stages(run: FullPass, stages: Sequence[Stage], x: Tensor, targets: Sequence[Box]) -> list[Patch]:
     """The boxes of the output. Each stage gets no more than the ones after it need."""
     plans = [needed(stages, target, size_of(x)) for target in targets]
     patches = [Patch(x, Box.whole(size_of(x)), size_of(x)) for _ in targets]
@@ -70,7 +70,7 @@ def run_stages(run: Record, stages: Sequence[Stage], x: Tensor, targets: Sequenc
     return [patch.cut(target) for patch, target in zip(patches, targets, strict=True)]
 
 
-class Record:
+class FullPass:
     """A pass over the whole map that keeps what a lazy one will need."""
 
     def __init__(self, latent: Size):
@@ -131,7 +131,7 @@ class Record:
         return Patch(torch.stack((mean, square - mean * mean), 1), inner, self.grid)
 
 
-class Update(Record):
+class SparsePass(FullPass):
     """A pass over boxes of the map that takes the rest from a state, and keeps what the next one will need."""
 
     def __init__(self, latent: Size, old: VAEState, probed: bool):
@@ -160,7 +160,7 @@ class Update(Record):
         return self._attend(queries)
 
 
-class Count(Record):
+class MacCounter(FullPass):
     """A pass over tensors without data that counts multiply-adds."""
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """The two halves of a Stable Diffusion VAE as a list of stages, each of which knows what of its input a part needs.
 
 The modules of an `AutoencoderKL` are called, never copied: one walk finds them under diffusers' names or under the
-original ones, which ComfyUI keeps. What joins them is done by a `Pass`: normalising, attending, and cutting off what a
+original ones, which ComfyUI keeps. What joins them is done by a `StagePass`: normalising, attending, and cutting off what a
 convolution at the edge of a rectangle has computed from padding instead of from its neighbours.
 """
 
@@ -70,7 +70,7 @@ class Patch(NamedTuple):
         return Patch(Box(top, left, top + box.size[0], left + box.size[1]).of(self.x), box, self.size)
 
 
-class Pass(Protocol):
+class StagePass(Protocol):
     """One run through the stages, on any number of patches of the same map at once."""
 
     def norm(self, module: nn.Module, patches: list[Patch], silu: bool = True) -> list[Patch]: ...
@@ -92,7 +92,7 @@ class Stage(Protocol):
     def reach(self, box: Box, size: Size) -> Box:
         """Part of the output that a part of the input, of that size, takes part in (likewise)."""
 
-    def apply(self, run: Pass, patches: list[Patch]) -> list[Patch]: ...
+    def apply(self, run: StagePass, patches: list[Patch]) -> list[Patch]: ...
 
 
 class _SameSize:
@@ -115,7 +115,7 @@ class Conv(_SameSize):
         self.conv, self.normalise = conv, norm
         self.margin = conv.kernel_size[0] // 2
 
-    def apply(self, run: Pass, patches: list[Patch]) -> list[Patch]:
+    def apply(self, run: StagePass, patches: list[Patch]) -> list[Patch]:
         return run.conv(self.conv, patches if self.normalise is None else run.norm(self.normalise, patches))
 
 
@@ -126,7 +126,7 @@ class Residual(_SameSize):
         self.block = block
         self.shortcut = _first(block, "conv_shortcut", "nin_shortcut")
 
-    def apply(self, run: Pass, patches: list[Patch]) -> list[Patch]:
+    def apply(self, run: StagePass, patches: list[Patch]) -> list[Patch]:
         block = self.block
         branches = run.conv(block.conv1, run.norm(block.norm1, patches))
         branches = run.conv(block.conv2, run.norm(block.norm2, branches))
@@ -141,7 +141,7 @@ class Attention(_SameSize):
         self.q, self.k, self.v = (_first(block, f"to_{name}", name) for name in "qkv")
         self.out = block.to_out[0] if hasattr(block, "to_out") else block.proj_out
 
-    def apply(self, run: Pass, patches: list[Patch]) -> list[Patch]:
+    def apply(self, run: StagePass, patches: list[Patch]) -> list[Patch]:
         normal = run.norm(self.norm, patches, silu=False)
         q, k, v = ([p._replace(x=_project(run, module, p.x)) for p in normal] for module in (self.q, self.k, self.v))
         branches = [p._replace(x=_project(run, self.out, p.x)) for p in run.attend(q, k, v)]
@@ -165,7 +165,7 @@ class Up:
     def reach(self, box: Box, size: Size) -> Box:
         return box.scaled(2).grown(1, self.after(size))
 
-    def apply(self, run: Pass, patches: list[Patch]) -> list[Patch]:
+    def apply(self, run: StagePass, patches: list[Patch]) -> list[Patch]:
         larger = [
             Patch(F.interpolate(p.x, scale_factor=2.0, mode="nearest"), p.box.scaled(2), self.after(p.size))
             for p in patches
@@ -192,7 +192,7 @@ class Down:
         top, left, bottom, right = box
         return Box((top - 1) // 2, (left - 1) // 2, -(-bottom // 2), -(-right // 2)).grown(0, self.after(size))
 
-    def apply(self, run: Pass, patches: list[Patch]) -> list[Patch]:
+    def apply(self, run: StagePass, patches: list[Patch]) -> list[Patch]:
         # A patch that ends inside the map has the row and column it needs beyond the last pair: the zeros are not read.
         result = []
         for patch in patches:
@@ -279,14 +279,14 @@ def _first(module: Any, *names: str) -> Any:
     return next((found for name in names if (found := getattr(module, name, None)) is not None), None)
 
 
-def _project(run: Pass, module: nn.Module, x: Tensor) -> Tensor:
+def _project(run: StagePass, module: nn.Module, x: Tensor) -> Tensor:
     """Channels of x [B, C, h, w] through a linear layer, or a convolution that does the same."""
     if not isinstance(module, nn.Linear):
         return run.call(module, x)
     return run.call(module, x.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, x.shape[2:])
 
 
-def _added(patches: list[Patch], branches: list[Patch], run: Pass, shortcut: nn.Module | None = None) -> list[Patch]:
+def _added(patches: list[Patch], branches: list[Patch], run: StagePass, shortcut: nn.Module | None = None) -> list[Patch]:
     """What a residual branch has left of each patch, added to the patch."""
     result = []
     for patch, branch in zip(patches, branches, strict=True):

@@ -13,8 +13,8 @@ from comfy import sd1_clip
 from comfy.text_encoders.spiece_tokenizer import SPieceTokenizer
 from torch import Tensor
 
-from ...lazydiff.checkpoint import VOCABULARY, part
-from ...lazydiff.model import ModelConfig
+from ...lazydiff.model.checkpoint import VOCABULARY, part
+from ...lazydiff.model.config import ModelConfig
 
 NAME = "lazy_t5"
 

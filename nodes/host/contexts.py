@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...lazydiff.context import KVContext, LazyContext
+from ...lazydiff.cache.kv_context import KVContext
+from ...lazydiff.model.context import LazyContext
 from . import model as learned
 from .kv import LazySampling
 

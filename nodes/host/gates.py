@@ -10,9 +10,9 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...lazydiff.gates import MODULES, Decisions, Gates, Run, Watch
-from ...lazydiff.networks.layers import Gate, always
-from ...lazydiff.tokens import HoleTokens
+from ...lazydiff.cache.module_skip import MODULES, Gates, SkipCalibrator, SkipPolicy, SkipSession
+from ...lazydiff.core.tokens import HoleTokens
+from ...lazydiff.model.layers import Gate, always
 
 KEY = "lazydiffusion_gates"
 
@@ -28,10 +28,10 @@ class GatedSampling:
     modules = "attentions and MLPs"
 
     def __init__(self, gates: Gates | None, ratio: float, tell: Callable[[str], None]):
-        self.gates: Decisions | None = gates.fixed(ratio) if gates is not None and ratio else gates
+        self.gates: SkipPolicy | None = gates.fixed(ratio) if gates is not None and ratio else gates
         self.ratio, self.tell = ratio, tell
-        self.calibrated: dict[tuple[float, ...], Decisions] = {}
-        self.run: Run | None = None
+        self.calibrated: dict[tuple[float, ...], SkipPolicy] = {}
+        self.run: SkipSession | None = None
         self.model_sampling: Any = None  # the host's, in the sampling in progress
 
     def __deepcopy__(self, memo: dict[int, Any]) -> GatedSampling:
@@ -61,21 +61,21 @@ class GatedSampling:
             out = executor(noise, latent, sampler, sigmas, *args, **kwargs)
         finally:
             self.run = self.model_sampling = None
-        if isinstance(decisions, Watch):
+        if isinstance(decisions, SkipCalibrator):
             self.calibrate(decisions, levels)
         else:
             self.tell(f"Lazy Gates: {decisions.ratio:.0%} of the {self.modules} were not computed.")
         return out
 
-    def watch(self, model: Any, levels: tuple[float, ...]) -> Watch:
+    def watch(self, model: Any, levels: tuple[float, ...]) -> SkipCalibrator:
         """What measures in a sampling that computes everything."""
-        return Watch(levels, MODULES * model.network.decoder_depth)
+        return SkipCalibrator(levels, MODULES * model.network.decoder_depth)
 
-    def calibrate(self, watch: Watch, levels: tuple[float, ...]) -> None:
+    def calibrate(self, watch: SkipCalibrator, levels: tuple[float, ...]) -> None:
         if not watch.asked:  # nothing was to be generated
             return
         ratio = min(self.ratio, watch.most)  # of an odd number of steps, half of the modules are too many
-        self.calibrated[levels] = watch.skips_of_all(ratio)
+        self.calibrated[levels] = watch.table_of(ratio)
         self.tell(
             f"Lazy Gates: calibrated. This sampling computed everything; the next ones of its {len(levels) - 1} steps "
             f"skip {ratio:.0%}."

@@ -22,10 +22,10 @@ from comfy.patcher_extension import WrappersMP
 from comfy.sampler_helpers import prepare_mask
 from torch import Tensor
 
-from ...lazydiff.anchors import MEGABYTE, Anchors, KVSettings, Replay, Run, with_ring
-from ...lazydiff.context import KVContext
-from ...lazydiff.masks import to_grid
-from ...lazydiff.tokens import HoleTokens
+from ...lazydiff.cache.kv_cache import MEGABYTE, CacheReader, CacheSession, KVCache, KVSettings, dilate
+from ...lazydiff.cache.kv_context import KVContext
+from ...lazydiff.core.masks import to_grid
+from ...lazydiff.core.tokens import HoleTokens
 from .architectures import ARCHITECTURES, Architecture
 from .kv_call import Call, Dense, Layout, digest
 from .model import check_numbers
@@ -58,7 +58,7 @@ def kv_context(model: Any, latent: Tensor, mask: Tensor, settings: KVSettings, s
     home = mm.intermediate_device()
     name = shape.name if shape else ""
     reference = weakref.ref(model.model)
-    return KVContext(reference, name, hole.to(home), latent.to(home), token, Anchors(settings), [], space)
+    return KVContext(reference, name, hole.to(home), latent.to(home), token, KVCache(settings), [], space)
 
 
 def token_size(model: Any) -> int:
@@ -83,7 +83,7 @@ def anchor_bytes(model: Any, context: KVContext, text: int = 0) -> int:
     shape, network = architecture(model), model.model.diffusion_model
     settings = context.anchors.settings
     tokens = context.hole.total + shape.tail(network, context.hole.total)
-    tokens -= with_ring(context.hole, settings.ring).count
+    tokens -= dilate(context.hole, settings.ring).count
     sequences = [
         tokens + (text if kind == "joint" else 0)
         for stage in shape.stages
@@ -99,7 +99,7 @@ class LazySampling:
 
     def __init__(self, model: Any, context: KVContext):
         self.context, self.shape, self.network = context, architecture(model), model.model.diffusion_model
-        self.run: Run | None = None
+        self.run: CacheSession | None = None
         self.call: Call | None = None
         self.why_dense = ""
 
@@ -210,7 +210,7 @@ class LazySampling:
         action = self.run.call(float(t.flatten()[0]), self.prompts(options))
         call = Call(self.shape, self.network, self.layout, action, options)
         try:
-            if isinstance(action, Replay):
+            if isinstance(action, CacheReader):
                 control = self.of_computed(control)
             self.call = call
             denoised = executor(x, t, c_concat, c_crossattn, control, call.options, **kwargs)
@@ -222,9 +222,9 @@ class LazySampling:
             self.call = None
         if call.problem or not call.seen:
             self.stay_dense(call.problem or "its blocks are not called")
-            return dense() if isinstance(action, Replay) else denoised
+            return dense() if isinstance(action, CacheReader) else denoised
         action.end()
-        if isinstance(action, Replay):
+        if isinstance(action, CacheReader):
             rows = len(x) // len(self.known)
             repeats = rows, *[1] * (x.ndim - 1)
             denoised = torch.where(self.hole.repeat(repeats), denoised, self.known.repeat(repeats).to(denoised))

@@ -12,8 +12,8 @@ import torch
 from comfy.controlnet import ControlBase
 from torch import Tensor
 
-from ...lazydiff.anchors import CacheFull, KVSettings, Recording, Replay, probe_places, with_ring
-from ...lazydiff.tokens import HoleTokens
+from ...lazydiff.cache.kv_cache import CacheFull, CacheReader, CacheWriter, KVSettings, dilate, probe_places
+from ...lazydiff.core.tokens import HoleTokens
 from .architectures import Architecture, Stage
 
 ANCHOR = "lazydiffusion_anchor"  # in a call's options: whether it computes every token, or some; absent: no context
@@ -35,7 +35,7 @@ class Layout:
 
     def __init__(self, hole: HoleTokens, settings: KVSettings, device: torch.device):
         hole = hole.to(device)
-        computed = with_ring(hole, settings.ring)
+        computed = dilate(hole, settings.ring)
         self.total, self.image = hole.total, computed.index[0]
         self.everything = computed.count == hole.total
         self.keep_text = settings.text
@@ -60,12 +60,12 @@ class Call:
     """One call of the model, recording or replaying; it sees the blocks' arguments in the order of the calls."""
 
     def __init__(
-        self, shape: Architecture, network: Any, layout: Layout, action: Recording | Replay, options: dict[str, Any]
+        self, shape: Architecture, network: Any, layout: Layout, action: CacheWriter | CacheReader, options: dict[str, Any]
     ):
         self.shape, self.network, self.layout, self.action = shape, network, layout, action
         previous = options.get("optimized_attention_override")  # another pack's stays, between ours and the host's
         self.others = (lambda function: partial(previous, function)) if previous else (lambda function: function)
-        recording = isinstance(action, Recording)
+        recording = isinstance(action, CacheWriter)
         self.options = {**options, "optimized_attention_override": self.attention, ANCHOR: recording}
         self.text = self.image = 0  # tokens in the sequences, before any are left out
         self.seen = False
@@ -77,7 +77,7 @@ class Call:
         given = Arguments(stage.order, args, kwargs)
         if not self.seen:
             self.measure(stage, given)
-        if isinstance(self.action, Replay):
+        if isinstance(self.action, CacheReader):
             self.leave_out(stage, given)
         self.attentions = list(stage.attentions)
         self.action.block()
@@ -101,7 +101,7 @@ class Call:
 
     def refuse(self, reason: str) -> None:
         """Nothing is kept of this call if it records; if it replays, it has to be made again with all tokens."""
-        if isinstance(self.action, Replay):
+        if isinstance(self.action, CacheReader):
             raise Dense(reason)
         self.problem = self.problem or reason
         self.action.entries.clear()  # the rest of the call has use for the memory
@@ -140,11 +140,11 @@ class Call:
         if self.problem:
             return k, v
         places, probes = self.layout.of(text, self.image), self.layout.probes
-        replaying = isinstance(self.action, Replay)
+        replaying = isinstance(self.action, CacheReader)
         expected = len(places.computed) if replaying else text + self.image
         if k.shape[-2] != expected:
             self.refuse(f"an attention saw {k.shape[-2]} tokens instead of {expected}")
-        if isinstance(self.action, Replay):
+        if isinstance(self.action, CacheReader):
             return self.action(k, v, self.layout.text(text) + probes)
         if self.problem:
             return k, v
@@ -176,7 +176,7 @@ class Call:
 
     def output(self, forward: Callable[..., Tensor], args: Any, kwargs: dict[str, Any]) -> Tensor:
         """The output module's answer, each token in its own place among zeros for those that were left out."""
-        if isinstance(self.action, Recording) or not self.seen:
+        if isinstance(self.action, CacheWriter) or not self.seen:
             return forward(*args, **kwargs)
         if kwargs.get("modulation_dims") is not None:
             kwargs["modulation_dims"] = [(0, args[0].shape[1], 0)]

@@ -12,14 +12,14 @@ import torch
 from comfy.ldm.models.autoencoder import AutoencodingEngine, AutoencodingEngineLegacy, DiagonalGaussianRegularizer
 from torch import Tensor
 
+from ...lazydiff.vae.canvas_vae import CanvasVAE, Half, LazyVAE, PassCache, VAEOutput
 from ...lazydiff.vae.lazy_vae import LIMIT
 from ...lazydiff.vae.passes import Statistics, VAEState
 from ...lazydiff.vae.stages import decoder_stages, encoder_stages
-from ...lazydiff.vae.vaes import CanvasVAE, Half, LazyVAE, Memory, Pass
 from .contexts import encode_each
 from .progress import counted
 
-MEMORIES: weakref.WeakKeyDictionary[torch.nn.Module, dict[Half, Memory]] = weakref.WeakKeyDictionary()
+MEMORIES: weakref.WeakKeyDictionary[torch.nn.Module, dict[Half, PassCache]] = weakref.WeakKeyDictionary()
 
 
 def canvas_vae(vae: Any) -> CanvasVAE:
@@ -53,12 +53,12 @@ class HostVAE:
     def __init__(self, vae: Any):
         self.host = vae
 
-    def encode(self, image: Tensor, whole: bool = False) -> Pass:
-        return Pass(encode_each(self.host, image.movedim(1, -1)))
+    def encode(self, image: Tensor, whole: bool = False) -> VAEOutput:
+        return VAEOutput(encode_each(self.host, image.movedim(1, -1)))
 
-    def decode(self, latent: Tensor, whole: bool = False) -> Pass:
+    def decode(self, latent: Tensor, whole: bool = False) -> VAEOutput:
         images = self.host.decode(latent)
-        return Pass(images.reshape(-1, *images.shape[-3:]).movedim(-1, 1)[:, :3])  # a video's are of one frame each
+        return VAEOutput(images.reshape(-1, *images.shape[-3:]).movedim(-1, 1)[:, :3])  # a video's are of one frame each
 
 
 class HostLazyVAE(LazyVAE):
@@ -69,7 +69,7 @@ class HostLazyVAE(LazyVAE):
         self.host = vae
         self.memory = MEMORIES.setdefault(self.vae, self.memory)
 
-    def encode(self, image: Tensor, whole: bool = False) -> Pass:
+    def encode(self, image: Tensor, whole: bool = False) -> VAEOutput:
         try:
             done = super().encode(image, whole)
             return done._replace(output=done.output.float())
@@ -77,7 +77,7 @@ class HostLazyVAE(LazyVAE):
             raise_unless_out_of_memory(error)
         return HostVAE(self.host).encode(image)
 
-    def decode(self, latent: Tensor, whole: bool = False) -> Pass:
+    def decode(self, latent: Tensor, whole: bool = False) -> VAEOutput:
         latent = latent[:, :, 0] if latent.ndim == 5 else latent
         try:
             return super().decode(latent, whole)

@@ -13,8 +13,8 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...lazydiff.finding.attention_masks import AttentionMaps, Thresholds, normalise, point_at
-from ...lazydiff.finding.evidence import Evidence
+from ...lazydiff.auto_mask.attention_mask import AttentionMaps, Thresholds, normalise, point_at
+from ...lazydiff.auto_mask.evidence import Evidence
 from .attention_maps import AttentionObserver
 from .model import LazyModel
 from .words import Prompt

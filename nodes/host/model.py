@@ -26,16 +26,16 @@ from einops import repeat
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ...lazydiff.checkpoint import CheckpointError
-from ...lazydiff.context import LazyContext
-from ...lazydiff.diffusion.flow import predict_clean
-from ...lazydiff.masks import to_grid
-from ...lazydiff.model import fingerprint
-from ...lazydiff.networks.config import NetworkConfig
-from ...lazydiff.networks.decoder import LazyDecoder, TextKeys
-from ...lazydiff.networks.encoder import ContextEncoder
-from ...lazydiff.networks.layers import always
-from ...lazydiff.tokens import HoleTokens, patchify, unpatchify
+from ...lazydiff.core.masks import to_grid
+from ...lazydiff.core.tokens import HoleTokens, patchify, unpatchify
+from ...lazydiff.model.checkpoint import CheckpointError
+from ...lazydiff.model.config import NetworkConfig
+from ...lazydiff.model.context import LazyContext
+from ...lazydiff.model.context_encoder import ContextEncoder
+from ...lazydiff.model.decoder import LazyDecoder, TextKeys
+from ...lazydiff.model.layers import always
+from ...lazydiff.model.lazydiffusion import fingerprint
+from ...lazydiff.sampling.flow import predict_clean
 from .gates import gate_of
 from .prompts import MASK, CONDPrompts, check_prompts, words
 from .settings import SIGNATURE, Settings
@@ -80,7 +80,7 @@ class Batch(NamedTuple):
     tokens: Tensor  # of the context
 
 
-class Run:
+class SamplingState:
     """One sampling: what was found out when it began, and what its steps need again.
 
     noise: the tensor by which it is recognised
@@ -126,7 +126,7 @@ class LazyModel(comfy.model_base.BaseModel):
         # A patcher is no module: the encoder is not loaded, saved or counted with the decoder.
         self.encoder = comfy.model_patcher.ModelPatcher(module, mm.get_torch_device(), mm.unet_offload_device())
         self.share = 1.0  # of the canvas that is hole, as far as it is known before a run begins
-        self.run: Run | None = None
+        self.run: SamplingState | None = None
         self.latents: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -203,7 +203,7 @@ class LazyModel(comfy.model_base.BaseModel):
             "text_mask": CONDPrompts(F.pad(mask, (0, missing)), self.run.prompts),
         }
 
-    def begin(self, noise: Tensor, latent: Tensor | None, mask: Tensor | None) -> Run:
+    def begin(self, noise: Tensor, latent: Tensor | None, mask: Tensor | None) -> SamplingState:
         """The context that was attached to the MODEL, or one of the canvas latent and the latent's noise mask."""
         rows, _, height, width = noise.shape
         known = torch.zeros_like(noise) if latent is None else latent
@@ -224,7 +224,7 @@ class LazyModel(comfy.model_base.BaseModel):
             raise ValueError(f"this context is of {len(context.tokens)} canvases, the batch is of {rows} latents")
         device = noise.device
         context = context._replace(hole=context.hole.to(device), tokens=context.tokens.to(device))
-        return Run(noise, context, known, raw, cells)
+        return SamplingState(noise, context, known, raw, cells)
 
     def encode_latent(self, raw: Tensor, cells: Tensor) -> LazyContext:
         """A context from what stock nodes know, a latent and a mask of its cells."""
@@ -260,7 +260,7 @@ class LazyModel(comfy.model_base.BaseModel):
         text = self.text_keys(run, c_crossattn, text_mask.to(x.device) > 0)
         gate = gate_of(decoder.attention.options, t, self.model_sampling, hole)
         if gate is not always:
-            hole = hole.masked()  # what is kept of a module is a row's own
+            hole = hole.keep_padding()  # what is kept of a module is a row's own
 
         def network(z: Tensor, time: Tensor) -> Tensor:
             return decoder(z.to(dtype), time, text, hole, tokens, gate=gate).float()
@@ -269,7 +269,7 @@ class LazyModel(comfy.model_base.BaseModel):
         canvas = hole.scatter(hole.gather(patchify(denoised, patch)), patchify(known, patch))
         return unpatchify(canvas, hole.grid, patch)
 
-    def text_keys(self, run: Run, text: Tensor, mask: Tensor) -> TextKeys:
+    def text_keys(self, run: SamplingState, text: Tensor, mask: Tensor) -> TextKeys:
         """Keys and values of prompts, computed once in a sampling for the prompts that it puts together in a batch."""
         blocks = run.keys.get(text)
         if blocks is None:

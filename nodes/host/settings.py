@@ -13,10 +13,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ...lazydiff.checkpoint import METADATA, PREFIXES, SHIPPED, CheckpointError, part, read_checkpoint
-from ...lazydiff.latents import PatchPCA
-from ...lazydiff.model import ModelConfig
-from ...lazydiff.networks.pixart import read_sizes
+from ...lazydiff.model.checkpoint import METADATA, PREFIXES, SHIPPED, CheckpointError, part, read_checkpoint
+from ...lazydiff.model.config import ModelConfig
+from ...lazydiff.model.latent_space import PatchPCA
+from ...lazydiff.model.pixart_weights import read_sizes
 
 FOLDER = "lazydiffusion"
 SIGNATURE = "ctx_fuse.weight"  # the layer that only our decoders have

@@ -8,8 +8,8 @@ from typing import Any
 import comfy.model_management as mm
 from torch import Tensor
 
-from ...lazydiff.finding.stabiliser import Stabiliser, shared_tokens
-from ...lazydiff.networks.layers import AttentionFunction
+from ...lazydiff.auto_mask.prompt_to_prompt import Stabiliser, shared_tokens
+from ...lazydiff.model.layers import AttentionFunction
 from .attention_maps import AttentionObserver, heads_apart, of_two_lengths, pixart_heads
 from .trajectory import Start, follow
 from .words import Prompt, read_prompt

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...lazydiff.gates import Call, Watch
+from ...lazydiff.cache.module_skip import ModuleCall, SkipCalibrator
 from .architectures import Stage
 from .gates import GatedSampling, noise_levels
 from .kv import architecture, in_a_call
@@ -27,7 +27,7 @@ class StockGates(GatedSampling):
 
     def __init__(self, ratio: float, tell: Callable[[str], None]):
         super().__init__(None, ratio, tell)
-        self.call: Call | None = None
+        self.call: ModuleCall | None = None
 
     def attach(self, model: Any) -> Any:
         model = super().attach(model)
@@ -42,8 +42,8 @@ class StockGates(GatedSampling):
             model.add_object_patch(path, innermost(function, model.get_model_object(path)))
         return model
 
-    def watch(self, model: Any, levels: tuple[float, ...]) -> Watch:
-        return Watch(levels, self.blocks)
+    def watch(self, model: Any, levels: tuple[float, ...]) -> SkipCalibrator:
+        return SkipCalibrator(levels, self.blocks)
 
     def forward(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """One call of the network."""

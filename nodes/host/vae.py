@@ -7,7 +7,7 @@ import comfy.model_patcher
 import comfy.sd
 import torch
 
-from ...lazydiff.latents import PatchPCA
+from ...lazydiff.model.latent_space import PatchPCA
 
 
 class PatchVAE(comfy.sd.VAE):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from comfy.sd1_clip import escape_important, token_weights, unescape_important
 
-from ...lazydiff.finding.attention_masks import Word
+from ...lazydiff.auto_mask.attention_mask import Word
 
 CLIP = ("l", "g", "h")  # encoders that are one text together, side by side
 # token or embedding, weight, and number of the word: 0 for start, end and padding

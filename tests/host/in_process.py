@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from lazydiff.core.pictures import from_array
 from lazydiff.scenes import random_sample
-from lazydiff.storyboard import from_array
 
 
 def scene(number: int) -> tuple[Tensor, Tensor, str]:

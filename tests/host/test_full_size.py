@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lazydiff.diffusion.samplers import iddpm_denoiser
-from lazydiff.networks.config import PRESETS
-from lazydiff.networks.decoder import LazyDecoder
-from lazydiff.networks.encoder import ContextEncoder
-from lazydiff.tokens import HoleTokens, patchify, unpatchify
+from lazydiff.core.tokens import HoleTokens, patchify, unpatchify
+from lazydiff.model.config import PRESETS
+from lazydiff.model.context_encoder import ContextEncoder
+from lazydiff.model.decoder import LazyDecoder
+from lazydiff.sampling.samplers import iddpm_denoiser
 
 from .in_process import Pack
 

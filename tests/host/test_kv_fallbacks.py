@@ -132,7 +132,7 @@ def test_out_of_memory_while_recording(
 ) -> None:
     import comfy.model_management as mm
 
-    kept, made = edit.pack.part("lazydiff.anchors").Kept, []
+    kept, made = edit.pack.part("lazydiff.anchors").CachedTensor, []
     of = kept.of.__func__
 
     def fail(cls: type, *args: Any) -> Any:

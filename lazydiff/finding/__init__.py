@@ -1,1 +1,0 @@
-"""Masks that a diffusion model finds itself: from its attention (InstDiffEdit), from two prompts (FISEdit)."""

@@ -1,0 +1,219 @@
+"""The decoder: PixArt-α that runs on hole tokens alone, told by one added layer what the canvas looks like.
+
+Parameter names are those of the original PixArt-α, so that its checkpoints drop in; only `ctx_fuse` is new.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..core.packing import Packing
+from ..core.tokens import HoleTokens, channels_first
+from .config import NetworkConfig
+from .layers import (
+    AttentionFunction,
+    CrossAttention,
+    Gate,
+    KVHook,
+    Mlp,
+    SelfAttention,
+    always,
+    key_padding,
+    modulate,
+    position_table,
+    sdpa,
+    sinusoid,
+)
+
+
+class TextKeys(NamedTuple):
+    """Keys and values of one batch of prompts for every block, and the key mask [B, L] (None: nothing padded)."""
+
+    blocks: list[tuple[Tensor, Tensor]]
+    mask: Tensor | None
+
+    def repeat(self, times: int) -> TextKeys:
+        """Each prompt repeated `times` times in place."""
+        blocks = [(k.repeat_interleave(times, 0), v.repeat_interleave(times, 0)) for k, v in self.blocks]
+        return TextKeys(blocks, None if self.mask is None else self.mask.repeat_interleave(times, 0))
+
+
+class SizeEmbedder(nn.Module):
+    """A number -> a vector: PixArt's embedding of time step, canvas size and aspect ratio."""
+
+    def __init__(self, dim: int, operations: Any = nn, **factory: Any):
+        super().__init__()
+        self.mlp = nn.Sequential(
+            operations.Linear(256, dim, **factory), nn.SiLU(), operations.Linear(dim, dim, **factory)
+        )
+
+    def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        return self.mlp(sinusoid(x).to(dtype))
+
+
+class PatchEmbedder(nn.Module):
+    """A convolution over patches, given patches that were cut out beforehand."""
+
+    def __init__(self, channels: int, dim: int, patch: int, operations: Any = nn, **factory: Any):
+        super().__init__()
+        self.cell = (channels, patch, patch)
+        self.proj = operations.Conv2d(channels, dim, patch, stride=patch, **factory)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, n, C·p·p] in the order (c, ph, pw) -> [B, n, d]"""
+        return self.proj(x.reshape(-1, *self.cell)).flatten(1).unflatten(0, x.shape[:2])
+
+
+class CaptionEmbedder(nn.Module):
+    def __init__(self, text_width: int, dim: int, operations: Any = nn, **factory: Any):
+        super().__init__()
+        self.y_proj = Mlp(text_width, dim, dim, operations, **factory)
+
+    def forward(self, text: Tensor) -> Tensor:
+        return self.y_proj(text)
+
+
+class DecoderBlock(nn.Module):
+    """adaLN-single block: time modulates attention and MLP through one table per block; cross-attention is plain."""
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: int, operations: Any, attention: AttentionFunction, **kw: Any):
+        super().__init__()
+        self.norm = operations.LayerNorm(dim, elementwise_affine=False, eps=1e-6, **kw)
+        self.attn = SelfAttention(dim, heads, operations, attention, **kw)
+        self.cross_attn = CrossAttention(dim, heads, operations, attention, **kw)
+        self.mlp = Mlp(dim, mlp_ratio * dim, dim, operations, **kw)
+        self.scale_shift_table = nn.Parameter(torch.randn(6, dim, **kw) / dim**0.5)
+
+    def forward(
+        self, x: Tensor, time: Tensor, text: tuple[Tensor, Tensor], text_mask: Tensor | None, key_mask: Tensor | None,
+        kv_hook: KVHook | None = None, packing: Packing | None = None, gate: Gate = always,
+    ) -> Tensor:  # fmt: skip
+        """x: [B, n, d]; time: [6, B, 1, d]; packed, x: [1, Σn, d]; time: [6, 1, Σn, d]
+
+        gate: around attention and MLP
+        """
+        table = self.scale_shift_table.to(time)[:, None, None] + time
+        shift1, scale1, gate1, shift2, scale2, gate2 = table.to(x.dtype)
+        x = x + gate1 * gate(self.attn, lambda: modulate(self.norm(x), shift1, scale1), key_mask, kv_hook, packing)
+        x = x + self.cross_attn(x, text, text_mask, packing)
+        return x + gate2 * gate(self.mlp, lambda: modulate(self.norm(x), shift2, scale2))
+
+
+class FinalLayer(nn.Module):
+    def __init__(self, dim: int, out: int, operations: Any = nn, **factory: Any):
+        super().__init__()
+        self.norm = operations.LayerNorm(dim, elementwise_affine=False, eps=1e-6, **factory)
+        self.linear = operations.Linear(dim, out, **factory)
+        self.scale_shift_table = nn.Parameter(torch.randn(2, dim, **factory) / dim**0.5)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """x: [B, n, d]; time: [1, B, 1, d]; packed, x: [1, Σn, d]; time: [1, 1, Σn, d]"""
+        shift, scale = (self.scale_shift_table.to(time)[:, None, None] + time).to(x.dtype)
+        return self.linear(modulate(self.norm(x), shift, scale))
+
+
+class LazyDecoder(nn.Module):
+    """Noisy hole tokens, time, context tokens and prompt -> the prediction for each hole token."""
+
+    def __init__(
+        self, config: NetworkConfig, operations: Any = nn, attention: AttentionFunction = sdpa, **factory: Any
+    ):
+        super().__init__()
+        self.config, d = config, config.width
+        outputs = config.channels * (2 if config.learned_variance else 1)
+        self.x_embedder = PatchEmbedder(config.channels, d, config.patch, operations, **factory)
+        self.ctx_fuse = operations.Linear(2 * d, d, **factory)
+        self.t_embedder = SizeEmbedder(d, operations, **factory)
+        if config.micro_conditions:
+            self.csize_embedder = SizeEmbedder(d // 3, operations, **factory)
+            self.ar_embedder = SizeEmbedder(d // 3, operations, **factory)
+        self.t_block = nn.Sequential(nn.SiLU(), operations.Linear(d, 6 * d, **factory))
+        self.y_embedder = CaptionEmbedder(config.text_width, d, operations, **factory)
+        self.blocks: Any = nn.ModuleList(  # of DecoderBlock, which a ModuleList cannot say
+            DecoderBlock(d, config.heads, config.mlp_ratio, operations, attention, **factory)
+            for _ in range(config.decoder_depth)
+        )
+        self.final_layer = FinalLayer(d, outputs * config.patch**2, operations, **factory)
+
+    def text_keys(self, text: Tensor, mask: Tensor | None = None) -> TextKeys:
+        """Keys and values of prompts [B, L, text_width] for every block: exact, and the same at every step.
+
+        mask: [B, L] bool, True = a token of the prompt
+        """
+        y = self.y_embedder(text)
+        return TextKeys([block.cross_attn.keys_values(y) for block in self.blocks], mask)
+
+    def forward(
+        self, x: Tensor, t: Tensor, text: TextKeys, hole: HoleTokens, context: Tensor | None = None,
+        kv_hook: KVHook | None = None, gate: Gate = always,
+    ) -> Tensor:  # fmt: skip
+        """Prediction [B, n, outputs·p·p], each token in the order (c, ph, pw); with a learned variance, the first half
+        is the prediction and the second half the variance.
+
+        x: [B, n, C·p·p] noisy hole tokens in the order (c, ph, pw); t: [B], or [1] for all rows
+        context: [B, n, width] from the encoder, or None: tokens that cannot see the canvas (stock PixArt's behaviour)
+        kv_hook: called with every block's keys and values in turn; it may add those of tokens that are not in x, which
+            nothing may be padded for
+        Rows of different sizes are laid end to end, and nothing is computed at their padding, where the answer is 0.
+        gate: stands around every block's attention and MLP in turn; it may answer in a module's place
+        Source: paper, section 3.2; Chen et al. 2023 (PixArt-α), section 2.3.
+        """
+        time = self.time_embedding(t, hole, x.dtype)
+        table6 = self.t_block(time).unflatten(1, (6, 1, -1)).movedim(1, 0)  # [6, B, 1, d]
+        time = time[None, :, None]
+        key_mask, text_mask = key_padding(hole.key_mask), key_padding(text.mask)
+        index, packing = hole.index, hole.packing
+        if packing is not None:
+            x, index, key_mask = packing.pack(x), packing.pack(index[..., None])[..., 0], None
+            context = None if context is None else packing.pack(context)
+            time, table6 = packing.spread(time), packing.spread(table6)
+
+        h = self.x_embedder(x)
+        size = self.config
+        table = position_table(hole.grid, size.width, size.grid, size.interpolation, h.device, h.dtype)
+        h = h + table[index]
+        h = self.ctx_fuse(torch.cat((h, torch.zeros_like(h) if context is None else context.to(h.dtype)), dim=-1))
+        for block, keys_values in zip(self.blocks, text.blocks, strict=True):
+            h = block(h, table6, keys_values, text_mask, key_mask, kv_hook, packing, gate)
+        h = channels_first(self.final_layer(h, time), self.config.patch)
+        return h if packing is None else packing.unpack(h)
+
+    def time_embedding(self, t: Tensor, hole: HoleTokens, dtype: torch.dtype) -> Tensor:
+        """Time step, and for models that know it the size of the whole canvas in pixels as PixArt-α's
+        micro-conditions. [B, width]"""
+        time = self.t_embedder(t, dtype)
+        if not self.config.micro_conditions:
+            return time
+        height, width = (side * self.config.token for side in hole.grid)
+        # Filled in on the device: a copy from the host would wait for it.
+        sides = torch.cat([torch.full((1,), side, device=t.device) for side in (height, width)])
+        ratio = torch.full((1,), height / width, device=t.device)
+        conditions = torch.cat((*self.csize_embedder(sides, dtype), *self.ar_embedder(ratio, dtype)))
+        return time + conditions
+
+    def initialise(self) -> None:
+        """DiT's initialisation, but with open residual gates, which a small model learns faster from."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        nn.init.xavier_uniform_(self.x_embedder.proj.weight.flatten(1))
+        nn.init.zeros_(self.x_embedder.proj.bias)
+        modulation: Any = self.t_block[1]
+        nn.init.normal_(modulation.weight, std=0.02)
+        with torch.no_grad():
+            modulation.bias.view(6, -1)[[2, 5]] = 1.0
+        nn.init.zeros_(self.final_layer.linear.weight)
+        d = self.config.width
+        nn.init.xavier_uniform_(self.ctx_fuse.weight[:, :d])
+        nn.init.xavier_uniform_(self.ctx_fuse.weight[:, d:])
+
+    def ignore_context(self) -> None:
+        """Set the added layer to [I | 0]: the network then equals stock PixArt on its tokens."""
+        d = self.config.width
+        with torch.no_grad():
+            self.ctx_fuse.weight.copy_(torch.cat((torch.eye(d), torch.zeros(d, d)), dim=1))
+            self.ctx_fuse.bias.zero_()

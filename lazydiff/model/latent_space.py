@@ -1,0 +1,86 @@
+"""Latent spaces: how pixels become the numbers that are denoised, and back."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from einops import einsum, rearrange
+from torch import Tensor, nn
+
+
+class LatentSpace(Protocol):
+    """Images [B, 3, H, W] in -1…1 <-> latents [B, C, H/cell, W/cell]."""
+
+    variance: Tensor  # [C] of the latents of ordinary pictures
+
+    def encode(self, image: Tensor) -> Tensor: ...
+
+    def decode(self, latent: Tensor) -> Tensor: ...
+
+
+class PatchPCA(nn.Module):
+    """A linear latent space: the leading principal components of square patches, one latent cell per patch.
+
+    Nothing crosses a patch, so a latent knows no pixel outside its own, and decoding a hole alone is exact.
+    Channels are scaled by the inverse square root of their deviation: between raw pixels, where fine detail drowns in
+    noise until the very end, and whitening, where it would count as much as the picture.
+    """
+
+    mean: Tensor
+    basis: Tensor
+    scale: Tensor
+    variance: Tensor
+
+    def __init__(self, channels: int, cell: int):
+        super().__init__()
+        self.cell = cell
+        self.register_buffer("mean", torch.zeros(3 * cell * cell))
+        self.register_buffer("basis", torch.zeros(channels, 3 * cell * cell))  # orthonormal rows
+        self.register_buffer("scale", torch.ones(channels))
+        self.register_buffer("variance", torch.ones(channels))  # of the scaled channels over the training world
+
+    @torch.no_grad()
+    def fit(self, images: Tensor) -> None:
+        """Take mean, basis, scale and variance from images [B, 3, H, W] in -1…1."""
+        patches = self._patches(images).flatten(0, 2).double()
+        self.mean.copy_(patches.mean(0))
+        _, values, vectors = torch.linalg.svd(patches - patches.mean(0), full_matrices=False)
+        deviation = values[: len(self.scale)] / len(patches) ** 0.5
+        self.basis.copy_(vectors[: len(self.scale)])
+        scale = deviation**-0.5 / deviation.mean() ** 0.5  # the mean variance of the channels becomes 1
+        self.scale.copy_(scale)
+        self.variance.copy_((deviation * scale) ** 2)
+
+    def encode(self, image: Tensor) -> Tensor:
+        centred = self._patches(image) - self.mean
+        return einsum(centred, self.basis * self.scale[:, None], "b h w p, c p -> b c h w")
+
+    def decode(self, latent: Tensor) -> Tensor:
+        patches = einsum(latent, self.basis / self.scale[:, None], "b c h w, c p -> b h w p") + self.mean
+        return rearrange(patches, "b h w (c y x) -> b c (h y) (w x)", y=self.cell, x=self.cell)
+
+    def _patches(self, image: Tensor) -> Tensor:
+        return rearrange(image, "b c (h y) (w x) -> b h w (c y x)", y=self.cell, x=self.cell)
+
+
+class DiffusersVAE(nn.Module):
+    """The latent space of a diffusers `AutoencoderKL`: the posterior's mode, scaled as its configuration says."""
+
+    variance: Tensor
+
+    def __init__(self, vae: Any):
+        super().__init__()
+        self.vae = vae
+        self.register_buffer("variance", torch.ones(vae.config.latent_channels))  # what the scaling is chosen for
+
+    def encode(self, image: Tensor) -> Tensor:
+        return self.vae.encode(image).latent_dist.mode() * self.vae.config.scaling_factor
+
+    def decode(self, latent: Tensor) -> Tensor:
+        return self.vae.decode(latent / self.vae.config.scaling_factor).sample
+
+
+def to_pixels(image: Tensor) -> Tensor:
+    """-1…1 of any precision -> 0…1 in float32"""
+    return ((image.float() + 1) / 2).clamp(0, 1)

@@ -1,0 +1,152 @@
+"""The parts that encoder and decoder share, built from injected layer classes and an injected attention function."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from ..core.packing import Packing
+
+# Called as attention(q, k, v, mask): [B, heads, n, dim] each; mask [B, 1, 1, keys], bool (True = attend) or numbers of
+# q's type that are added to the scores, or None.
+AttentionFunction = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+# Called as kv_hook(k, v) -> k, v: sees a self-attention's keys and values [B, heads, n, dim], and may add to them.
+KVHook = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+# Called as gate(module, prepare, *others): the output of module(prepare(), *others), or what stands in for it.
+Gate = Callable[..., Tensor]
+
+
+def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Torch's scaled dot-product attention, the default attention function."""
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+def explicit_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """The same, written out, with the scores normalised in fp32; on a CPU it trains several times faster."""
+    return attention_maps(q, k, mask).to(v.dtype) @ v
+
+
+def attention_maps(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Shares [B, heads, queries, keys] of the keys in each query's attention, in fp32."""
+    scores = (q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
+    return scores.softmax(-1)
+
+
+def within_rows(attention: AttentionFunction, packing: Packing, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention of packed tokens to those of their own row; all [1, heads, Σn, dim]."""
+    groups = zip(packing.take_apart(q), packing.take_apart(k), packing.take_apart(v), strict=True)
+    return packing.put_together(attention(*group, None) for group in groups)
+
+
+def to_rows(
+    attention: AttentionFunction, packing: Packing, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
+) -> Tensor:
+    """Attention of packed tokens [1, heads, Σn, dim] to what their rows have, [B, heads, L, dim]; mask: [B, 1, 1, L]"""
+    return packing.put_together(
+        attention(part, k[rows], v[rows], None if mask is None else mask[rows])
+        for part, (rows, _, _) in zip(packing.take_apart(q), packing.groups, strict=True)
+    )
+
+
+def always(module: Callable[..., Tensor], prepare: Callable[[], Tensor], *others: Any) -> Tensor:
+    """The gate that computes every module."""
+    return module(prepare(), *others)
+
+
+def key_padding(valid: Tensor | None) -> Tensor | None:
+    """Key mask [B, n] -> the shape attention wants, [B, 1, 1, n]."""
+    return None if valid is None else valid[:, None, None, :]
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    return x * (1 + scale) + shift
+
+
+def sinusoid(x: Tensor, dim: int = 256, max_period: float = 10000.0) -> Tensor:
+    """Numbers [B] -> [B, dim], cosines first (Vaswani et al. 2017, in DiT's order)."""
+    frequency = torch.exp(-math.log(max_period) * torch.arange(dim // 2, device=x.device).float() / (dim // 2))
+    angle = x.float()[:, None] * frequency[None]
+    return torch.cat((angle.cos(), angle.sin()), dim=-1)
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)  # the host samples in inference mode, whose tensors no later training could use
+def position_table(
+    grid: tuple[int, int], dim: int, base: int, interpolation: float, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """Fixed 2-D sine-cosine table [h·w, dim], columns (x) first, as PixArt-α computes it; made once per device.
+
+    base: side of the grid that positions are scaled to; interpolation: what they are divided by.
+    """
+    h, w = grid
+    omega = 10000.0 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    y = torch.arange(h, dtype=torch.float64) * (base / h) / interpolation
+    x = torch.arange(w, dtype=torch.float64) * (base / w) / interpolation
+    y, x = (axis.flatten()[:, None] * omega for axis in torch.meshgrid(y, x, indexing="ij"))
+    return torch.cat((x.sin(), x.cos(), y.sin(), y.cos()), dim=1).to(device, dtype)
+
+
+class Mlp(nn.Module):
+    def __init__(self, dim: int, hidden: int, out: int, operations: Any = nn, **factory: Any):
+        super().__init__()
+        self.fc1 = operations.Linear(dim, hidden, **factory)
+        self.fc2 = operations.Linear(hidden, out, **factory)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+
+
+class SelfAttention(nn.Module):
+    def __init__(
+        self, dim: int, heads: int, operations: Any = nn, attention: AttentionFunction = sdpa, **factory: Any
+    ):
+        super().__init__()
+        self.heads, self.attention = heads, attention
+        self.qkv = operations.Linear(dim, 3 * dim, **factory)
+        self.proj = operations.Linear(dim, dim, **factory)
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, kv_hook: KVHook | None = None, packing: Packing | None = None
+    ) -> Tensor:
+        """packing: of x, which then needs no mask"""
+        q, k, v = rearrange(self.qkv(x), "b n (qkv h d) -> qkv b h n d", qkv=3, h=self.heads)
+        if kv_hook is not None:
+            k, v = kv_hook(k, v)
+        y = self.attention(q, k, v, mask) if packing is None else within_rows(self.attention, packing, q, k, v)
+        return self.proj(rearrange(y, "b h n d -> b n (h d)"))
+
+
+class CrossAttention(nn.Module):
+    """Attention of `x` to keys and values computed apart: once per prompt, or from more tokens than have queries."""
+
+    def __init__(
+        self, dim: int, heads: int, operations: Any = nn, attention: AttentionFunction = sdpa, **factory: Any
+    ):
+        super().__init__()
+        self.heads, self.attention = heads, attention
+        self.q_linear = operations.Linear(dim, dim, **factory)
+        self.kv_linear = operations.Linear(dim, 2 * dim, **factory)
+        self.proj = operations.Linear(dim, dim, **factory)
+
+    def keys_values(self, source: Tensor) -> tuple[Tensor, Tensor]:
+        k, v = rearrange(self.kv_linear(source), "b l (kv h d) -> kv b h l d", kv=2, h=self.heads)
+        return k, v
+
+    def queries(self, x: Tensor) -> Tensor:
+        return rearrange(self.q_linear(x), "b n (h d) -> b h n d", h=self.heads)
+
+    def forward(
+        self, x: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor | None = None, packing: Packing | None = None
+    ) -> Tensor:
+        """packing: of x; keys, values and mask are the rows' own"""
+        attention = self.attention if packing is None else partial(to_rows, self.attention, packing)
+        return self.proj(rearrange(attention(self.queries(x), *keys_values, mask), "b h n d -> b n (h d)"))

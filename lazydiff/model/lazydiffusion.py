@@ -1,0 +1,95 @@
+"""One LazyDiffusion model: encoder, decoder, text encoder and latent space, with the settings it was made for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core.tokens import HoleTokens, patchify
+from .config import ModelConfig
+from .context_encoder import ContextEncoder
+from .decoder import LazyDecoder, TextKeys
+from .latent_space import PatchPCA
+from .text import TextEncoder
+
+# What a fingerprint names of a model's sizes. Never changed: contexts and files of gates are known by it.
+FINGERPRINTED = (
+    "canvas", "cell", "channels", "patch", "width", "heads", "decoder_depth", "encoder_depth", "mask_channels",
+    "mlp_ratio", "text_width", "text_length", "learned_variance", "micro_conditions",
+)  # fmt: skip
+
+
+class LazyDiffusion(nn.Module):
+    """Encoder and decoder with what stands before and behind them.
+
+    text: prompts -> hidden states [B, L, text_width] and key mask [B, L]
+    latent: a latent space, see `latent_space.LatentSpace`
+    networks: `operations` and `attention` of encoder and decoder
+    """
+
+    def __init__(self, config: ModelConfig, text: Any, latent: Any, **networks: Any):
+        super().__init__()
+        self.config, self.text, self.latent = config, text, latent
+        self.encoder = ContextEncoder(config.network, **networks)
+        self.decoder = LazyDecoder(config.network, **networks)
+
+    @classmethod
+    def self_contained(cls, config: ModelConfig, vocabulary: bytes, **networks: Any) -> LazyDiffusion:
+        """A model like the one that ships, whose text encoder and latent space are its own."""
+        size = config.network
+        text = TextEncoder(vocabulary, size.text_width, config.text_layers, size.text_length)
+        return cls(config, text, PatchPCA(size.channels, size.cell), **networks)
+
+    @property
+    def variance(self) -> Tensor:
+        """[C·p·p] variance of the clean tokens' channels."""
+        variance: Tensor = self.latent.variance
+        return variance.repeat_interleave(self.config.network.patch**2)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A name of these very weights, by which a context knows the model that made it. It is found when it is first
+        asked for (of a checkpoint: when that is loaded), and no later change of precision changes it."""
+        return fingerprint(self.config, self.encoder.state_dict())
+
+    def tokens(self, image: Tensor) -> Tensor:
+        """Image [B, 3, H, W] in -1…1 -> clean tokens of the whole canvas [B, N, C·p·p]."""
+        return patchify(self.latent.encode(image), self.config.network.patch)
+
+    def context(self, image: Tensor, mask: Tensor, hole: HoleTokens) -> Tensor:
+        """Context tokens [B, n, width]; what lies under the mask is replaced by mid grey and cannot be seen."""
+        return self.encoder(self.latent.encode(image * (1 - mask)), mask, hole)
+
+    def prompt(self, prompts: Sequence[str]) -> TextKeys:
+        """Keys and values of a batch of prompts for the decoder."""
+        text, mask = self.text(prompts)
+        return self.decoder.text_keys(text.to(self.precision), mask)
+
+    @property
+    def precision(self) -> torch.dtype:
+        """What steps are computed in, the decoder's number type: `model.decoder.bfloat16()` changes it. Everything
+        around the decoder, noise levels and a sampler's tokens with it, stays as it is."""
+        return self.decoder.ctx_fuse.weight.dtype
+
+    def initialise(self, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.encoder.initialise()
+        self.decoder.initialise()
+
+
+def fingerprint(config: ModelConfig, encoder: Mapping[str, Tensor]) -> str:
+    """A name of an encoder's weights and of a model's sizes.
+
+    Weights count in half precision, in which checkpoints are stored.
+    """
+    named = {"prediction": config.prediction, **{name: getattr(config.network, name) for name in FINGERPRINTED}}
+    digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode())
+    for name, tensor in sorted(encoder.items()):
+        digest.update(name.encode() + tensor.detach().cpu().half().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,124 @@
+"""A canvas that stays in latents from edit to edit.
+
+Pixels outside an edit's mask are those of the canvas before, bit for bit, and so are the latents; sampled latents are
+kept as they are and never encoded again. A lazy VAE remembers its last passes, and no more than those: the hundredth
+edit costs what the first did.
+
+    open_canvas     encode a picture once
+    masked_latent   what a context encoder sees of it, with a hole
+    encode_canvas   a context for a model of ours
+    edit_canvas     sampled latents -> the next canvas
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..core.masks import binarise
+from ..model.context import LazyContext
+from ..model.lazydiffusion import LazyDiffusion
+from ..vae.canvas_vae import CanvasVAE, VAEOutput
+from .decode import Blend, composite, composite_latents
+from .encode import encode_latents, size_text
+
+
+class Canvas(NamedTuple):
+    """Pictures being edited, in pixels and in latents; immutable, and shared rather than copied."""
+
+    vae: CanvasVAE
+    image: Tensor  # [B, 3, H, W] in 0…1
+    latent: Tensor  # [B, C, h, w], of some VAEs [B, C, 1, h, w]
+    planned: float | None = None  # share of a whole decode's work, of the last one (see `VAEOutput`)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Canvas:
+        return self
+
+    @property
+    def share(self) -> float:
+        """Of the work of a whole decode, what the last one took."""
+        return VAEOutput(self.image, self.planned).share
+
+    @property
+    def cell(self) -> int:
+        """Pixels per side of a latent cell."""
+        return self.image.shape[-1] // self.latent.shape[-1]
+
+
+@torch.no_grad()
+def open_canvas(vae: CanvasVAE, image: Tensor) -> Canvas:
+    """Encode pictures [B, 3, H, W] in 0…1, once; a lazy VAE also decodes them, to have something to go on from.
+
+    Errors: ValueError for a picture that is not of whole latent cells.
+    """
+    latent = vae.encode(image, whole=True).output
+    cells = tuple(latent.shape[-2:])
+    cell = round(image.shape[-1] / cells[1])
+    if tuple(image.shape[-2:]) != (cells[0] * cell, cells[1] * cell):
+        raise ValueError(f"the image is {size_text(image)}: crop or pad it until both sides are multiples of {cell}")
+    if vae.lazy:
+        vae.decode(latent, whole=True)
+    return Canvas(vae, image, latent)
+
+
+@torch.no_grad()
+def masked_latent(canvas: Canvas, mask: Tensor) -> Tensor:
+    """Latents of the canvas with mid grey in the hole: what may be known of it. mask: [B or 1, 1, H, W], above 0.5"""
+    check_mask(canvas, mask)
+    hole = binarise(mask)
+    return canvas.vae.encode(canvas.image * (1 - hole) + hole / 2).output
+
+
+@torch.no_grad()
+def encode_canvas(model: LazyDiffusion, canvas: Canvas, mask: Tensor) -> LazyContext:
+    """A context of the canvas and its holes [B or 1, 1, H, W]; only what the holes change is encoded."""
+    visible = masked_latent(canvas, mask)
+    hole = binarise(mask).expand(len(visible), 1, -1, -1)
+    return encode_latents(model, visible, canvas.latent.expand_as(visible), hole)
+
+
+@torch.no_grad()
+def edit_canvas(canvas: Canvas, samples: Tensor, mask: Tensor, blend: Blend = "poisson") -> Canvas:
+    """The canvas with sampled latents in its hole: in cells that the hole touches; decoded, blended, ready for more.
+
+    samples: [S, C, h, w]; outside the hole's cells they do not count
+    mask:    [M, 1, H, W], above 0.5 is hole
+    One canvas and one hole give as many canvases as there are samples. One canvas and several holes, each with its own
+    samples (hole by hole, and so again for each variation), give canvases with all the holes filled, where they overlap
+    by the last. Several canvases take one sample each.
+    Errors: ValueError for numbers or sizes that do not go together, and for samples that are no numbers.
+    """
+    check_mask(canvas, mask)
+    pictures, holes, rows = len(canvas.image), len(mask), len(samples)
+    if samples.shape[1:] != canvas.latent.shape[1:]:
+        given, own = (f"{x.shape[1]} channels, {size_text(x)}" for x in (samples, canvas.latent))
+        raise ValueError(f"the latents are of {given}, the canvas's of {own}: sample on this canvas")
+    if rows != pictures if pictures > 1 else rows % holes:
+        raise ValueError(f"the canvas has {pictures} pictures and {holes} holes, and there are {rows} latents: sample "
+                         "on this canvas, with as many variations for each hole")  # fmt: skip
+    if not torch.isfinite(samples).all():
+        raise ValueError("the latents have values that are not numbers: the step before failed")
+    if pictures > 1:
+        return _fill(canvas, samples, mask, blend)
+    # One after the other: where two holes share a cell, the pixels of the first are decoded from its own latents.
+    for i in range(holes):
+        canvas = _fill(canvas, samples[i::holes], mask[i : i + 1], blend)
+    return canvas
+
+
+def check_mask(canvas: Canvas, mask: Tensor) -> None:
+    if mask.shape[-2:] != canvas.image.shape[-2:]:
+        raise ValueError(f"the mask is {size_text(mask)} and the canvas {size_text(canvas.image)}: make the mask match")
+    if len(canvas.image) > 1 and len(mask) not in (1, len(canvas.image)):
+        raise ValueError(f"the canvas has {len(canvas.image)} pictures, and there are {len(mask)} masks: give as many, "
+                         "or one")  # fmt: skip
+
+
+def _fill(canvas: Canvas, samples: Tensor, mask: Tensor, blend: Blend) -> Canvas:
+    hole = binarise(mask)
+    latent = composite_latents(canvas.latent, samples.to(canvas.latent), hole, canvas.cell)
+    decoded = canvas.vae.decode(latent)
+    image = composite(canvas.image, decoded.output.to(canvas.image), hole, blend)
+    return Canvas(canvas.vae, image, latent, decoded.planned)

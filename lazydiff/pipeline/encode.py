@@ -1,0 +1,56 @@
+"""Encoding: the only pass over the whole canvas, and what it takes for bad input."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..core.tokens import HoleTokens, patchify
+from ..model.context import LazyContext
+from ..model.lazydiffusion import LazyDiffusion
+
+
+@torch.no_grad()
+def encode(model: LazyDiffusion, image: Tensor, mask: Tensor) -> LazyContext:
+    """Encode canvases and their holes into a context.
+
+    image: [B, 3, H, W] in 0…1; mask: [B, 1, H, W] of zeros and ones; both of whole tokens
+    Errors: ValueError for a model that computes every token, unless every token is hole.
+    """
+    image = image * 2 - 1
+    return encode_latents(model, model.latent.encode(image * (1 - mask)), model.latent.encode(image), mask)
+
+
+@torch.no_grad()
+def encode_latents(model: LazyDiffusion, visible: Tensor, latent: Tensor, mask: Tensor) -> LazyContext:
+    """The same from latents [B, C, h, w] of the canvases, and of them with mid grey in their holes (visible)."""
+    network = model.config.network
+    hole = HoleTokens.from_mask(mask, network.token)
+    if network.dense and hole.count < hole.total:
+        raise ValueError("this checkpoint computes every token: it is a baseline of the evaluation, and edits nothing")
+    canvas = patchify(latent, network.patch)
+    return LazyContext(model.fingerprint, hole, model.encoder(visible, mask, hole), canvas, mask > 0, network)
+
+
+# Bad input, told in the user's words
+
+
+def size_text(image: Tensor) -> str:
+    return f"{image.shape[-1]}×{image.shape[-2]}"
+
+
+def check_canvas(image: Tensor, mask: Tensor, token: int) -> None:
+    """Errors: ValueError unless `image` is one RGB canvas in 0…1 and `mask` a mask of its size in 0…1."""
+    if image.ndim != 4 or image.shape[1] != 3 or len(image) != 1:
+        raise ValueError(f"the image must be one RGB picture, [1, 3, height, width], and is {list(image.shape)}")
+    if mask.ndim != 4 or mask.shape[1] != 1:
+        raise ValueError(f"the mask must have one channel, [1, 1, height, width], and is {list(mask.shape)}")
+    if min(image.shape[-2:]) < token:
+        raise ValueError(f"the canvas is {size_text(image)}: it must be at least one token, {token}×{token} pixels")
+    if image.shape[-2:] != mask.shape[-2:]:
+        raise ValueError(f"the mask is {size_text(mask)} and the image {size_text(image)}: make them the same size")
+    for name, values in (("image", image), ("mask", mask)):
+        if not torch.isfinite(values).all():
+            raise ValueError(f"the {name} has values that are not numbers (NaN or infinite)")
+        if values.min() < 0 or values.max() > 1:
+            raise ValueError(f"the {name} has values from {values.min():.3g} to {values.max():.3g}, not within 0…1")

@@ -1,0 +1,75 @@
+"""Sampling: clean hole tokens of a context, for prompts and seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..cache.module_skip import SkipPolicy
+from ..model.config import Sampling
+from ..model.context import LazyContext
+from ..model.lazydiffusion import LazyDiffusion
+from ..sampling.denoiser import lazy_denoiser
+from ..sampling.noise import CanvasNoise
+from ..sampling.samplers import FLOW_SAMPLERS, Callback, begin, make_sampler
+from ..sampling.schedules import from_strength
+
+PROMPTS = "prompts"  # a sampling's prompts share every call of the model
+
+
+class SampleSettings(NamedTuple):
+    """What may be set of a sampling beside prompt and seed.
+
+    sampling: the model's own settings if not given
+    negative: what to stay away from
+    sketch, strength: [1 or S, 3, H, W] in 0…1, colours to start from inside the mask, and how far they may be changed
+    skip: decides which modules are computed, and counts them
+    """
+
+    sampling: Sampling | None = None
+    negative: str = ""
+    sketch: Tensor | None = None
+    strength: float = 0.8
+    skip: SkipPolicy | None = None
+
+
+@torch.no_grad()
+def sample(
+    model: LazyDiffusion,
+    context: LazyContext,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    settings: SampleSettings = SampleSettings(),  # noqa: B008
+    callback: Callback | None = None,
+) -> Tensor:
+    """Clean hole tokens [S, n, C·p·p], one row for each prompt with its seed; the context is only read.
+
+    A context of one canvas serves any number of rows; one of B canvases serves its rows in turn (S a multiple of B).
+    callback: called as callback(done, total, x̂) after each step; what it raises ends the sampling
+    Errors: ValueError for a context that another model made, a skip policy of another model or of other steps, or
+    settings that cannot be.
+    """
+    if context.model != model.fingerprint:
+        raise ValueError("this context was made by another model: encode the canvas again with this one")
+    sampling = settings.sampling or model.config.sampling
+    sampler, sigmas = make_sampler(sampling)
+    rows = len(seeds)
+    hole = context.hole.tile(rows // len(context.tokens))
+    noise = CanvasNoise(seeds, hole, context.canvas.shape[-1])
+    start = None
+    if settings.sketch is not None:
+        sigmas = from_strength(sigmas, settings.strength, sampling.sampler not in FLOW_SAMPLERS)
+        start = hole.gather(model.tokens(settings.sketch * 2 - 1).expand(rows, -1, -1))
+    session = gate_at = None
+    if settings.skip is not None:
+        session = settings.skip.session(model.fingerprint, sigmas)
+        gate_at = session.gate_at(PROMPTS)
+    denoise = lazy_denoiser(model, context, prompts, sampling.guidance, settings.negative, gate_at)
+    try:
+        return sampler(denoise, begin(noise.next(), sigmas[0], start), sigmas, noise.next, callback)
+    finally:
+        if session is not None:
+            session.clear()
