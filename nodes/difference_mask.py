@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import comfy.sample
-import comfy.samplers
-import torch
-import torch.nn.functional as F
 from comfy_api.latest import io
 
-from ..lazydiff.auto_mask.attention_mask import resize
-from ..lazydiff.auto_mask.difference_mask import DifferenceMap, difference_mask
-from .attention_mask import heat_picture
-from .context import show
-from .host.kv import downscale
-from .host.mask_search import finer
-from .host.stabiliser import StabilisedPrompts
-from .host.trajectory import FIRST, Recorder, Start, follow, recorder_of
+from .host.prompt_difference import PromptPair, find_difference_mask
+from .host.sampling import SamplerSettings
+from .host.trajectory import FIRST, Recorder
+from .inputs import cfg_input, denoise_input, sampler_inputs, seed_input, steps_input
 from .types import CATEGORY
+
+AS_PICTURE = "As of the picture's sampler."
 
 
 class PromptDifferenceMask(io.ComfyNode):
@@ -45,64 +39,24 @@ class PromptDifferenceMask(io.ComfyNode):
                     tooltip="Of a picture made in this graph: the sampler's result, or its empty latent. Of any other "
                     "picture: VAE Encode's, with a denoise below 1.",
                 ),
+                seed_input("That of the picture, if it was made in this graph."),
+                steps_input("Of the whole sampling.", default=50, least=2),
                 io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="That of the picture, if it was made in this graph.",
-                ),
-                io.Int.Input("steps", default=50, min=2, max=1000, tooltip="Of the whole sampling."),
-                io.Int.Input(
-                    "first",
-                    default=10,
-                    min=1,
-                    max=FIRST,
+                    "first", default=10, min=1, max=FIRST,
                     tooltip="How many of its first steps are compared; the others are not computed.",
                 ),
-                io.Float.Input(
-                    "cfg",
-                    default=7.5,
-                    min=0.0,
-                    max=50.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="As of the picture's sampler. 1 for Flux and this pack's small model.",
-                ),
-                io.Combo.Input(
-                    "sampler",
-                    options=comfy.samplers.KSampler.SAMPLERS,
-                    default="dpmpp_2m",
-                    tooltip="As of the picture's sampler.",
-                ),
-                io.Combo.Input(
-                    "scheduler",
-                    options=comfy.samplers.KSampler.SCHEDULERS,
-                    default="normal",
-                    tooltip="As of the picture's sampler.",
-                ),
-                io.Float.Input(
-                    "denoise",
-                    default=1.0,
-                    min=0.05,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="1 for a picture that was made in this graph; about 0.8 for any other.",
-                ),
+                cfg_input(f"{AS_PICTURE} 1 for Flux and this pack's small model.", 7.5),
+                *sampler_inputs("dpmpp_2m", "normal", (AS_PICTURE, AS_PICTURE)),
+                denoise_input("1 for a picture that was made in this graph; about 0.8 for any other.", least=0.05),
                 io.Clip.Input(
-                    "clip",
-                    optional=True,
+                    "clip", optional=True,
                     tooltip="Of both prompts. With their texts, the words that did not change look where they looked "
                     "before, so that only the changed ones make a difference. For Stable Diffusion, SDXL, PixArt and "
                     "this pack's models.",
                 ),
                 *(
                     io.String.Input(
-                        f"{name}_text",
-                        default="",
-                        multiline=True,
-                        optional=True,
+                        f"{name}_text", default="", multiline=True, optional=True,
                         tooltip=f"With clip: what {name} was made of. Not needed without.",
                     )
                     for name in ("source", "target")
@@ -112,49 +66,17 @@ class PromptDifferenceMask(io.ComfyNode):
                 io.Mask.Output("MASK", tooltip="Of the picture's size; for Lazy Context Encode."),
                 io.Image.Output("IMAGE", tooltip="Heat map of where the prompts differ."),
             ],
-        )
+        )  # fmt: skip
 
     @classmethod
     def execute(
-        cls, model: Any, source: Any, target: Any, negative: Any, latent: dict[str, Any], seed: int, steps: int,
-        first: int, cfg: float, sampler: str, scheduler: str, denoise: float, clip: Any = None, source_text: str = "",
-        target_text: str = "",
+        cls, model: Any, source: Any, target: Any, negative: Any, latent: dict[str, Any], first: int, clip: Any = None,
+        source_text: str = "", target_text: str = "", **sampler: Any,
     ) -> io.NodeOutput:  # fmt: skip
-        stabilised, texts = None, (source_text.strip(), target_text.strip())
-        if clip is not None or any(texts):
-            if clip is None or not all(texts):
-                raise ValueError("the stabiliser needs clip, source_text and target_text: give all of them, or none")
-            stabilised = StabilisedPrompts(model, clip, source, target, (source_text, target_text))
-            if not stabilised.shared:
-                show("The two prompts have no word in common: there is nothing to stabilise.")
-        samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
-        recorder = recorder_of(model)
-        recorded = recorder.find(samples) if recorder else None
-        reused = recorded is not None and len(recorded.steps) >= first
-        if reused:
-            start = recorded.start
-        else:
-            sigmas = comfy.samplers.KSampler(model, steps, "cpu", sampler, scheduler, denoise).sigmas
-            first = min(first, len(sigmas) - 2)
-            if denoise >= 1:
-                samples = torch.zeros_like(samples)
-            noise = comfy.sample.prepare_noise(samples, seed)
-            start = Start(noise, samples, comfy.samplers.sampler_object(sampler), sigmas, seed)
-        if stabilised is not None:
-            before, after = stabilised.follow(start, cfg, negative, first)
-        else:
-            before = recorded.steps[:first] if reused else follow(model, start, cfg, source, negative, first)
-            after = follow(model, start, cfg, target, negative, first)
-        found = DifferenceMap()
-        for edited, original in zip(after, before, strict=True):
-            found.add(edited, original)
-        if not found.differs:
-            show("The two prompts make the same picture: the mask is empty. Change the target prompt.")
-        heat = found.heat()[None].cpu()
-        height, width = heat.shape[1:]
-        mask = difference_mask(resize(heat, finer(height, width))[0])
-        size = height * downscale(model), width * downscale(model)
-        return io.NodeOutput(F.interpolate(mask[None, None], size)[0], heat_picture(resize(heat, size)))
+        prompts = PromptPair(source, target, negative, clip, (source_text, target_text))
+        return io.NodeOutput(
+            *find_difference_mask(model, prompts, latent["samples"], SamplerSettings(**sampler), first)
+        )
 
 
 class RecordLatents(io.ComfyNode):

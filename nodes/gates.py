@@ -7,17 +7,12 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io
 
-from ..lazydiff.cache.module_skip import SUFFIX, load_gates
+from ..lazydiff.cache.module_skip import SUFFIX
 from ..lazydiff.model.checkpoint import SHIPPED
-from .context import show
-from .host.gates import GatedSampling
-from .host.kv import architecture
-from .host.model import LazyModel
 from .host.settings import FOLDER
-from .host.stock_gates import StockGates
+from .host.stock_gates import CALIBRATE, attach_gates
 from .types import CATEGORY
 
-CALIBRATE = "calibrate"
 SHIPPED_GATES = SHIPPED.with_suffix(SUFFIX).name
 
 
@@ -30,7 +25,7 @@ class LazyGates(io.ComfyNode):
             node_id="LazyGates",
             display_name="Lazy Gates",
             category=CATEGORY,
-            description="SkipTable attentions and MLPs, of stock transformers whole blocks, that would answer nearly as at "
+            description="Skips attentions and MLPs, of stock transformers whole blocks, that would answer nearly as at "
             "the step before. Trained gates are for one model and one list of steps; “calibrate” serves any steps of a "
             "LazyDiffusion model or a stock transformer.",
             inputs=[
@@ -67,23 +62,4 @@ class LazyGates(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, gates: str, ratio: float, threshold: float) -> io.NodeOutput:
-        if not isinstance(model.model, LazyModel):
-            return io.NodeOutput(stock_gates(model, gates, ratio).attach(model))
-        trained = None
-        if gates != CALIBRATE:
-            trained = load_gates(folder_paths.get_full_path_or_raise(FOLDER, gates), threshold)
-            trained.check(model.model.fingerprint)
-        return io.NodeOutput(GatedSampling(trained, ratio, show).attach(model))
-
-
-def stock_gates(model: Any, gates: str, ratio: float) -> StockGates:
-    """Errors: ValueError for a model without transformer blocks that are known, or with trained gates."""
-    name = type(model.model).__name__
-    if architecture(model) is None:
-        raise ValueError(
-            f"this MODEL is a {name}: gates are for LazyDiffusion models and for the stock transformers that Lazy "
-            "Context Encode makes lazy. Connect one of them"
-        )
-    if gates != CALIBRATE:
-        raise ValueError(f"this MODEL is a {name}, and {gates} is for a LazyDiffusion model: choose “{CALIBRATE}”")
-    return StockGates(ratio, show)
+        return io.NodeOutput(attach_gates(model, gates, ratio, threshold))

@@ -8,15 +8,15 @@ from ..lazydiff.cache.kv_context import KVContext
 from ..lazydiff.model.context import LazyContext
 from ..lazydiff.pipeline.canvas import Canvas
 
+CATEGORY = "LazyDiffusion"
+AnyContext = LazyContext | KVContext
+
 
 @io.comfytype(io_type="LAZY_CONTEXT")
 class LazyContextIO(io.ComfyTypeIO):
-    Type = LazyContext | KVContext
+    Type = AnyContext
 
 
 @io.comfytype(io_type="LAZY_CANVAS")
 class LazyCanvasIO(io.ComfyTypeIO):
     Type = Canvas
-
-
-CATEGORY = "LazyDiffusion"

@@ -213,8 +213,8 @@ class AttentionMaps:
         return (self.heat() > self.thresholds.mask).float()
 
 
-# With our own models. What attention shows is weighed by evidence and led to the edges of the picture; without these two
-# it is the published method.
+# With our own models. What attention shows is weighed by evidence and led to the edges of the picture; without these
+# two it is the published method.
 
 FOUND = Thresholds(mask=0.55)  # on scenes that are neither trained nor tested on, with evidence and edges
 FINE = 4  # cells of a heat map per token and side, as in InstDiffEdit: attention of 16×16 makes masks of 64×64

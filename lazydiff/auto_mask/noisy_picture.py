@@ -1,5 +1,4 @@
-"""A picture made partly noisy, which a model is to denoise as if all of it were a hole: the noisy picture and the prompt
-are all that it knows."""
+"""A picture made partly noisy, to be denoised as if all of it were a hole: the model knows it and a prompt, no more."""
 
 from __future__ import annotations
 

@@ -39,6 +39,7 @@ class KVSettings(NamedTuple):
     precision: Literal["model", "fp8"] = "model"
     place: Literal["device", "host"] = "device"  # where kept tensors wait: where they are used, or in main memory
     limit: int = 0  # MB; 0: none
+    reuse: bool = False  # whether samplings go on from what earlier ones on their canvas have left
 
 
 class CacheFull(Exception):
@@ -176,6 +177,7 @@ class CacheSession:
         steps = len(schedule) - 1
         count = min(cache.settings.anchors, steps)
         self.planned = [schedule[i * steps // count] for i in range(count)]
+        self.dense = 0 < count == steps  # every step is an anchor, whatever earlier samplings have left
         self.exploring = not count and schedule not in cache.complete
         self.changes: list[tuple[Level, Tensor]] = []  # of the keys, at the latest level
         self.recorded = 0  # calls of the model that computed everything
@@ -185,7 +187,7 @@ class CacheSession:
         """What the model's next call is to do, at a noise level and for the prompts that share its batch."""
         level = self.level(sigma)
         anchor = self.levels.get(level, {})
-        if all(prompt in anchor for prompt in prompts):
+        if not self.dense and all(prompt in anchor for prompt in prompts):
             return CacheReader(self, sigma, [anchor[prompt] for prompt in prompts])
         return CacheWriter(self, level, prompts)
 
@@ -211,6 +213,11 @@ class CacheSession:
     def finish(self) -> None:
         """The sampling went through to its end: those that follow need no anchors of their own."""
         self.cache.complete.add(self.schedule)
+
+    def abandon(self) -> None:
+        """The sampling was stopped: nothing of its schedule stays."""
+        self.cache.kept.pop(self.schedule, None)
+        self.cache.complete.discard(self.schedule)
 
 
 class CacheWriter:
@@ -238,7 +245,8 @@ class CacheWriter:
             if self.session.exploring:
                 entry.probes.append(key.index_select(-2, probes))
         if settings.limit:
-            self.session.cache.make_room(sum(entry.bytes for entry in self.entries), self.session.levels.get(self.level))
+            needed = sum(entry.bytes for entry in self.entries)
+            self.session.cache.make_room(needed, self.session.levels.get(self.level))
 
     def end(self) -> None:
         """The call is over: what it left serves those that follow."""

@@ -1,7 +1,7 @@
 """The paper's baselines, which compute every token: RegenerateImage of the whole canvas, RegenerateCrop of a square.
 
-RegenerateImage can also go through a KV cache, as stock transformers do in ComfyUI: between its anchor steps it computes
-the hole and its ring alone.
+RegenerateImage can also go through a KV cache, as stock transformers do in ComfyUI: between its anchor steps it
+computes the hole and its ring alone.
 """
 
 from __future__ import annotations

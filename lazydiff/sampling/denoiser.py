@@ -1,4 +1,4 @@
-"""Our model as samplers see it: bound to a canvas's context and to prompts, noisy hole tokens in, clean estimates out."""
+"""Our model as samplers see it, bound to a context and to prompts: noisy hole tokens in, clean estimates out."""
 
 from __future__ import annotations
 

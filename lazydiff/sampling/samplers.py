@@ -26,6 +26,7 @@ from .iddpm import ALPHA_BARS, TIMESTEPS, TRAINED_STEPS, Posterior, posterior_ta
 from .schedules import flow_sigmas, iddpm_sigmas, scheduler_sigmas, vp_scale
 
 Callback = Callable[[int, int, Tensor], None]
+Model = Callable[[Tensor, Any], Tensor]  # called as model(z, sigma)
 SampleFunction = Callable[..., Tensor]
 FLOW_SAMPLERS = ("ancestral", "euler")  # the others go through the time steps of a diffusion
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {  # of diffusers
@@ -89,7 +90,7 @@ def euler_step(z: Tensor, x0: Tensor, sigma: float, lower: float) -> Tensor:
 
 @torch.no_grad()
 def sample_euler(
-    model: Denoiser,
+    model: Model,
     x: Tensor,
     sigmas: Sequence[float],
     noise_sampler: Callable[[], Tensor] | None = None,
@@ -106,7 +107,7 @@ def sample_euler(
 
 @torch.no_grad()
 def sample_ancestral(
-    model: Denoiser,
+    model: Model,
     x: Tensor,
     sigmas: Sequence[float],
     noise_sampler: Callable[[], Tensor],
@@ -154,7 +155,7 @@ def sample_iddpm(
 
 @torch.no_grad()
 def sample_scheduler(
-    model: Denoiser,
+    model: Model,
     x: Tensor,
     sigmas: Sequence[float],
     noise_sampler: Callable[[], Tensor] | None = None,

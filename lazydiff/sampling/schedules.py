@@ -1,7 +1,7 @@
 """Schedules: the noise levels that a sampler goes through, from noise to picture.
 
-A noise level sigma is the share of the noise, from 1 (noise) to 0 (picture): z = (1 − sigma)·x + sigma·ε, as on the flow
-path. A variance-preserving diffusion has the same tokens up to the factor `vp_scale`, so that one convention serves
+A noise level sigma is the share of the noise, from 1 (noise) to 0 (picture): z = (1 − sigma)·x + sigma·ε, as on the
+flow path. A variance-preserving diffusion has the same tokens up to the factor `vp_scale`, so that one convention serves
 both. Every schedule falls and ends with 0.
 """
 
@@ -15,7 +15,7 @@ from .iddpm import ALPHA_BARS, TIMESTEPS, respace
 
 
 def flow_sigmas(steps: int, shift: float = 1.0) -> list[float]:
-    """Even steps on the flow path. shift: above 1, more of them at high noise levels (Esser et al. 2024, equation 23)"""
+    """Even steps on the flow path. shift: above 1, more of them at high levels (Esser et al. 2024, equation 23)"""
     ramp = [1 - i / steps for i in range(steps + 1)]
     return [shift * s / (1 + (shift - 1) * s) for s in ramp]
 

@@ -1,4 +1,4 @@
-"""Training of gates: the model stays as it is, and learns which of its modules it can do without (LazyDiT, section 3.3).
+"""Training of gates: the model stays as it is and learns which modules it can do without (LazyDiT, section 3.3).
 
 For one noise level of the sampling at a time: the sampler takes the step before it in full and leaves the outputs of
 all modules; at the level itself the model answers twice, in full, and with every module's output mixed with the one

@@ -23,7 +23,9 @@ def paint_lazy(model: LazyDiffusion, image: Tensor, mask: Tensor, prompt: str, s
     return edit(model, image, mask, prompt, [seed])
 
 
-def sample_grid(model: LazyDiffusion, seed: int, paint: Paint = paint_lazy, columns: int = 8, rows: int = 4) -> Image.Image:
+def sample_grid(
+    model: LazyDiffusion, seed: int, paint: Paint = paint_lazy, columns: int = 8, rows: int = 4
+) -> Image.Image:
     """Pairs of canvas with its hole, and the model's answer, each with its caption."""
     rng = np.random.default_rng(seed)
     cells = []

@@ -88,7 +88,7 @@ class LazyVAE:
 
     def __init__(self, vae: Any, scale: float = 1.0, shift: float = 0.0):
         self.vae, self.scale, self.shift = vae, scale, shift
-        self.memory: dict[Half, PassCache] = {"encode": PassCache(), "decode": PassCache()}
+        self.passes: dict[Half, PassCache] = {"encode": PassCache(), "decode": PassCache()}
 
     def encode(self, image: Tensor, whole: bool = False) -> VAEOutput:
         moments = self.each("encode", image * 2 - 1, whole)
@@ -102,7 +102,8 @@ class LazyVAE:
         """A batch of what goes into the network -> what comes out of it."""
         passes = [self._one(half, one, whole) for one in x.split(1)]
         planned = [each.planned for each in passes if each.planned is not None]
-        return VAEOutput(torch.cat([each.output for each in passes]), max(planned) if len(planned) == len(passes) else None)
+        share = max(planned) if len(planned) == len(passes) else None
+        return VAEOutput(torch.cat([each.output for each in passes]), share)
 
     def run(self, half: Half, x: Tensor, old: VAEState | None, changed: Tensor | None, share: float) -> VAEState:
         """A pass over all of x, or lazily from an old state; share: of the whole work."""
@@ -113,7 +114,7 @@ class LazyVAE:
         return result.state
 
     def _one(self, half: Half, x: Tensor, whole: bool) -> VAEOutput:
-        memory = self.memory[half]
+        memory = self.passes[half]
         found = None if whole else memory.nearest(x)
         if found is None:
             state = self.run(half, x, None, None, 1.0)

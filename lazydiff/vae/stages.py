@@ -1,8 +1,8 @@
 """The two halves of a Stable Diffusion VAE as a list of stages, each of which knows what of its input a part needs.
 
 The modules of an `AutoencoderKL` are called, never copied: one walk finds them under diffusers' names or under the
-original ones, which ComfyUI keeps. What joins them is done by a `StagePass`: normalising, attending, and cutting off what a
-convolution at the edge of a rectangle has computed from padding instead of from its neighbours.
+original ones, which ComfyUI keeps. What joins them is done by a `StagePass`: normalising, attending, and cutting off
+what a convolution at the edge of a rectangle has computed from padding instead of from its neighbours.
 """
 
 from __future__ import annotations
@@ -286,7 +286,9 @@ def _project(run: StagePass, module: nn.Module, x: Tensor) -> Tensor:
     return run.call(module, x.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, x.shape[2:])
 
 
-def _added(patches: list[Patch], branches: list[Patch], run: StagePass, shortcut: nn.Module | None = None) -> list[Patch]:
+def _added(
+    patches: list[Patch], branches: list[Patch], run: StagePass, shortcut: nn.Module | None = None
+) -> list[Patch]:
     """What a residual branch has left of each patch, added to the patch."""
     result = []
     for patch, branch in zip(patches, branches, strict=True):

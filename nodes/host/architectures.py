@@ -11,7 +11,7 @@ from torch import Tensor
 
 # Which tokens one attention call of a block sees: the text's and then the image's, or the image's alone.
 Sequence = Literal["joint", "image"]
-# Keys and values in, keys and values out; see `Call.extend`.
+# Keys and values in, keys and values out; see `KVCall.extend`.
 Extend = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 

@@ -17,7 +17,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from .architectures import ARCHITECTURES
-from .kv import downscale, token_size
+from .kv_sampling import downscale, token_size
 from .model import LazyModel
 
 KEY = "lazydiffusion_maps"
@@ -34,6 +34,9 @@ class Sight(NamedTuple):
     rows: list[int]  # of the batch, those of the positive prompt
     grid: tuple[int, int]  # of the places that attend, at the scale where they are looked at
     maps: list[Tensor]  # [rows, h, w, places] of each attention that was looked at
+
+
+NOTHING = Sight([], (0, 0), [])  # between calls of the model
 
 
 class AttentionObserver:
@@ -55,7 +58,7 @@ class AttentionObserver:
         self.places, self.length, self.receive = torch.tensor(places), length, receive
         self.token = model.model.network.token if self.name == "LazyDecoder" else token_size(model)
         self.cells = self.token // downscale(model)  # of the latent, per side of a token
-        self.sight: Sight | None = None
+        self.sight = NOTHING
         self.count = 0  # attentions to the text so far in this call of the model
         self.expected = False  # whether a UNet's next attention is to the text
 
@@ -110,7 +113,7 @@ class AttentionObserver:
             denoised = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
             maps = self.sight.maps
         finally:
-            self.sight = None
+            self.sight = NOTHING
         if maps:
             self.receive(torch.stack(maps).mean(0))
         return denoised
@@ -122,7 +125,7 @@ class AttentionObserver:
 
     def attention(self, previous: Callable[..., Tensor] | None, function: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Stands between a block and the attention function of the host's."""
-        if self.sight is not None:
+        if self.sight.rows:
             self.look(*args, **kwargs)
         return previous(function, *args, **kwargs) if previous else function(*args, **kwargs)
 
@@ -213,7 +216,7 @@ def in_pixart(
 ) -> Tensor:
     """In place of the method of a PixArt attention to the text."""
     there = observer()
-    if there is None or there.sight is None:
+    if there is None or not there.sight.rows:
         return forward(*args, **kwargs)
     return there.pixart(module, forward, *args, **kwargs)
 

@@ -50,12 +50,12 @@ class GatedSampling:
     ) -> Tensor:
         """Around a sampling; nothing that was kept in it outlives it, however it ends."""
         model = executor.class_obj.model_patcher.model
-        levels = tuple(noise_levels(sigmas, model.model_sampling).tolist())
+        levels = tuple(noise_share(sigmas, model.model_sampling).tolist())
         if len(levels) < 2:
             return executor(noise, latent, sampler, sigmas, *args, **kwargs)
         decisions = self.gates or self.calibrated.get(levels) or self.watch(model, levels)
         decisions.reset()
-        self.run = decisions.run(getattr(model, "fingerprint", ""), levels)
+        self.run = decisions.session(getattr(model, "fingerprint", ""), levels)
         self.model_sampling = model.model_sampling
         try:
             out = executor(noise, latent, sampler, sigmas, *args, **kwargs)
@@ -87,12 +87,12 @@ def gate_of(options: dict[str, Any], t: Tensor, sampling: Any, hole: HoleTokens)
     gated: GatedSampling | None = options.get(KEY)
     if gated is None or gated.run is None:
         return always
-    level = float(noise_levels(t[:1], sampling)[0])
+    level = float(noise_share(t[:1], sampling)[0])
     prompts = len(t), *zip(options["cond_or_uncond"], options["uuids"], strict=True)
     return gated.run.call(level, prompts, hole.key_mask)
 
 
-def noise_levels(sigmas: Tensor, sampling: Any) -> Tensor:
+def noise_share(sigmas: Tensor, sampling: Any) -> Tensor:
     """Shares of the noise, 1…0, of noise levels as samplers count: of a flow they are the same."""
     if isinstance(sampling, comfy.model_sampling.CONST):
         return sigmas

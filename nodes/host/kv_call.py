@@ -56,12 +56,13 @@ class Layout:
         return self.places[text, image]
 
 
-class Call:
+class KVCall:
     """One call of the model, recording or replaying; it sees the blocks' arguments in the order of the calls."""
 
     def __init__(
-        self, shape: Architecture, network: Any, layout: Layout, action: CacheWriter | CacheReader, options: dict[str, Any]
-    ):
+        self, shape: Architecture, network: Any, layout: Layout, action: CacheWriter | CacheReader,
+        options: dict[str, Any],
+    ):  # fmt: skip
         self.shape, self.network, self.layout, self.action = shape, network, layout, action
         previous = options.get("optimized_attention_override")  # another pack's stays, between ours and the host's
         self.others = (lambda function: partial(previous, function)) if previous else (lambda function: function)

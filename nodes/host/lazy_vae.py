@@ -9,14 +9,19 @@ from typing import Any
 import comfy.model_management as mm
 import comfy.utils
 import torch
+import torch.nn.functional as F
 from comfy.ldm.models.autoencoder import AutoencodingEngine, AutoencodingEngineLegacy, DiagonalGaussianRegularizer
 from torch import Tensor
 
+from ...lazydiff.core.masks import to_grid
+from ...lazydiff.pipeline.canvas import Canvas, edit_canvas, open_canvas
+from ...lazydiff.pipeline.decode import Blend
+from ...lazydiff.pipeline.encode import size_text
 from ...lazydiff.vae.canvas_vae import CanvasVAE, Half, LazyVAE, PassCache, VAEOutput
 from ...lazydiff.vae.lazy_vae import LIMIT
 from ...lazydiff.vae.passes import Statistics, VAEState
 from ...lazydiff.vae.stages import decoder_stages, encoder_stages
-from .contexts import encode_each
+from .encode import encode_each
 from .progress import counted
 
 MEMORIES: weakref.WeakKeyDictionary[torch.nn.Module, dict[Half, PassCache]] = weakref.WeakKeyDictionary()
@@ -67,7 +72,7 @@ class HostLazyVAE(LazyVAE):
     def __init__(self, vae: Any):
         super().__init__(vae.first_stage_model)
         self.host = vae
-        self.memory = MEMORIES.setdefault(self.vae, self.memory)
+        self.passes = MEMORIES.setdefault(self.vae, self.passes)
 
     def encode(self, image: Tensor, whole: bool = False) -> VAEOutput:
         try:
@@ -109,6 +114,50 @@ def raise_unless_out_of_memory(error: Exception) -> None:
     if not known:
         raise error
     logging.warning("Lazy Diffusion: out of memory with the VAE, which goes on by its own means (in tiles if need be)")
+
+
+def open_with(vae: Any, image: Tensor) -> Canvas:
+    """A canvas of pictures [B, H, W, 3]. Errors: ValueError for pictures that are no numbers."""
+    if not torch.isfinite(image).all():
+        raise ValueError("the image has values that are not numbers: the step before failed")
+    return open_canvas(canvas_vae(vae), image[..., :3].movedim(-1, 1))
+
+
+def edit_with(canvas: Canvas, samples: Tensor, mask: Tensor, blend: Blend) -> Canvas:
+    """The canvas with sampled latents in its holes; mask: [B, 1, H, W]"""
+    if samples.ndim > canvas.latent.ndim:  # models of videos make frames of pictures
+        samples = samples[:, :, 0]
+    return edit_canvas(canvas, samples, mask.float(), blend)
+
+
+def decode_hole(
+    vae: Any, latent: Tensor, mask: Tensor, canvas: Tensor, whole: bool
+) -> tuple[Tensor, CanvasVAE, float | None]:
+    """Pictures [B, H, W, 3] of latents in and next to the hole, elsewhere the canvas's; and what that took.
+
+    mask: [B, H, W] or [B, 1, H, W]; whole: decode all, whatever is remembered
+    """
+    space = canvas_vae(vae)
+    decoded = space.decode(latent, whole=whole)
+    mask = mask.reshape(-1, 1, *mask.shape[-2:]) > 0.5
+    image = pasted(decoded.output, canvas[..., :3].movedim(-1, 1), mask, latent.shape[-1])
+    return image.movedim(1, -1), space, decoded.planned
+
+
+def pasted(decoded: Tensor, picture: Tensor, mask: Tensor, cells: int) -> Tensor:
+    """Pictures with decodes in the latent cells, so many of them side by side, that masks touch or are next to."""
+    sizes = {"latents": size_text(decoded), "canvas": size_text(picture), "mask": size_text(mask)}
+    if len(set(sizes.values())) > 1:
+        told = ", ".join(f"the {name} {size}" for name, size in sizes.items())
+        raise ValueError(f"these are of different size: {told}. Give the canvas and the mask that were sampled on")
+    rows = len(decoded)
+    if rows % len(picture) or rows % len(mask):
+        raise ValueError(f"there are {rows} latents, {len(picture)} pictures and {len(mask)} masks: give one picture "
+                         "and one mask, or as many as there are latents")  # fmt: skip
+    cell = decoded.shape[-1] // cells
+    near = F.interpolate(to_grid(F.max_pool2d(mask.to(decoded), 3, 1, 1), cell), scale_factor=cell)
+    picture, near = (each.repeat(rows // len(each), 1, 1, 1) for each in (picture, near))
+    return torch.where(near > 0, decoded.to(picture), picture)
 
 
 def work(vae: CanvasVAE, planned: float | None) -> str:

@@ -3,48 +3,74 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, NamedTuple
 
 import comfy.model_management as mm
 import comfy.sample
 import comfy.samplers
 import latent_preview
 import torch
+import torch.nn.functional as F
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...lazydiff.auto_mask.attention_mask import AttentionMaps, Thresholds, normalise, point_at
+from ...lazydiff.auto_mask.attention_mask import AttentionMaps, Thresholds, point_at
 from ...lazydiff.auto_mask.evidence import Evidence
+from ...lazydiff.auto_mask.maps import normalise, resize
 from .attention_maps import AttentionObserver
+from .encode import encode_each, sizes_of
 from .model import LazyModel
-from .words import Prompt
+from .words import Prompt, read_prompt
 
 KEY = "lazydiffusion_instant"
 SAMPLER, SCHEDULER = "lms", "normal"  # of InstDiffEdit
+HEAT = torch.tensor([1.0, 0.25, 0.1])  # colour of a heat map where it is hottest
 SIDE = 64  # cells of a map's shorter side, at the least: the published blur is of so many
+
+
+class SearchSettings(NamedTuple):
+    """How words are told apart.
+
+    words: those to point at, separated by commas or spaces; none: found by the reference
+    reference: one of the library's, or "automatic"
+    thresholds: of the object's words, of the background's, of the mask
+    evidence: weigh the heat map by how much better the prompt explains the picture than the negative one
+    """
+
+    words: str
+    reference: str
+    thresholds: tuple[float, float, float]
+    evidence: bool = False
+
+
+class PartialDenoising(NamedTuple):
+    """How a picture is made noisy by `strength`, and denoised for that share of the steps, with several seeds at once."""
+
+    seed: int
+    seeds: int
+    steps: int
+    strength: float
+    cfg: float
 
 
 class MaskSearch:
     """What a MODEL attends to when it is given a prompt, and the mask that this makes.
 
-    words: those to point at, separated by commas or spaces; none: found by the reference
-    reference: one of the library's, or "automatic"
-    evidence: weigh the heat map of `find` by how much better the prompt explains the picture than the negative one
     Errors: ValueError for a word that is not in the prompt, and for a model whose attention is not known.
     """
 
-    def __init__(
-        self, model: Any, prompt: Prompt, words: str, reference: str, thresholds: Thresholds, evidence: bool = False
-    ):
+    def __init__(self, model: Any, prompt: Prompt, settings: SearchSettings):
+        reference = settings.reference
         if reference == "automatic":
             reference = "start" if prompt.start else "sink"
         elif reference == "start" and not prompt.start:
             raise ValueError("this model's text encoder has no start token: choose another reference")
-        self.model, self.prompt, self.reference, self.thresholds = model.model, prompt, reference, thresholds
-        self.objects = point_at(prompt.words, words)
+        self.model, self.prompt, self.reference = model.model, prompt, reference
+        self.thresholds = Thresholds(*settings.thresholds)
+        self.objects = point_at(prompt.words, settings.words)
         self.observer = AttentionObserver(model, prompt.places, prompt.length, self.add)
         self.maps: AttentionMaps | None = None
-        self.evidence = Evidence() if evidence else None
+        self.evidence = Evidence() if settings.evidence else None
         self.picture: Tensor | None = None  # as samplers see it
 
     def __deepcopy__(self, memo: dict[int, Any]) -> MaskSearch:
@@ -57,11 +83,11 @@ class MaskSearch:
             model.set_model_sampler_post_cfg_function(self.compare, disable_cfg1_optimization=True)
         return model
 
-    def begin(self, size: tuple[int, int]) -> None:
+    def begin(self, size: tuple[int, ...]) -> None:
         """Forget what was seen; size: height and width of the heat map."""
         self.evidence = self.evidence and Evidence()
         spans = [word.tokens for word in self.prompt.words]
-        self.maps = AttentionMaps(spans, size, self.reference, self.thresholds, self.objects)  # type: ignore[arg-type]
+        self.maps = AttentionMaps(spans, (size[0], size[1]), self.reference, self.thresholds, self.objects)
 
     def add(self, maps: Tensor) -> None:
         if self.maps is not None:
@@ -72,7 +98,7 @@ class MaskSearch:
         if self.maps is not None and given["uncond"] is not None:
             estimates = [self.weigh(given[f"{name}_denoised"]) for name in ("cond", "uncond")]
             self.maps.add_difference(*estimates)
-            if self.evidence is not None:
+            if self.evidence is not None and self.picture is not None:
                 self.evidence.add(self.weigh(self.picture).to(estimates[0]), *estimates)
         return given["denoised"]
 
@@ -83,26 +109,26 @@ class MaskSearch:
         return latent * self.model.settings.variance.sqrt().to(latent)[:, None, None]
 
     @property
-    def seen(self) -> bool:
-        return self.maps is not None and self.maps.attention.count > 0
+    def seen(self) -> AttentionMaps | None:
+        """The maps, when there is any attention in them."""
+        return self.maps if self.maps is not None and self.maps.attention.count else None
 
     def heat(self) -> Tensor:
         """[H, W] in 0…1. Errors: ValueError when no attention was seen."""
-        if not self.seen:
+        seen = self.seen
+        if seen is None:
             raise ValueError(
                 "the model never computed the whole picture, so that no attention was seen: connect the MODEL as it is "
                 "before Lazy Context Apply"
             )
-        return self.maps.heat()
+        return seen.heat()
 
-    def find(
-        self, model: Any, latent: Tensor, negative: Any, seed: int, seeds: int, steps: int, strength: float, cfg: float
-    ) -> Tensor:
-        """Heat map [H, W] of a picture's latent [1, C, ..., h, w]: noised by `strength` and denoised for that share of
-        the steps, with several seeds at once. It is of the latent's size, or a multiple of a small one's.
+    def find(self, model: Any, latent: Tensor, negative: Any, partial: PartialDenoising) -> Tensor:
+        """Heat map [H, W] of a picture's latent [1, C, ..., h, w], of the latent's size, or a multiple of a small one's.
 
         Source: InstDiffEdit, section 3.
         """
+        seed, seeds, steps, strength, cfg = partial
         size = finer(*latent.shape[-2:])
         self.begin(size)
         self.picture = self.model.process_latent_in(latent)
@@ -141,10 +167,10 @@ class MaskSearch:
         latent: Tensor | None = None, mask: Tensor | None = None, *args: Any, **kwargs: Any,
     ) -> Tensor:  # fmt: skip
         """The host asks for the mask only where the latent has one."""
-        self.begin(tuple(noise.shape[-2:]))
+        self.begin(noise.shape[-2:])
         mask = torch.ones_like(noise) if mask is None else mask
         out = executor(guider, sigmas, extra, callback, noise, latent, mask, *args, **kwargs)
-        if not self.seen:
+        if self.seen is None:
             logging.warning("Lazy Diffusion: no mask was found, because no step computed the whole picture")
         return out
 
@@ -152,10 +178,61 @@ class MaskSearch:
         """The latent's noise mask where the object is, of what the steps so far have shown."""
         if self.others is not None:
             mask = self.others(sigma, mask, extra_options=extra_options)
-        return mask * self.maps.mask().to(mask) if self.seen else mask
+        seen = self.seen
+        return mask if seen is None else mask * seen.mask().to(mask)
 
 
 def finer(height: int, width: int) -> tuple[int, int]:
     """Sides of a heat map for a latent of those sides: the same, or a multiple of a small one's."""
     times = max(1, round(SIDE / min(height, width)))
     return times * height, times * width
+
+
+# What the nodes do
+
+
+def find_attention_masks(
+    parts: tuple[Any, Any, Any], image: Tensor, prompt: str, settings: SearchSettings, negative: Any, **partial: Any
+) -> tuple[Tensor, Tensor]:
+    """Masks [B, H, W] of pictures [B, H, W, 3], and the pictures with their heat maps.
+
+    parts: MODEL, CLIP, VAE; negative: a CONDITIONING, or None for the empty prompt; partial: of `PartialDenoising`
+    """
+    model, clip, vae = parts
+    if negative is None:
+        negative = clip.encode_from_tokens_scheduled(clip.tokenize(""))
+    search = MaskSearch(model, read_prompt(clip, prompt), settings)
+    heats = []
+    for latent in latents_of(model, vae, image):
+        heat = search.find(model, latent, negative, PartialDenoising(**partial))
+        heats.append(resize(heat[None], (image.shape[1], image.shape[2])))
+    heat = torch.cat(heats)
+    return (heat > search.thresholds.mask).float(), heat_picture(heat, image[..., :3])
+
+
+def attach_instant_mask(model: Any, clip: Any, prompt: str, settings: SearchSettings) -> tuple[Any, Any]:
+    """A MODEL whose samplers find their mask, and the prompt's CONDITIONING."""
+    read = read_prompt(clip, prompt)
+    return MaskSearch(model, read, settings).attach_instantly(model), read.conditioning
+
+
+def latents_of(model: Any, vae: Any, image: Tensor) -> list[Tensor]:
+    """Each image [B, H, W, 3] as a latent [1, C, ..., h, w]; sides are scaled to whole tokens.
+
+    Errors: ValueError for images that are no numbers.
+    """
+    if not torch.isfinite(image).all():
+        raise ValueError("the image has values that are not numbers: the step before failed")
+    token, _, _ = sizes_of(model)
+    size = [max(round(side / token), 1) * token for side in image.shape[1:3]]
+    pixels = image[..., :3].movedim(-1, 1)
+    if list(image.shape[1:3]) != size:
+        pixels = F.interpolate(pixels, size, mode="bilinear", antialias=True)
+    return list(encode_each(vae, pixels.movedim(1, -1)).split(1))
+
+
+def heat_picture(heat: Tensor, image: Tensor | None = None) -> Tensor:
+    """Heat maps [B, H, W] in 0…1 as pictures [B, H, W, 3], over images or over black."""
+    image = heat.new_zeros(*heat.shape, 3) if image is None else image.to(heat)
+    opacity = heat[..., None] * 0.8
+    return image * (1 - opacity) + HEAT.to(heat) * opacity

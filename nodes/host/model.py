@@ -26,7 +26,6 @@ from einops import repeat
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ...lazydiff.core.masks import to_grid
 from ...lazydiff.core.tokens import HoleTokens, patchify, unpatchify
 from ...lazydiff.model.checkpoint import CheckpointError
 from ...lazydiff.model.config import NetworkConfig
@@ -35,6 +34,7 @@ from ...lazydiff.model.context_encoder import ContextEncoder
 from ...lazydiff.model.decoder import LazyDecoder, TextKeys
 from ...lazydiff.model.layers import always
 from ...lazydiff.model.lazydiffusion import fingerprint
+from ...lazydiff.pipeline.decode import composite_latents
 from ...lazydiff.sampling.flow import predict_clean
 from .gates import gate_of
 from .prompts import MASK, CONDPrompts, check_prompts, words
@@ -145,7 +145,7 @@ class LazyModel(comfy.model_base.BaseModel):
 
     def memory_required(self, input_shape: Any, *args: Any, **kwargs: Any) -> float:
         running = self.current_patcher is not None and self.run is not None
-        share = self.run.context.hole.share if running else self.share
+        share = self.run.context.hole.share if running else self.share  # type: ignore[union-attr]
         return super().memory_required(input_shape, *args, **kwargs) * max(share, 0.02)
 
     # Encoding
@@ -159,7 +159,7 @@ class LazyModel(comfy.model_base.BaseModel):
         Errors: ValueError for latents that are no numbers.
         """
         check_numbers(latent)
-        hole = HoleTokens.from_grid_mask(to_grid(mask, self.network.token)[:, 0] > 0)
+        hole = HoleTokens.from_mask(mask, self.network.token)
         canvas = patchify(latent.float(), self.network.patch)
         tokens = latent.new_zeros(len(latent), 0, self.network.width)
         if hole.count:
@@ -168,7 +168,8 @@ class LazyModel(comfy.model_base.BaseModel):
             visible = self.latent_format.process_in(visible.to(device)).to(dtype)
             tokens = self.encoder.model(visible, mask.to(device, dtype), hole.to(device)).float()
         home = mm.intermediate_device()
-        return LazyContext(self.fingerprint, hole.to(home), tokens.to(home), canvas.to(home), self.network)
+        mask = (mask > 0).to(home)
+        return LazyContext(self.fingerprint, hole.to(home), tokens.to(home), canvas.to(home), mask, self.network)
 
     def check(self, context: LazyContext, height: int, width: int) -> None:
         """Errors: ValueError for a context that this model did not make, or of a canvas of another size (in cells)."""
@@ -299,7 +300,8 @@ class LazyModel(comfy.model_base.BaseModel):
         if self.current_patcher is None or run is None or out.shape != run.raw.shape:
             return out
         self.run = None
-        return torch.where(run.hole, out, run.raw.to(out))
+        out = torch.where(run.hole, out, run.raw.to(out))
+        return composite_latents(run.raw, out, run.context.mask, self.network.cell)
 
 
 class LazyConfig(comfy.supported_models_base.BASE):
@@ -346,7 +348,7 @@ def lazy_model(model: Any) -> LazyModel:
     return model.model
 
 
-def attach(model: Any, context: LazyContext) -> Any:
+def attach_learned(model: Any, context: LazyContext) -> Any:
     """A clone of the MODEL whose samplings are of this context."""
     lazy = lazy_model(model)
     lazy.check(context, *(side // lazy.network.cell for side in context.size))

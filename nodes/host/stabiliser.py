@@ -93,7 +93,7 @@ class AttentionInstead(AttentionObserver):
         given = {"mask": mask, "skip_reshape": skip_reshape, "skip_output_reshape": skip_output_reshape, **options}
         args = (function, q, k, v, heads, *others)
         out = previous(*args, **given) if previous else args[0](*args[1:], **given)
-        if self.sight is None or not self.to_text(q, k):
+        if not self.sight.rows or not self.to_text(q, k):
             return out
         if not skip_reshape:
             q, k, v = (heads_apart(x, heads) for x in (q, k, v))

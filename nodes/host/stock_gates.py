@@ -6,14 +6,20 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import folder_paths
 import torch
 from torch import Tensor
 
-from ...lazydiff.cache.module_skip import ModuleCall, SkipCalibrator
-from .architectures import Stage
-from .gates import GatedSampling, noise_levels
-from .kv import architecture, in_a_call
+from ...lazydiff.cache.module_skip import ModuleCall, SkipCalibrator, load_gates
+from .architectures import ARCHITECTURES, Stage
+from .gates import GatedSampling, noise_share
 from .kv_call import ANCHOR, Arguments
+from .kv_sampling import architecture, in_a_call
+from .model import LazyModel
+from .progress import show
+from .settings import FOLDER
+
+CALIBRATE = "calibrate"
 
 
 class StockGates(GatedSampling):
@@ -33,7 +39,7 @@ class StockGates(GatedSampling):
         model = super().attach(model)
         network = model.model.diffusion_model
         around = {"": self.forward}
-        for stage in architecture(model).stages:
+        for stage in ARCHITECTURES[type(network).__name__].stages:
             for i in range(len(getattr(network, stage.blocks))):
                 around[f"{stage.blocks}.{i}."] = partial(self.block, len(around) - 1, stage)
         self.blocks = len(around) - 1
@@ -56,7 +62,7 @@ class StockGates(GatedSampling):
             self.run.decisions.asked += rows * self.blocks
             return forward(*args, **kwargs)
         prompts = rows, anchor, *zip(options["cond_or_uncond"], options["uuids"], strict=True)
-        self.call = self.run.call(float(noise_levels(options["sigmas"][:1], self.model_sampling)[0]), prompts)
+        self.call = self.run.call(float(noise_share(options["sigmas"][:1], self.model_sampling)[0]), prompts)
         try:
             return forward(*args, **kwargs)
         finally:
@@ -101,3 +107,33 @@ def innermost(around: Callable[..., Any], forward: Any) -> Any:
 
 def gated(around: Callable[..., Any], forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return around(forward, *args, **kwargs)
+
+
+# What the node does
+
+
+def attach_gates(model: Any, gates: str, ratio: float, threshold: float) -> Any:
+    """A clone of a MODEL whose samplings are gated: `gates` names a file of trained ones, or is CALIBRATE.
+
+    Errors: ValueError for gates of another model, and for a stock model whose blocks are not known.
+    """
+    if not isinstance(model.model, LazyModel):
+        check_stock(model, gates)
+        return StockGates(ratio, show).attach(model)
+    trained = None
+    if gates != CALIBRATE:
+        trained = load_gates(folder_paths.get_full_path_or_raise(FOLDER, gates), threshold)
+        trained.check(model.model.fingerprint)
+    return GatedSampling(trained, ratio, show).attach(model)
+
+
+def check_stock(model: Any, gates: str) -> None:
+    """Errors: ValueError for a model without transformer blocks that are known, or with trained gates."""
+    name = type(model.model).__name__
+    if architecture(model) is None:
+        raise ValueError(
+            f"this MODEL is a {name}: gates are for LazyDiffusion models and for the stock transformers that Lazy "
+            "Context Encode makes lazy. Connect one of them"
+        )
+    if gates != CALIBRATE:
+        raise ValueError(f"this MODEL is a {name}, and {gates} is for a LazyDiffusion model: choose “{CALIBRATE}”")

@@ -22,12 +22,12 @@ from comfy.patcher_extension import WrappersMP
 from comfy.sampler_helpers import prepare_mask
 from torch import Tensor
 
-from ...lazydiff.cache.kv_cache import MEGABYTE, CacheReader, CacheSession, KVCache, KVSettings, dilate
-from ...lazydiff.cache.kv_context import KVContext
-from ...lazydiff.core.masks import to_grid
+from ...lazydiff.cache.kv_cache import MEGABYTE, CacheReader, CacheSession, KVSettings, dilate
+from ...lazydiff.cache.kv_context import ContextKey, KVContext, cache_of
 from ...lazydiff.core.tokens import HoleTokens
+from ...lazydiff.pipeline.decode import composite_latents
 from .architectures import ARCHITECTURES, Architecture
-from .kv_call import Call, Dense, Layout, digest
+from .kv_call import Dense, KVCall, Layout, digest
 from .model import check_numbers
 from .prompts import check_stock_prompts
 
@@ -45,20 +45,17 @@ def architecture(model: Any) -> Architecture | None:
     return ARCHITECTURES.get(type(model.model.diffusion_model).__name__)
 
 
-def kv_context(model: Any, latent: Tensor, mask: Tensor, settings: KVSettings, space: Any) -> KVContext:
+def kv_context(model: Any, latent: Tensor, mask: Tensor, settings: KVSettings, vae: Any) -> KVContext:
     """A context of canvases for a stock MODEL; nothing is computed yet.
 
     latent: [B, C, h, w] or [B, C, 1, h, w], the canvas as the VAE makes it
-    mask: [B, 1, H, W] of zeros and ones, pixels
+    mask: [B, 1, H, W] bool, pixels
     """
     check_numbers(latent)
-    shape = architecture(model)
-    token = token_size(model)
-    hole = HoleTokens.from_grid_mask(to_grid(mask, token)[:, 0] > 0)
-    home = mm.intermediate_device()
-    name = shape.name if shape else ""
-    reference = weakref.ref(model.model)
-    return KVContext(reference, name, hole.to(home), latent.to(home), token, KVCache(settings), [], space)
+    shape, token, home = architecture(model), token_size(model), mm.intermediate_device()
+    hole = HoleTokens.from_mask(mask, token).to(home)
+    name, network = shape.name if shape else "", weakref.ref(model.model)
+    return KVContext(ContextKey(), network, name, hole, latent.to(home), mask.to(home), token, settings, vae)
 
 
 def token_size(model: Any) -> int:
@@ -80,8 +77,8 @@ def anchor_bytes(model: Any, context: KVContext, text: int = 0) -> int:
 
     text: text tokens that are kept too
     """
-    shape, network = architecture(model), model.model.diffusion_model
-    settings = context.anchors.settings
+    network, settings = model.model.diffusion_model, context.settings
+    shape = ARCHITECTURES[type(network).__name__]
     tokens = context.hole.total + shape.tail(network, context.hole.total)
     tokens -= dilate(context.hole, settings.ring).count
     sequences = [
@@ -94,156 +91,23 @@ def anchor_bytes(model: Any, context: KVContext, text: int = 0) -> int:
     return 2 * sum(sequences) * int(operator.attrgetter(shape.width)(network)) * size
 
 
-class LazySampling:
-    """A context attached to a MODEL: what happens around its samplings and around the calls of the model in them."""
+class KVSamplingState:
+    """One sampling on a KV context: what was found out when it began."""
 
-    def __init__(self, model: Any, context: KVContext):
-        self.context, self.shape, self.network = context, architecture(model), model.model.diffusion_model
-        self.run: CacheSession | None = None
-        self.call: Call | None = None
-        self.why_dense = ""
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> LazySampling:
-        return self  # the host copies a MODEL's options; a sampling goes on where it began
-
-    def attach(self, model: Any) -> Any:
-        """A clone of the MODEL whose samplings are of this context."""
-        model = model.clone()
-        wrappers = {WrappersMP.OUTER_SAMPLE: self.sampling}
-        if self.shape is not None:
-            wrappers |= {WrappersMP.PREPARE_SAMPLING: self.prepare, WrappersMP.APPLY_MODEL: self.apply_model}
-        for kind, wrapper in wrappers.items():
-            model.remove_wrappers_with_key(kind, KEY)
-            model.add_wrapper_with_key(kind, KEY, wrapper)
-        if self.shape is None:
-            return model
-        self.patch(model, self.shape.output, Call.output)
-        for stage in self.shape.stages:
-            for i, block in enumerate(getattr(model.model.diffusion_model, stage.blocks)):
-                self.patch(model, f"{stage.blocks}.{i}", partial(Call.block, stage=stage))
-                if stage.attention is not None:
-                    name, function = stage.attention
-                    around = partial(Call.self_attention, function=function, module=getattr(block, name))
-                    self.patch(model, f"{stage.blocks}.{i}.{name}", around)
-        return model
-
-    def patch(self, model: Any, module: str, around: Callable[..., Any]) -> None:
-        path = f"diffusion_model.{module}.forward"
-        # The host leaves patches on a network until it uses it for something else: they must not keep a context alive.
-        model.add_object_patch(path, partial(in_a_call, weakref.ref(self), around, model.get_model_object(path)))
-
-    # Around a sampling
-
-    def sampling(
-        self, executor: Any, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, mask: Tensor | None = None,
-        *args: Any, **kwargs: Any,
-    ) -> Tensor:  # fmt: skip
-        """Before any weights are loaded: refuse what does not fit. In the end: give back what was not to change."""
-        patcher = executor.class_obj.model_patcher
-        check_fit(patcher, self.context, noise)
-        check_numbers(latent)
-        hole = self.context.hole.cells(noise.shape[-2] // self.context.hole.grid[0])
-        hole = hole.unsqueeze(2) if noise.ndim == 5 else hole
-        hole = hole.repeat(-(-len(noise) // len(hole)), *[1] * (noise.ndim - 1))[: len(noise)].to(latent.device)
-        if mask is None:
-            mask = hole.float().to(patcher.load_device)
-        whole = mask.ndim == noise.ndim and mask.shape[-2:] == noise.shape[-2:]
-        cells = (mask if whole else prepare_mask(mask, noise.shape, mask.device)) > 0  # the host may do that later
-        if (cells & ~hole.to(mask.device)).any():
-            raise ValueError("the latent's noise mask covers more than this context's hole: encode with the same mask")
-        if not self.context.hole.count:
-            return latent
+    def __init__(self, context: KVContext, patcher: Any, sigmas: Tensor, conds: list[dict[str, Any]]):
         device = patcher.load_device
-        self.layout = Layout(self.context.hole, self.context.anchors.settings, device)
-        self.hole, self.known = hole.to(device), patcher.model.process_latent_in(latent).to(device)
-        self.patches, self.orders = patcher.patches_uuid, defaultdict(list)
-        conds = [cond for each in executor.class_obj.conds.values() for cond in each]
-        for cond in conds:
-            check_stock_prompts(cond, len(self.context.canvas), len(noise))
+        self.context, self.cache = context, cache_of(context)
+        self.layout = Layout(context.hole, context.settings, device)
+        self.session: CacheSession = self.cache.session(sigmas.tolist())
+        self.patches = patcher.patches_uuid
+        self.orders: dict[int, list[Any]] = defaultdict(list)  # of the prompts of each role
         names = (*BESIDE_WORDS, "cross_attn") if self.layout.keep_text else BESIDE_WORDS
         nets = [cond.get("control") for cond in conds]  # the host hands on the positive prompt's to the negative one
-        self.beside = {cond["uuid"]: digest([[cond.get(name) for name in names], nets]) for cond in conds}
-        self.why_dense, self.told = "", set()
-        anchors = self.context.anchors
-        self.run = anchors.run(sigmas.tolist())
-        mm.free_memory(anchors.bytes, device)
-        if mm.get_free_memory(device) > anchors.bytes:  # else they come over from main memory as they are used
-            self.run.to(device)
-        try:
-            out = executor(noise, latent, sampler, sigmas, mask, *args, **kwargs)
-            if not self.why_dense:
-                self.run.finish()
-        finally:
-            run, self.run, self.known = self.run, None, None
-            if mm.get_free_memory(device) < anchors.bytes:  # others may need the device before the next sampling
-                run.to(mm.unet_offload_device())
-            self.context.held[:] = anchors.tensors()
-        return torch.where(cells.to(out.device), out, latent.to(out))
-
-    def prepare(self, executor: Any, model: Any, shape: Any, *args: Any, **kwargs: Any) -> Any:
-        """While weights are loaded: leave room on the device for what will be kept."""
-        settings, real = self.context.anchors.settings, model.model
-        needed = 0
-        if settings.place == "device" and not self.layout.everything:
-            anchors = min(settings.anchors or EXPECTED, len(self.run.schedule) - 1)
-            needed = 2 * shape[0] * anchors * anchor_bytes(model, self.context)
-            needed = min(needed, settings.limit * MEGABYTE) if settings.limit else needed
-            needed = max(needed - self.context.anchors.bytes, 0)  # what is there already takes no more
-        required, others = real.memory_required, vars(real).get("memory_required")
-        real.memory_required = lambda *args, **kwargs: required(*args, **kwargs) + needed
-        try:
-            return executor(model, shape, *args, **kwargs)
-        finally:  # a method left on its own object would keep the model from being freed
-            del real.memory_required
-            if others is not None:
-                real.memory_required = others
-
-    def apply_model(
-        self, executor: Any, x: Tensor, t: Tensor, c_concat: Any = None, c_crossattn: Any = None, control: Any = None,
-        transformer_options: dict[str, Any] | None = None, **kwargs: Any,
-    ) -> Tensor:  # fmt: skip
-        """One call of the model, in latents; t: [B] noise levels."""
-        options = transformer_options or {}
-        dense = partial(executor, x, t, c_concat, c_crossattn, control, options, **kwargs)
-        if self.run is None or self.layout.everything or not self.can_be_lazy(x, options):
-            return dense()
-        action = self.run.call(float(t.flatten()[0]), self.prompts(options))
-        call = Call(self.shape, self.network, self.layout, action, options)
-        try:
-            if isinstance(action, CacheReader):
-                control = self.of_computed(control)
-            self.call = call
-            denoised = executor(x, t, c_concat, c_crossattn, control, call.options, **kwargs)
-        except Dense as reason:
-            self.call = None
-            self.stay_dense(str(reason))
-            return dense()
-        finally:
-            self.call = None
-        if call.problem or not call.seen:
-            self.stay_dense(call.problem or "its blocks are not called")
-            return dense() if isinstance(action, CacheReader) else denoised
-        action.end()
-        if isinstance(action, CacheReader):
-            rows = len(x) // len(self.known)
-            repeats = rows, *[1] * (x.ndim - 1)
-            denoised = torch.where(self.hole.repeat(repeats), denoised, self.known.repeat(repeats).to(denoised))
-        return denoised
-
-    def can_be_lazy(self, x: Tensor, options: dict[str, Any]) -> bool:
-        if self.why_dense:
-            return False
-        if x.shape[1:] != self.known.shape[1:]:
-            self.tell("a part of the canvas is computed whole, because Conditioning (Set Area) cuts it out")
-            return False
-        skipping = [name for name in options if any(known in str(name).lower() for known in STEP_SKIPPING)]
-        if skipping:
-            self.stay_dense(f"{skipping[0]} skips steps of its own")
-        elif options.get("patches_replace", {}).get("dit"):
-            self.stay_dense("another node replaces the model's blocks")
-        elif patches := [name for name in TOKEN_PATCHES if options.get("patches", {}).get(name)]:
-            self.stay_dense(f"another node's patch ({patches[0]}) needs all tokens")
-        return not self.why_dense
+        self.beside = {}
+        if context.settings.reuse:  # within one sampling, their ids tell prompts apart
+            self.beside = {cond["uuid"]: digest([[cond.get(name) for name in names], nets]) for cond in conds}
+        self.why_dense = ""
+        self.told: set[str] = set()
 
     def prompts(self, options: dict[str, Any]) -> list[Hashable]:
         """Which prompt each part of a batch is of: positive or negative, which of them, and what it holds beside words.
@@ -257,6 +121,21 @@ class LazySampling:
                 known.append(uuid)
             keys.append((self.patches, role, known.index(uuid), self.beside.get(uuid)))
         return keys
+
+    def can_be_lazy(self, x: Tensor, known: Tensor, options: dict[str, Any]) -> bool:
+        if self.why_dense or self.layout.everything or self.session.dense:
+            return False
+        if x.shape[1:] != known.shape[1:]:
+            self.tell("a part of the canvas is computed whole, because Conditioning (Set Area) cuts it out")
+            return False
+        skipping = [name for name in options if any(known in str(name).lower() for known in STEP_SKIPPING)]
+        if skipping:
+            self.stay_dense(f"{skipping[0]} skips steps of its own")
+        elif options.get("patches_replace", {}).get("dit"):
+            self.stay_dense("another node replaces the model's blocks")
+        elif patches := [name for name in TOKEN_PATCHES if options.get("patches", {}).get(name)]:
+            self.stay_dense(f"another node's patch ({patches[0]}) needs all tokens")
+        return not self.why_dense
 
     def of_computed(self, control: Any) -> Any:
         """A ControlNet's residuals [B, N, d] at the computed tokens."""
@@ -282,9 +161,145 @@ class LazySampling:
             logging.info("Lazy Diffusion: %s", line)
             self.told.add(line)
 
+    def end(self, whole: bool) -> None:
+        """Keep what later samplings may reuse, in main memory; of a sampling that was stopped, nothing."""
+        if whole and not self.why_dense:
+            self.session.finish()
+            self.session.to(mm.unet_offload_device())
+        else:
+            self.session.abandon()
+
+
+class KVSampling:
+    """A context attached to a MODEL: what happens around its samplings and around the calls of the model in them."""
+
+    def __init__(self, model: Any, context: KVContext):
+        self.context, self.shape, self.network = context, architecture(model), model.model.diffusion_model
+        self.now: KVSamplingState | None = None
+        self.hole: Tensor  # of the sampling in progress, [B, 1, h, w] bool: cells that may change
+        self.known: Tensor  # and its canvas as samplers see it
+        self.call: KVCall | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> KVSampling:
+        return self  # the host copies a MODEL's options; a sampling goes on where it began
+
+    def attach(self, model: Any) -> Any:
+        """A clone of the MODEL whose samplings are of this context."""
+        model = model.clone()
+        wrappers = {WrappersMP.OUTER_SAMPLE: self.sampling}
+        if self.shape is not None:
+            wrappers |= {WrappersMP.PREPARE_SAMPLING: self.prepare, WrappersMP.APPLY_MODEL: self.apply_model}
+        for kind, wrapper in wrappers.items():
+            model.remove_wrappers_with_key(kind, KEY)
+            model.add_wrapper_with_key(kind, KEY, wrapper)
+        if self.shape is None:
+            return model
+        self.patch(model, self.shape.output, KVCall.output)
+        for stage in self.shape.stages:
+            for i, block in enumerate(getattr(model.model.diffusion_model, stage.blocks)):
+                self.patch(model, f"{stage.blocks}.{i}", partial(KVCall.block, stage=stage))
+                if stage.attention is not None:
+                    name, function = stage.attention
+                    around = partial(KVCall.self_attention, function=function, module=getattr(block, name))
+                    self.patch(model, f"{stage.blocks}.{i}.{name}", around)
+        return model
+
+    def patch(self, model: Any, module: str, around: Callable[..., Any]) -> None:
+        path = f"diffusion_model.{module}.forward"
+        # The host leaves patches on a network until it uses it for something else: they must not keep a context alive.
+        model.add_object_patch(path, partial(in_a_call, weakref.ref(self), around, model.get_model_object(path)))
+
+    # Around a sampling
+
+    def sampling(
+        self, executor: Any, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, mask: Tensor | None = None,
+        *args: Any, **kwargs: Any,
+    ) -> Tensor:  # fmt: skip
+        """Before any weights are loaded: refuse what does not fit. In the end: give back what was not to change."""
+        patcher, context = executor.class_obj.model_patcher, self.context
+        check_fit(patcher, context, noise)
+        check_numbers(latent)
+        hole = context.hole.cells(noise.shape[-2] // context.hole.grid[0])
+        hole = hole.unsqueeze(2) if noise.ndim == 5 else hole
+        hole = hole.repeat(-(-len(noise) // len(hole)), *[1] * (noise.ndim - 1))[: len(noise)].to(latent.device)
+        if mask is None:
+            mask = hole.float().to(patcher.load_device)
+        whole = mask.ndim == noise.ndim and mask.shape[-2:] == noise.shape[-2:]
+        cells = (mask if whole else prepare_mask(mask, noise.shape, mask.device)) > 0  # the host may do that later
+        if (cells & ~hole.to(mask.device)).any():
+            raise ValueError("the latent's noise mask covers more than this context's hole: encode with the same mask")
+        if not context.hole.count:
+            return latent
+        conds = [cond for each in executor.class_obj.conds.values() for cond in each]
+        for cond in conds:
+            check_stock_prompts(cond, len(context.canvas), len(noise))
+        device = patcher.load_device
+        self.hole, self.known = hole.to(device), patcher.model.process_latent_in(latent).to(device)
+        self.now, out = KVSamplingState(context, patcher, sigmas, conds), None
+        mm.free_memory(self.now.cache.bytes, device)
+        self.now.session.to(device)
+        try:
+            out = executor(noise, latent, sampler, sigmas, mask, *args, **kwargs)
+        finally:
+            self.now.end(whole=out is not None)
+            self.now = None
+            del self.hole, self.known
+        out = torch.where(cells.to(out.device), out, latent.to(out))
+        return composite_latents(latent, out, context.mask, context.size[0] // latent.shape[-2])
+
+    def prepare(self, executor: Any, model: Any, shape: Any, *args: Any, **kwargs: Any) -> Any:
+        """While weights are loaded: leave room on the device for what will be kept."""
+        settings, real, now = self.context.settings, model.model, self.now
+        needed = 0
+        if now is not None and settings.place == "device" and not (now.layout.everything or now.session.dense):
+            anchors = min(settings.anchors or EXPECTED, len(now.session.schedule) - 1)
+            needed = 2 * shape[0] * anchors * anchor_bytes(model, self.context)
+            needed = min(needed, settings.limit * MEGABYTE) if settings.limit else needed
+            needed = max(needed - now.cache.bytes, 0)  # what is there already takes no more
+        required, others = real.memory_required, vars(real).get("memory_required")
+        real.memory_required = lambda *args, **kwargs: required(*args, **kwargs) + needed
+        try:
+            return executor(model, shape, *args, **kwargs)
+        finally:  # a method left on its own object would keep the model from being freed
+            del real.memory_required
+            if others is not None:
+                real.memory_required = others
+
+    def apply_model(
+        self, executor: Any, x: Tensor, t: Tensor, c_concat: Any = None, c_crossattn: Any = None, control: Any = None,
+        transformer_options: dict[str, Any] | None = None, **kwargs: Any,
+    ) -> Tensor:  # fmt: skip
+        """One call of the model, in latents; t: [B] noise levels."""
+        options, now, shape = transformer_options or {}, self.now, self.shape
+        dense = partial(executor, x, t, c_concat, c_crossattn, control, options, **kwargs)
+        if now is None or shape is None or not now.can_be_lazy(x, self.known, options):
+            return dense()
+        action = now.session.call(float(t.flatten()[0]), now.prompts(options))
+        call = KVCall(shape, self.network, now.layout, action, options)
+        try:
+            if isinstance(action, CacheReader):
+                control = now.of_computed(control)
+            self.call = call
+            denoised = executor(x, t, c_concat, c_crossattn, control, call.options, **kwargs)
+        except Dense as reason:
+            self.call = None
+            now.stay_dense(str(reason))
+            return dense()
+        finally:
+            self.call = None
+        if call.problem or not call.seen:
+            now.stay_dense(call.problem or "its blocks are not called")
+            return dense() if isinstance(action, CacheReader) else denoised
+        action.end()
+        if isinstance(action, CacheReader):
+            rows = len(x) // len(self.known)
+            repeats = rows, *[1] * (x.ndim - 1)
+            denoised = torch.where(self.hole.repeat(repeats), denoised, self.known.repeat(repeats).to(denoised))
+        return denoised
+
 
 def in_a_call(
-    sampling: weakref.ref[LazySampling], around: Callable[..., Any], forward: Callable[..., Any], *args: Any,
+    sampling: weakref.ref[KVSampling], around: Callable[..., Any], forward: Callable[..., Any], *args: Any,
     **kwargs: Any,
 ) -> Any:  # fmt: skip
     """A module's forward, or what stands around it during a lazy call of the model."""

@@ -1,0 +1,29 @@
+"""Blending of the host's pictures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...lazydiff.core.masks import binarise, grow
+from ...lazydiff.core.poisson import poisson_blend
+
+
+def blend_pictures(destination: Tensor, source: Tensor, mask: Tensor, gradients: Any, pixels: int) -> Tensor:
+    """Pictures [B, H, W, C] with parts of others in them; mask: [B, H, W]; pixels: that the mask is grown by.
+
+    Errors: ValueError for batches that do not go together.
+    """
+    mask = grow(binarise(mask.reshape(-1, 1, *mask.shape[-2:])), pixels)
+    rows = max(len(destination), len(source), len(mask))
+    sizes = {"destination": len(destination), "source": len(source), "mask": len(mask)}
+    if set(sizes.values()) - {1, rows}:
+        counts = ", ".join(f"{name} {count}" for name, count in sizes.items())
+        raise ValueError(f"batches of different length ({counts}): give as many of each, or one")
+    batches = destination.movedim(-1, 1), source.movedim(-1, 1), mask.to(destination)
+    destination, source, mask = (batch.expand(rows, -1, -1, -1) for batch in batches)
+    # Clipped inside the mask only: a destination may have values beyond 0…1, and they are not ours to change.
+    blended = poisson_blend(destination, source[:, : destination.shape[1]], mask, gradients)
+    return torch.where(mask > 0, blended.clamp(0, 1), destination).movedim(1, -1)

@@ -1,0 +1,136 @@
+"""From a user's pictures and masks to contexts, with errors in the user's words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.sample
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ...lazydiff.cache.kv_cache import KVSettings
+from ...lazydiff.cache.kv_context import KVContext
+from ...lazydiff.core.masks import binarise, feather, grow, to_grid
+from ...lazydiff.model.context import LazyContext
+from ...lazydiff.pipeline.canvas import Canvas, masked_latent
+from .kv_sampling import downscale, kv_context, token_size
+from .model import LazyModel
+from .progress import counted, show
+
+Encoded = tuple[LazyContext | KVContext, dict[str, Tensor]]  # a context, and the canvas with its noise mask
+
+
+def encode_context(
+    model: Any, vae: Any, image: Tensor, mask: Tensor, edge: tuple[int, int], settings: KVSettings
+) -> Encoded:
+    """image: [B, H, W, 3]; mask: [B, H, W]; edge: pixels to grow and to feather the hole by"""
+    token, cell, channels = sizes_of(model)
+    image, soft = canvas_and_mask(image, mask, token)
+    soft = soften(soft, *edge)
+    latent = encode_image(vae, image, cell, channels)
+    if not isinstance(model.model, LazyModel):
+        return stock_context(model, latent, soft, settings, vae)
+    inside = (soft > 0).float().movedim(1, -1)
+    visible = encode_image(vae, image * (1 - inside) + inside / 2, cell, channels)
+    return learned_context(model.model, latent, visible, soft, vae)
+
+
+def encode_from_canvas(
+    model: Any, canvas: Canvas, mask: Tensor, edge: tuple[int, int], settings: KVSettings
+) -> Encoded:
+    """The same from a canvas's own latents, of which only what the hole changes is encoded."""
+    token, cell, channels = sizes_of(model)
+    _, soft = canvas_and_mask(canvas.image.movedim(1, -1), mask, token)
+    soft = soften(soft, *edge)
+    latent = canvas.latent.expand(len(soft), *canvas.latent.shape[1:])
+    check_latent(latent, channels, *(side // cell for side in soft.shape[-2:]))
+    vae = canvas.vae.host
+    if isinstance(model.model, LazyModel):
+        return learned_context(model.model, latent, masked_latent(canvas, (soft > 0).float()), soft, vae)
+    return stock_context(model, latent, soft, settings, vae)
+
+
+def learned_context(lazy: LazyModel, latent: Tensor, visible: Tensor, soft: Tensor, vae: Any) -> Encoded:
+    """visible: latents of the canvas with grey in its holes; soft: [B, 1, H, W], holes with soft edges"""
+    with counted(lazy.encoder.model.blocks, comfy.utils.ProgressBar(lazy.network.encoder_depth)):
+        context = lazy.context(latent, visible, (soft > 0).float())._replace(vae=vae)
+    return context, {"samples": latent, "noise_mask": noise_mask(soft, lazy.network.token, lazy.network.patch)}
+
+
+def stock_context(model: Any, latent: Tensor, soft: Tensor, settings: KVSettings, vae: Any) -> Encoded:
+    """A context that keeps keys and values while samplers run; soft: [B, 1, H, W], holes with soft edges"""
+    latent = comfy.sample.fix_empty_latent_channels(model, latent)
+    context = kv_context(model, latent, soft > 0, settings, vae)
+    if not context.name:
+        show(
+            f"{type(model.model).__name__} is no transformer that can be lazy: every step computes the whole canvas. "
+            "Everything else works the same."
+        )
+    token = token_size(model)
+    cells = noise_mask(soft, token, token // downscale(model))
+    # Of as many dimensions as the latent: from fewer the host would take a batch of masks for the frames of one.
+    return context, {"samples": latent, "noise_mask": cells.unsqueeze(2) if latent.ndim == 5 else cells}
+
+
+def sizes_of(model: Any) -> tuple[int, int, int]:
+    """Pixels per side of a token and of a latent cell, and the latents' channels, as a MODEL needs them."""
+    if isinstance(model.model, LazyModel):
+        network = model.model.network
+        return network.token, network.cell, network.channels
+    return token_size(model), downscale(model), model.model.latent_format.latent_channels
+
+
+def canvas_and_mask(image: Tensor, mask: Tensor, token: int) -> tuple[Tensor, Tensor]:
+    """Images [B, H, W, 3] and masks [B, 1, H, W] of one batch size; one of either serves all of the other.
+
+    Errors: ValueError for sizes that do not go together or into whole tokens, and for values that are no numbers.
+    """
+    image, mask = image[..., :3], mask.reshape(-1, 1, *mask.shape[-2:])
+    height, width = image.shape[1:3]
+    if mask.shape[-2:] != image.shape[1:3]:
+        raise ValueError(
+            f"the mask is {mask.shape[-1]}×{mask.shape[-2]} and the image {width}×{height}: make them the same size "
+            "(an image without a painted mask comes with an empty one of 64×64)"
+        )
+    if height % token or width % token:
+        raise ValueError(
+            f"the canvas is {width}×{height} and this model's tokens are {token} px: scale or crop it so that both "
+            f"sides are multiples of {token}"
+        )
+    if not (torch.isfinite(image).all() and torch.isfinite(mask).all()):
+        raise ValueError("the image or the mask has values that are not numbers: the step before failed")
+    rows = max(len(image), len(mask))
+    if {len(image), len(mask)} - {1, rows}:
+        raise ValueError(f"there are {len(image)} images and {len(mask)} masks: give as many masks as images, or one")
+    return image.expand(rows, -1, -1, -1), mask.expand(rows, -1, -1, -1)
+
+
+def soften(mask: Tensor, pixels: int, edge: int) -> Tensor:
+    """Mask [B, 1, H, W] of any softness -> 1 on the grown hole, falling to 0 around it."""
+    return feather(grow(binarise(mask), pixels), edge)
+
+
+def noise_mask(soft: Tensor, token: int, patch: int) -> Tensor:
+    """Mask [B, 1, H, W] in pixels -> latent cells [B, 1, h, w], alike within a token."""
+    return to_grid(soft, token).repeat_interleave(patch, 2).repeat_interleave(patch, 3)
+
+
+def encode_image(vae: Any, image: Tensor, cell: int, channels: int) -> Tensor:
+    """Latents [B, C, h, w], of some VAEs [B, C, 1, h, w]. Errors: ValueError for a VAE of another model."""
+    latent = encode_each(vae, image)
+    check_latent(latent, channels, image.shape[1] // cell, image.shape[2] // cell)
+    return latent
+
+
+def encode_each(vae: Any, images: Tensor) -> Tensor:
+    """Latents of images [B, H, W, 3], one by one: a VAE of videos takes a batch for the frames of one."""
+    return torch.cat([vae.encode(image) for image in images.split(1)])
+
+
+def check_latent(latent: Tensor, channels: int, height: int, width: int) -> None:
+    if (latent.shape[1], *latent.shape[-2:]) != (channels, height, width):
+        raise ValueError(
+            f"this VAE makes latents of {latent.shape[1]} channels, {latent.shape[-1]}×{latent.shape[-2]}; the model "
+            f"needs {channels}, {width}×{height}: connect the VAE that belongs to the model"
+        )

@@ -1,0 +1,123 @@
+"""Inputs that several nodes have, made alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.samplers
+from comfy_api.latest import io
+
+from ..lazydiff.cache.kv_cache import KVSettings
+
+REFERENCES = ["automatic", "start", "sink", "difference"]
+MODELS = "SD 1.5, SDXL, PixArt, Flux, SD3, Qwen-Image … or one of this pack's."
+STOCK = " Stock transformers only."
+
+
+def seed_input(tooltip: str) -> Any:
+    return io.Int.Input(
+        "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True, tooltip=tooltip
+    )  # fmt: skip
+
+
+def steps_input(tooltip: str, default: int, least: int = 1) -> Any:
+    return io.Int.Input("steps", default=default, min=least, max=1000, tooltip=tooltip)
+
+
+def cfg_input(tooltip: str, default: float) -> Any:
+    return io.Float.Input("cfg", default=default, min=0.0, max=50.0, step=0.1, round=0.01, tooltip=tooltip)
+
+
+def sampler_inputs(sampler: str, scheduler: str, tooltips: tuple[str, str], own: tuple[str, ...] = ()) -> list[Any]:
+    """own: samplers that the host does not have"""
+    host = comfy.samplers.KSampler
+    return [
+        io.Combo.Input("sampler", options=[*own, *host.SAMPLERS], default=sampler, tooltip=tooltips[0]),
+        io.Combo.Input("scheduler", options=host.SCHEDULERS, default=scheduler, tooltip=tooltips[1]),
+    ]
+
+
+def denoise_input(tooltip: str, least: float = 0.0) -> Any:
+    return io.Float.Input("denoise", default=1.0, min=least, max=1.0, step=0.01, tooltip=tooltip)
+
+
+def edge_inputs() -> list[Any]:
+    """What becomes of a hole's edge."""
+    return [
+        io.Int.Input("grow", default=0, min=-64, max=64, tooltip="Widen or narrow the hole, in pixels."),
+        io.Int.Input(
+            "feather", default=0, min=0, max=64,
+            tooltip="Soften the hole's edge outwards over so many pixels, in the latent's noise mask.",
+        ),
+    ]  # fmt: skip
+
+
+def stock_inputs() -> list[Any]:
+    """What only stock transformers have a use for, in the order of `kv_settings`; optional, so that older workflows
+    stay whole, and folded away until asked for."""
+    inputs: list[Any] = [
+        io.Int.Input(
+            "anchors", default=0, min=0, max=1000, optional=True,
+            tooltip="Steps that compute the whole canvas, evenly spaced. 0: as few as the model needs." + STOCK,
+        ),
+        io.Int.Input(
+            "ring", default=1, min=0, max=16, optional=True,
+            tooltip="Tokens around the hole that are computed with it: slower, closer to a full pass." + STOCK,
+        ),
+        io.Boolean.Input(
+            "keep_text", default=False, optional=True,
+            tooltip="Keep the prompt's tokens between anchors as well: faster, and follows the prompt a little less. "
+            "For models whose prompt goes through the same blocks (Flux, SD3, Qwen-Image)." + STOCK,
+        ),
+        io.Combo.Input(
+            "cache_precision", options=["model", "fp8"], default="model", optional=True,
+            tooltip="Of what is kept between anchors. fp8 needs half the memory of bf16." + STOCK,
+        ),
+        io.Combo.Input(
+            "cache_place", options=["device", "host"], default="device", optional=True,
+            tooltip="Where it is kept during a sampling: on the GPU, or in main memory, which is slower." + STOCK,
+        ),
+        io.Int.Input(
+            "cache_limit", default=0, min=0, max=1_000_000, optional=True,
+            tooltip="Most memory for it in MB; 0: no limit. Older anchors are forgotten first." + STOCK,
+        ),
+        io.Boolean.Input(
+            "reuse_anchors", default=False, optional=True,
+            tooltip="Let later samplings go on from the anchors that earlier ones on this context have left: the next "
+            "variation is faster, but its picture then depends on what ran before it." + STOCK,
+        ),
+    ]  # fmt: skip
+    for each in inputs:
+        each.extra_dict["advanced"] = True
+    return inputs
+
+
+def kv_settings(given: dict[str, Any]) -> KVSettings:
+    """The values of `stock_inputs`; what is not given has its default."""
+    names = ("anchors", "ring", "keep_text", "cache_precision", "cache_place", "cache_limit", "reuse_anchors")
+    return KVSettings(**{own: given[name] for own, name in zip(KVSettings._fields, names, strict=True) if name in given})
+
+
+def search_inputs() -> list[Any]:
+    """How the words of a prompt are told apart."""
+    thresholds = (
+        ("object_threshold", 0.9, "Words this similar to the object's are the object too."),
+        ("background_threshold", 0.6, "Words no more similar than this are background, and taken away."),
+        ("mask_threshold", 0.2, "Where the heat map is above this is masked: lower, larger."),
+    )
+    return [
+        io.String.Input(
+            "words", default="",
+            tooltip="Words of the prompt to point at, separated by commas. Empty: the model finds out which of them "
+            "are the object.",
+        ),
+        io.Combo.Input(
+            "reference", options=REFERENCES, default="automatic",
+            tooltip="What the object's words are recognised by: the start token (CLIP), the token that draws attention "
+            "anyway (T5), or where guidance changes most.",
+        ),
+        *(
+            io.Float.Input(name, default=default, min=-1.0, max=1.0, step=0.01, tooltip=tooltip)
+            for name, default, tooltip in thresholds
+        ),
+    ]  # fmt: skip
