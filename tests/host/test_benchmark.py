@@ -42,7 +42,7 @@ SHAPES = [
 def test_the_arithmetic_is_what_the_network_does(shape, pack: Pack):
     """Of a dense and of a replayed call, by torch's own count of what is multiplied."""
     sizes = {**shape.sizes, **shape.reduced}
-    bench = kv_context.Bench(pack.part("nodes.host.kv"), shape, sizes, GRID)
+    bench = kv_context.Bench(pack.part("nodes.host.kv_sampling"), shape, sizes, GRID)
     text = shape.text if shape.joint else 0
     lazy = bench.lazy(bench.context(anchors=1, ring=0, text=True))
     bench.call(lazy)
@@ -60,7 +60,7 @@ def test_the_arithmetic_is_what_the_network_does(shape, pack: Pack):
 @pytest.mark.parametrize("quick", [True, False])
 @torch.inference_mode()
 def test_everything_is_measured_and_written(quick, pack: Pack, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(kv_context, "boot", lambda device: pack.part("nodes.host.kv"))
+    monkeypatch.setattr(kv_context, "boot", lambda device: pack.part("nodes.host.kv_sampling"))
     monkeypatch.setattr(kv_context, "SHAPES", SHAPES)
     monkeypatch.setattr(kv_context, "GRID", GRID)
     monkeypatch.setattr(kv_context, "STEPS", 5)

@@ -60,7 +60,7 @@ def graph(pack: Pack, tmp_path_factory: pytest.TempPathFactory) -> Graph:
 def told(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the user is shown."""
     lines: list[str] = []
-    monkeypatch.setattr(graph.pack.part("nodes.gates"), "show", lines.append)
+    monkeypatch.setattr(graph.pack.part("nodes.host.stock_gates"), "show", lines.append)
     return lines
 
 

@@ -35,9 +35,9 @@ def check_replay(edit: Edit, monkeypatch: pytest.MonkeyPatch, **settings: Any) -
     assert torch.equal(replayed[~hole], edit.canvas[~hole])
 
     # Only the hole and its ring went through the blocks; with them the text, where the output module sees that too.
-    computed = edit.pack.part("lazydiff.anchors").dilate(context.hole, context.anchors.settings.ring).count
+    computed = edit.pack.part("lazydiff.cache.kv_cache").dilate(context.hole, context.anchors.settings.ring).count
     assert context.hole.count < computed < context.hole.total / 3
-    joint = edit.pack.part("nodes.host.kv").architecture(edit.model).joint_output
+    joint = edit.pack.part("nodes.host.kv_sampling").architecture(edit.model).joint_output
     if joint and settings.get("text"):
         assert set(counts) == {computed + 1}  # the one text token that blocks cannot do without
     elif joint:
@@ -47,7 +47,7 @@ def check_replay(edit: Edit, monkeypatch: pytest.MonkeyPatch, **settings: Any) -
         assert set(counts) == {computed}
 
     # And it is what was kept that makes it so.
-    replay = edit.pack.part("lazydiff.anchors").CacheReader
+    replay = edit.pack.part("lazydiff.cache.kv_cache").CacheReader
     monkeypatch.setattr(replay, "__call__", lambda self, k, v, probes: (k, v))
     without = edit.sample(lazy, sigmas=sigmas)
     assert (without - expected)[hole].abs().max() > 100 * CLOSE * scale

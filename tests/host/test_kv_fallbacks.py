@@ -93,12 +93,12 @@ def test_after_a_dense_sampling_the_next_finds_its_own_anchors(edit: Edit) -> No
 
 
 def bytes_of_an_anchor(edit: Edit, prompts: int = 2, **settings: Any) -> int:
-    return prompts * edit.pack.part("nodes.host.kv").anchor_bytes(edit.model, edit.context(**settings))
+    return prompts * edit.pack.part("nodes.host.kv_sampling").anchor_bytes(edit.model, edit.context(**settings))
 
 
 def limited(edit: Edit, monkeypatch: pytest.MonkeyPatch, anchors: float) -> int:
     """A memory limit in bytes, of so many anchors."""
-    monkeypatch.setattr(edit.pack.part("lazydiff.anchors"), "MEGABYTE", 1)
+    monkeypatch.setattr(edit.pack.part("lazydiff.cache.kv_cache"), "MEGABYTE", 1)
     return int(anchors * bytes_of_an_anchor(edit))
 
 
@@ -132,7 +132,7 @@ def test_out_of_memory_while_recording(
 ) -> None:
     import comfy.model_management as mm
 
-    kept, made = edit.pack.part("lazydiff.anchors").CachedTensor, []
+    kept, made = edit.pack.part("lazydiff.cache.kv_cache").CachedTensor, []
     of = kept.of.__func__
 
     def fail(cls: type, *args: Any) -> Any:
@@ -226,7 +226,7 @@ def test_unet_stays_dense(pack: Pack, monkeypatch: pytest.MonkeyPatch, kind: str
     monkeypatch.setitem(TINY, kind, (kind, {}, 24, 1280 if kind == "SDXL" else 0))
     edit = Edit(pack, kind, model=unet(kind))
     said: list[str] = []
-    monkeypatch.setattr(pack.part("nodes.context"), "show", said.append)
+    monkeypatch.setattr(pack.part("nodes.host.encode"), "show", said.append)
     image = torch.rand(1, 256, 320, 3)
     context, latent = pack.call("LazyContextEncode", edit.model, TinyVAE(4), image, edit.mask[:, 0], 0, 0)
     assert len(said) == 1 and "every step computes the whole canvas" in said[0]

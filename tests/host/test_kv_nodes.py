@@ -23,7 +23,7 @@ class Graph:
     def __init__(self, pack: Pack, name: str, rows: int = 1):
         self.call, self.model = pack.call, tiny(name)
         form = self.model.model.latent_format
-        cell = pack.part("nodes.host.kv").downscale(self.model)
+        cell = pack.part("nodes.host.kv_sampling").downscale(self.model)
         self.vae = TinyVAE(form.latent_channels, form.latent_dimensions == 3, cell)
         self.image, self.mask = torch.rand(rows, *SIZE, 3), torch.zeros(rows, *SIZE)
         for row in range(rows):
@@ -99,7 +99,7 @@ def test_info(pack: Pack) -> None:
     lines = pack.call("LazyContextInfo", context)[0].splitlines()
     assert lines[0].startswith("canvas: 320×256 px") and "Flux" in lines[0]
     assert f"hole: {context.hole.count} of 320 tokens" in lines[1]
-    few = pack.part("lazydiff.anchors").dilate(context.hole, 2).count
+    few = pack.part("lazydiff.cache.kv_cache").dilate(context.hole, 2).count
     assert f"{few} tokens" in lines[2] and "ring of 2" in lines[2]
     assert "0 anchors, 0.0 MB" in lines[3]
     graph.sample(context)

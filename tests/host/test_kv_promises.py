@@ -60,7 +60,7 @@ def test_steps_between_anchors_compute_the_hole_alone(edit: Edit, cfg: float) ->
     """4 steps, 2 of them anchors; at cfg 1 one call of the model each, otherwise two for prompts of unlike length."""
     context = edit.context(anchors=2)
     out, counts = edit.counted(edit.attach(context), cfg=cfg)
-    few, calls = edit.pack.part("lazydiff.anchors").dilate(context.hole, 1).count, 1 if cfg == 1 else 2
+    few, calls = edit.pack.part("lazydiff.cache.kv_cache").dilate(context.hole, 1).count, 1 if cfg == 1 else 2
     assert counts == ([context.hole.total] * calls + [few] * calls) * 2
     check_hole_alone(edit, out)
 
@@ -312,7 +312,7 @@ def test_area_is_computed_whole(edit: Edit, caplog: pytest.LogCaptureFixture) ->
     with caplog.at_level("INFO"):
         counts = edit.counted(lazy := edit.attach(context), steps=3)[1]
     assert caplog.text.count("Set Area") == 1
-    few = edit.pack.part("lazydiff.anchors").dilate(context.hole, 1).count
+    few = edit.pack.part("lazydiff.cache.kv_cache").dilate(context.hole, 1).count
     assert sorted(counts) == [few] * 4 + [10 * 12] * 6 + [context.hole.total] * 2
     check_hole_alone(edit, edit.sample(lazy, steps=3))
 

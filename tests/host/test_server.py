@@ -38,7 +38,7 @@ def pixels(path: Path) -> np.ndarray:
 
 @pytest.fixture(scope="module", autouse=True)
 def shipped_model() -> None:
-    if not (PACK / "lazydiff" / "models" / "lazydiffusion-small.safetensors").exists():
+    if not (PACK / "lazydiff" / "weights" / "lazydiffusion-small.safetensors").exists():
         pytest.skip("the shipped model is not there")
 
 
@@ -194,7 +194,7 @@ def other_canvas() -> Prompt:
 
 def other_model(server: Server) -> Prompt:
     """A context of one model, sampled by another."""
-    path = PACK / "lazydiff" / "models" / "lazydiffusion-small.safetensors"
+    path = PACK / "lazydiff" / "weights" / "lazydiffusion-small.safetensors"
     changed = {name: tensor.clone() for name, tensor in load_file(path).items()}
     changed["model.diffusion_model.encoder.norm.bias"] += 1
     changed["model.diffusion_model.ctx_fuse.bias"] += 1
@@ -220,14 +220,14 @@ def write(server: Server, name: str, tensors: dict[str, torch.Tensor], like: Pat
 def damaged(server: Server) -> Prompt:
     target = server.folder / "models" / "lazydiffusion" / "damaged.safetensors"
     target.parent.mkdir(exist_ok=True)
-    target.write_bytes((PACK / "lazydiff" / "models" / "lazydiffusion-small.safetensors").read_bytes()[:-5000])
+    target.write_bytes((PACK / "lazydiff" / "weights" / "lazydiffusion-small.safetensors").read_bytes()[:-5000])
     prompt = workflow("1-first-edit")
     prompt["1"]["inputs"]["checkpoint"] = target.name
     return prompt
 
 
 def incomplete(server: Server) -> Prompt:
-    path = PACK / "lazydiff" / "models" / "lazydiffusion-small.safetensors"
+    path = PACK / "lazydiff" / "weights" / "lazydiffusion-small.safetensors"
     tensors = load_file(path)
     del tensors["model.diffusion_model.blocks.3.mlp.fc1.weight"]
     prompt = workflow("1-first-edit")

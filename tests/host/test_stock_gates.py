@@ -31,7 +31,7 @@ class Gated(Edit):
         self.lines: list[str] = []
         self.gates = pack.part("nodes.host.stock_gates").StockGates(ratio, self.lines.append)
         self.gated = self.gates.attach(self.model)
-        network, shape = self.model.model.diffusion_model, pack.part("nodes.host.kv").architecture(self.model)
+        network, shape = self.model.model.diffusion_model, pack.part("nodes.host.kv_sampling").architecture(self.model)
         self.places = [f"{s.blocks}.{i}" for s in shape.stages for i in range(len(getattr(network, s.blocks)))]
         self.blocks = [network.get_submodule(place) for place in self.places]
 
@@ -208,7 +208,7 @@ def test_a_mask_node_in_the_same_graph(pack: Pack, name: str) -> None:
 def test_nodes_in_one_graph(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lazy Gates, Lazy Context Encode and Lazy Sample: the visible region is bit-identical."""
     edit, lines = Edit(pack, "flux"), []
-    monkeypatch.setattr(pack.part("nodes.gates"), "show", lines.append)
+    monkeypatch.setattr(pack.part("nodes.host.stock_gates"), "show", lines.append)
     model, context = pack.call("LazyGates", edit.model, "calibrate", 0.4, 0.5)[0], edit.context(anchors=2)
     for _ in range(2):
         args = context, edit.positive, edit.negative, 1, STEPS, 3.0, "euler", "simple", 1.0, 2

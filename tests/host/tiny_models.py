@@ -234,7 +234,7 @@ class Edit:
     def __init__(self, pack: Pack, name: str, model: Any = None, rows: int = 1):
         self.pack, self.name = pack, name
         self.model = tiny(name) if model is None else model
-        self.cell = pack.part("nodes.host.kv").downscale(self.model)  # px
+        self.cell = pack.part("nodes.host.kv_sampling").downscale(self.model)  # px
         self.canvas = latent(self.model, 256 // self.cell, 320 // self.cell, rows)
         self.mask = torch.zeros(1, 1, 256, 320)  # px
         self.mask[..., 72:150, 130:210] = 1
@@ -244,7 +244,7 @@ class Edit:
     @property
     def cells(self) -> Tensor:
         """The noise mask of the latent, alike within a token."""
-        token = self.pack.part("nodes.host.kv").token_size(self.model)
+        token = self.pack.part("nodes.host.kv_sampling").token_size(self.model)
         cells = F.max_pool2d(self.mask, token)
         cells = cells.repeat_interleave(token // self.cell, 2).repeat_interleave(token // self.cell, 3)
         return cells.unsqueeze(2) if self.canvas.ndim == 5 else cells
@@ -255,7 +255,7 @@ class Edit:
         return self.cells.bool().expand_as(self.canvas)
 
     def context(self, **settings: Any) -> Any:
-        kv, anchors = self.pack.part("nodes.host.kv"), self.pack.part("lazydiff.anchors")
+        kv, anchors = self.pack.part("nodes.host.kv_sampling"), self.pack.part("lazydiff.cache.kv_cache")
         return kv.kv_context(self.model, self.canvas[: len(self.mask)], self.mask, anchors.KVSettings(**settings), None)
 
     def attach(self, context: Any, model: Any = None) -> Any:
@@ -285,7 +285,7 @@ class Edit:
 
     def counted(self, model: Any = None, **how: Any) -> tuple[Tensor, list[int]]:
         """The result, and how many tokens came out of the last block in each call of the model."""
-        shape, counts = self.pack.part("nodes.host.kv").architecture(self.model), []
+        shape, counts = self.pack.part("nodes.host.kv_sampling").architecture(self.model), []
         module = getattr(self.model.model.diffusion_model, shape.output)
         hook = module.register_forward_pre_hook(lambda module, args: counts.append(args[0].shape[1]))
         try:
