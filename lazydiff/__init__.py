@@ -11,6 +11,6 @@ from .pipeline.encode import encode
 from .pipeline.sample import SampleSettings, sample
 
 __all__ = [
-    "SHIPPED", "CheckpointError", "LazyContext", "LazyDiffusion", "ModelConfig", "SampleSettings", "Sampling", "composite",
-    "decode", "edit", "encode", "load_checkpoint", "poisson_blend", "sample", "save_checkpoint",
+    "SHIPPED", "CheckpointError", "LazyContext", "LazyDiffusion", "ModelConfig", "SampleSettings", "Sampling",
+    "composite", "decode", "edit", "encode", "load_checkpoint", "poisson_blend", "sample", "save_checkpoint",
 ]  # fmt: skip

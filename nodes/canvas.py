@@ -98,6 +98,6 @@ class LazyCanvasEdit(io.ComfyNode):
 
     @classmethod
     def execute(cls, canvas: Canvas, samples: dict[str, Tensor], context: AnyContext, blend: Blend) -> io.NodeOutput:
-        canvas = edit_with(canvas, samples["samples"], context.mask, blend)
+        canvas = edit_with(canvas, samples["samples"], context, blend)
         show(work(canvas.vae, canvas.planned))
         return io.NodeOutput(canvas, canvas.image.movedim(1, -1))

@@ -95,7 +95,8 @@ def stock_inputs() -> list[Any]:
 def kv_settings(given: dict[str, Any]) -> KVSettings:
     """The values of `stock_inputs`; what is not given has its default."""
     names = ("anchors", "ring", "keep_text", "cache_precision", "cache_place", "cache_limit", "reuse_anchors")
-    return KVSettings(**{own: given[name] for own, name in zip(KVSettings._fields, names, strict=True) if name in given})
+    fields = zip(KVSettings._fields, names, strict=True)
+    return KVSettings(**{field: given[name] for field, name in fields if name in given})
 
 
 def search_inputs() -> list[Any]:

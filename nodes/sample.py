@@ -28,7 +28,7 @@ class LazySample(io.ComfyNode):
                 io.Conditioning.Input("negative", tooltip="What to stay away from; not used at cfg 1."),
                 seed_input("The noise to begin with. It belongs to places of the canvas: another mask, same noise."),
                 steps_input("More steps, finer and slower.", default=20),
-                cfg_input("How strongly the prompt is followed. 1: the small model as trained, Flux; twice as fast.", 1.0),
+                cfg_input("How strongly the prompt is followed. 1: small model as trained, Flux; twice as fast.", 1.0),
                 *sampler_inputs(
                     OWN, "simple", (
                         "The model's own sampler (of a stock model: euler), or any of the host's.",

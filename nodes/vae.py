@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from .host.lazy_vae import decode_hole, work
+from .host.lazy_vae import decode_hole
 from .host.progress import show
 from .types import CATEGORY, AnyContext, LazyContextIO
 
@@ -21,9 +21,10 @@ class LazyVAEDecode(io.ComfyNode):
             node_id="LazyVAEDecode",
             display_name="Lazy VAE Decode",
             category=CATEGORY,
-            description="VAE Decode whose work follows the hole. The first decode of a canvas computes everything and "
-            "is remembered; later ones compute what has changed since then, and what lies around it. For the VAEs of "
-            "Stable Diffusion, SDXL, SD3 and Flux; others decode everything. The node says what it did.",
+            description="VAE Decode whose work follows the hole. With a context as hole, its canvas is decoded once, "
+            "and then of every sample what differs from it and what lies around that. For the VAEs of Stable "
+            "Diffusion, SDXL, SD3 and Flux; others decode everything. A canvas that was fitted to the model is given "
+            "back at its own size. The node says what it did.",
             inputs=[
                 io.Latent.Input("samples", tooltip="From a sampler."),
                 io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
@@ -49,7 +50,6 @@ class LazyVAEDecode(io.ComfyNode):
     def execute(
         cls, samples: dict[str, Tensor], vae: Any, hole: Tensor | AnyContext, canvas: Tensor, mode: str
     ) -> io.NodeOutput:
-        mask = hole if isinstance(hole, Tensor) else hole.mask
-        image, space, planned = decode_hole(vae, samples["samples"], mask, canvas, whole=mode != MODES[0])
-        show(work(space, planned) if mode == MODES[0] else "full decode, as chosen")
+        image, text = decode_hole(vae, samples["samples"], hole, canvas, whole=mode != MODES[0])
+        show(text)
         return io.NodeOutput(image)

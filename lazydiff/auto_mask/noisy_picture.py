@@ -37,7 +37,7 @@ class NoisyPicture:
             raise ValueError("there is no seed: give at least one")
         everything = torch.ones_like(image[:, :1])
         check_canvas(image, everything, model.config.network.token)
-        self.fit = Fit.of(image, model.config.network.canvas)
+        self.fit = Fit.whole(image, model.config.network.canvas)
         self.image, _ = self.fit.to_model(image, everything)
         self.model, self.seeds = model, seeds
         self.context = encode(model, self.image, torch.ones_like(self.image[:, :1]))

@@ -29,7 +29,7 @@ class HoleTokens:
 
     @classmethod
     def from_mask(cls, mask: Tensor, token: int) -> HoleTokens:
-        """Hole tokens of a mask [B, 1, H, W], above 0 = hole: every token, of `token` pixels per side, that it touches."""
+        """The tokens, of `token` pixels per side, that a mask [B, 1, H, W] touches (above 0 = hole)."""
         return cls.from_grid_mask(to_grid(mask.float(), token)[:, 0] > 0)
 
     @classmethod

@@ -23,6 +23,7 @@ class LazyContext(NamedTuple):
     mask: Tensor  # [B, 1, H, W] bool, the holes in pixels
     network: NetworkConfig  # of that model
     vae: Any = None  # what the canvas was encoded with, for those who encode a sketch alike later
+    fitted: Any = None  # how a canvas of another size was fitted, for those who put results back; see `fit.Fitted`
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LazyContext:
         return self

@@ -1,13 +1,14 @@
 """A canvas that stays in latents from edit to edit.
 
 Pixels outside an edit's mask are those of the canvas before, bit for bit, and so are the latents; sampled latents are
-kept as they are and never encoded again. A lazy VAE remembers its last passes, and no more than those: the hundredth
-edit costs what the first did.
+kept as they are and never encoded again. A canvas carries its last decode, from which the next one goes on: the
+hundredth edit costs what the first did.
 
     open_canvas     encode a picture once
     masked_latent   what a context encoder sees of it, with a hole
     encode_canvas   a context for a model of ours
     edit_canvas     sampled latents -> the next canvas
+    edit_pixels     generated pixels -> the next canvas
 """
 
 from __future__ import annotations
@@ -20,17 +21,22 @@ from torch import Tensor
 from ..core.masks import binarise
 from ..model.context import LazyContext
 from ..model.lazydiffusion import LazyDiffusion
-from ..vae.canvas_vae import CanvasVAE, VAEOutput
+from ..vae.canvas_vae import CanvasVAE, EarlierPass, work_share
 from .decode import Blend, composite, composite_latents
 from .encode import encode_latents, size_text
 
 
 class Canvas(NamedTuple):
-    """Pictures being edited, in pixels and in latents; immutable, and shared rather than copied."""
+    """Pictures being edited, in pixels and in latents; immutable, and shared rather than copied.
+
+    It carries what a lazy VAE needs to go on from it, so that an edit's result is a function of its canvas alone.
+    """
 
     vae: CanvasVAE
     image: Tensor  # [B, 3, H, W] in 0…1
     latent: Tensor  # [B, C, h, w], of some VAEs [B, C, 1, h, w]
+    encoded: tuple[EarlierPass, ...] = ()  # its encode, and its decode
+    decoded: tuple[EarlierPass, ...] = ()
     planned: float | None = None  # share of a whole decode's work, of the last one (see `VAEOutput`)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Canvas:
@@ -39,7 +45,7 @@ class Canvas(NamedTuple):
     @property
     def share(self) -> float:
         """Of the work of a whole decode, what the last one took."""
-        return VAEOutput(self.image, self.planned).share
+        return work_share(self.planned)
 
     @property
     def cell(self) -> int:
@@ -53,14 +59,13 @@ def open_canvas(vae: CanvasVAE, image: Tensor) -> Canvas:
 
     Errors: ValueError for a picture that is not of whole latent cells.
     """
-    latent = vae.encode(image, whole=True).output
-    cells = tuple(latent.shape[-2:])
+    encoded = vae.encode(image)
+    cells = tuple(encoded.output.shape[-2:])
     cell = round(image.shape[-1] / cells[1])
     if tuple(image.shape[-2:]) != (cells[0] * cell, cells[1] * cell):
         raise ValueError(f"the image is {size_text(image)}: crop or pad it until both sides are multiples of {cell}")
-    if vae.lazy:
-        vae.decode(latent, whole=True)
-    return Canvas(vae, image, latent)
+    decoded = vae.decode(encoded.output).passes if vae.lazy else ()
+    return Canvas(vae, image, encoded.output, encoded.passes, decoded)
 
 
 @torch.no_grad()
@@ -68,7 +73,7 @@ def masked_latent(canvas: Canvas, mask: Tensor) -> Tensor:
     """Latents of the canvas with mid grey in the hole: what may be known of it. mask: [B or 1, 1, H, W], above 0.5"""
     check_mask(canvas, mask)
     hole = binarise(mask)
-    return canvas.vae.encode(canvas.image * (1 - hole) + hole / 2).output
+    return canvas.vae.encode(canvas.image * (1 - hole) + hole / 2, canvas.encoded).output
 
 
 @torch.no_grad()
@@ -116,9 +121,25 @@ def check_mask(canvas: Canvas, mask: Tensor) -> None:
                          "or one")  # fmt: skip
 
 
+@torch.no_grad()
+def edit_pixels(canvas: Canvas, generated: Tensor, mask: Tensor, blend: Blend = "poisson") -> Canvas:
+    """The canvas with generated pixels [S, 3, H, W] in its hole, whose latent cells are encoded from them.
+
+    mask: [1, 1, H, W], above 0.5 is hole
+    """
+    check_mask(canvas, mask)
+    hole = binarise(mask)
+    image = composite(canvas.image, generated.to(canvas.image), hole, blend)
+    encoded = canvas.vae.encode(image, canvas.encoded)
+    latent = composite_latents(canvas.latent, encoded.output.to(canvas.latent), hole, canvas.cell)
+    return Canvas(canvas.vae, image, latent, encoded.passes, canvas.decoded, canvas.planned)
+
+
 def _fill(canvas: Canvas, samples: Tensor, mask: Tensor, blend: Blend) -> Canvas:
     hole = binarise(mask)
     latent = composite_latents(canvas.latent, samples.to(canvas.latent), hole, canvas.cell)
-    decoded = canvas.vae.decode(latent)
+    decoded = canvas.vae.decode(latent, canvas.decoded)
     image = composite(canvas.image, decoded.output.to(canvas.image), hole, blend)
-    return Canvas(canvas.vae, image, latent, decoded.planned)
+    # Encoded for what the next masked encode goes on from; the latents stay those that were sampled.
+    encoded = canvas.vae.encode(image, canvas.encoded).passes if canvas.encoded else ()
+    return Canvas(canvas.vae, image, latent, encoded, decoded.passes, decoded.planned)

@@ -42,9 +42,9 @@ def edit(
     mask = binarise(mask)
     if not mask.any():
         return image.repeat(len(seeds), 1, 1, 1)
-    fit = Fit.of(image, model.config.network.canvas)
+    fit = Fit.of(mask, model.config.network.canvas)
     context = encode(model, *fit.to_model(image, mask))
     if sketch is not None:
         settings = settings._replace(sketch=fit.to_model(sketch, mask)[0])
     tokens = sample(model, context, [prompt] * len(seeds), seeds, settings, callback)
-    return composite(image, fit.from_model(decode(model, context, tokens)), mask, blend)
+    return composite(image, fit.from_model(decode(model, context, tokens), image), mask, blend)

@@ -11,43 +11,99 @@ from torch import Tensor
 
 from ..core.masks import pad_to_multiple
 
+ROOM = 3  # times the hole's longer side: so much of a large canvas is looked at, as in the training of the small model
+
+
+class Region(NamedTuple):
+    """A rectangle of a canvas, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def of(self, image: Tensor) -> Tensor:
+        """Its pixels, to read or to write."""
+        return image[..., self.top : self.top + self.height, self.left : self.left + self.width]
+
 
 @dataclass(frozen=True)
 class Fit:
     """How a canvas of any size goes through a model of one size.
 
-    The canvas is scaled until its longer side fits, and filled up to a square by repeating its right or lower edge,
-    which counts as visible. What the model makes is scaled back and blended into the canvas at full size, so that
-    everything outside the mask stays as it was and only the hole has the model's resolution.
+    A region of the canvas, all of it or a square around a hole that would be small in it, is scaled until its longer
+    side fits, and filled up to a square by repeating its right or lower edge, which counts as visible. What the model
+    makes is scaled back and blended into the canvas at full size, so that everything outside the mask stays as it was
+    and only the hole has the model's resolution.
     """
 
-    height: int
-    width: int
-    side: int
+    canvas: tuple[int, int]  # height and width
+    region: Region
+    side: int  # of the model's canvas
 
     @classmethod
-    def of(cls, image: Tensor, side: int) -> Fit:
-        return cls(image.shape[-2], image.shape[-1], side)
+    def whole(cls, image: Tensor, side: int) -> Fit:
+        """All of a canvas [..., H, W]."""
+        height, width = image.shape[-2:]
+        return cls((height, width), Region(0, 0, height, width), side)
+
+    @classmethod
+    def of(cls, mask: Tensor, side: int) -> Fit:
+        """All of a canvas, or the surroundings of its holes: a square of `ROOM` times their longer side, where this is
+        less. mask: [B, 1, H, W], above 0 = hole; of a batch, the holes of all"""
+        fit = cls.whole(mask, side)
+        inside = [(mask > 0).any(0)[0].any(axis).nonzero().flatten().tolist() for axis in (1, 0)]
+        if not inside[0]:
+            return fit
+        size = max(ROOM * (max(places[-1] - places[0] for places in inside) + 1), side)
+        if size >= max(fit.canvas):
+            return fit
+        lengths = [min(size, length) for length in fit.canvas]
+        starts = [
+            min(max((places[0] + places[-1] + 1 - part) // 2, 0), length - part)
+            for places, part, length in zip(inside, lengths, fit.canvas, strict=True)
+        ]
+        return cls(fit.canvas, Region(*starts, *lengths), side)
 
     @property
     def inner(self) -> tuple[int, int]:
-        """Height and width of the scaled canvas."""
-        scale = self.side / max(self.height, self.width)
-        return max(round(self.height * scale), 1), max(round(self.width * scale), 1)
+        """Height and width of the scaled region."""
+        scale = self.side / max(self.region.height, self.region.width)
+        return max(round(self.region.height * scale), 1), max(round(self.region.width * scale), 1)
+
+    @property
+    def trivial(self) -> bool:
+        """Whether the canvas goes through as it is."""
+        return self.canvas == (self.side, self.side) == self.region[2:]
 
     def to_model(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Image and mask as the model takes them; any hole pixel makes a hole."""
-        if self.inner != (self.height, self.width):
+        """Image [B, C, H, W] in 0…1 and mask [B, 1, H, W] as the model takes them; any hole pixel makes a hole."""
+        image, mask = self.region.of(image), self.region.of(mask)
+        if self.inner != self.region[2:]:
             image = F.interpolate(image, self.inner, mode="bicubic", antialias=True).clamp(0, 1)
             mask = F.adaptive_max_pool2d(mask, self.inner)
         return pad_to_multiple(image, mask, self.side)
 
-    def from_model(self, image: Tensor) -> Tensor:
-        """What the model made, [B, 3, side, side], at the canvas's own size."""
+    def from_model(self, image: Tensor, canvas: Tensor | None = None) -> Tensor:
+        """What the model made, [B, C, side, side] in 0…1, in its place and at its own size among the canvas's pixels.
+
+        canvas: [1 or B, C, H, W]; it may be left out where the region is all of it
+        """
         image = image[..., : self.inner[0], : self.inner[1]]
-        if self.inner == (self.height, self.width):
+        if self.inner != self.region[2:]:
+            image = F.interpolate(image, self.region[2:], mode="bicubic", antialias=True).clamp(0, 1)
+        if canvas is None or self.region[2:] == self.canvas:
             return image
-        return F.interpolate(image, (self.height, self.width), mode="bicubic", antialias=True).clamp(0, 1)
+        whole = canvas.expand(len(image), -1, -1, -1).clone()
+        self.region.of(whole).copy_(image)
+        return whole
+
+
+class Fitted(NamedTuple):
+    """A canvas that was fitted, and its holes at its own size."""
+
+    fit: Fit
+    mask: Tensor  # [B, 1, H, W] bool
 
 
 class Crop(NamedTuple):

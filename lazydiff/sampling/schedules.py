@@ -1,8 +1,8 @@
 """Schedules: the noise levels that a sampler goes through, from noise to picture.
 
 A noise level sigma is the share of the noise, from 1 (noise) to 0 (picture): z = (1 − sigma)·x + sigma·ε, as on the
-flow path. A variance-preserving diffusion has the same tokens up to the factor `vp_scale`, so that one convention serves
-both. Every schedule falls and ends with 0.
+flow path. A variance-preserving diffusion has the same tokens up to the factor `vp_scale`, so that one convention
+serves both. Every schedule falls and ends with 0.
 """
 
 from __future__ import annotations

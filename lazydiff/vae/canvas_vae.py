@@ -1,8 +1,8 @@
-"""VAEs as a canvas uses them: pixels to latents and back, all of it or what has changed."""
+"""VAEs as a canvas uses them: pixels to latents and back, all of it or what has changed since an earlier pass."""
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -13,30 +13,41 @@ from ..model.latent_space import LatentSpace, to_pixels
 from . import lazy_vae
 from .passes import VAEState
 
-KEPT = 2  # states of each half of a VAE: some 100 MB each at 1024 px
+
+class EarlierPass(NamedTuple):
+    """What a lazy pass goes on from: what went into a network, [1, C, H, W], and what the pass left."""
+
+    x: Tensor
+    state: VAEState
 
 
 class VAEOutput(NamedTuple):
     """What came of an encode or a decode."""
 
     output: Tensor  # latents [B, C, h, w], or images [B, 3, H, W] in 0…1
+    passes: tuple[EarlierPass, ...] = ()  # of each picture of the batch; of VAEs that cannot be lazy, none
     planned: float | None = None  # share of the whole work that a lazy pass takes; None: there was none to go on from
 
     @property
     def share(self) -> float:
         """Of the work of a whole pass."""
-        return 1.0 if self.planned is None or self.planned > lazy_vae.LIMIT else self.planned
+        return work_share(self.planned)
+
+
+def work_share(planned: float | None) -> float:
+    """What a pass takes of the work of a whole one, which is made where a lazy one would not be much less."""
+    return 1.0 if planned is None or planned > lazy_vae.LIMIT else planned
 
 
 class CanvasVAE(Protocol):
-    """Images [B, 3, H, W] in 0…1 <-> latents."""
+    """Images [B, 3, H, W] in 0…1 <-> latents. The result is a function of what is given: nothing is remembered."""
 
     lazy: bool  # whether it computes less where it can
 
-    def encode(self, image: Tensor, whole: bool = False) -> VAEOutput:
-        """whole: all of it, whatever is known."""
+    def encode(self, image: Tensor, earlier: Sequence[EarlierPass] = ()) -> VAEOutput:
+        """earlier: passes to go on from, one for all pictures or one for each; none: all of it is computed"""
 
-    def decode(self, latent: Tensor, whole: bool = False) -> VAEOutput:
+    def decode(self, latent: Tensor, earlier: Sequence[EarlierPass] = ()) -> VAEOutput:
         """Likewise."""
 
 
@@ -48,37 +59,21 @@ class WholeVAE:
     def __init__(self, space: LatentSpace):
         self.space = space
 
-    def encode(self, image: Tensor, whole: bool = False) -> VAEOutput:
+    def encode(self, image: Tensor, earlier: Sequence[EarlierPass] = ()) -> VAEOutput:
         return VAEOutput(self.space.encode(image * 2 - 1))
 
-    def decode(self, latent: Tensor, whole: bool = False) -> VAEOutput:
+    def decode(self, latent: Tensor, earlier: Sequence[EarlierPass] = ()) -> VAEOutput:
         return VAEOutput(to_pixels(self.space.decode(latent)))
 
 
 Half = Literal["encode", "decode"]
 
 
-class PassCache:
-    """The last few passes of one half of a VAE: what went in, [1, C, H, W], and their states."""
-
-    def __init__(self) -> None:
-        self.kept: deque[tuple[Tensor, VAEState]] = deque(maxlen=KEPT)
-
-    def keep(self, x: Tensor, state: VAEState) -> None:
-        self.kept.append((x.clone(), state))  # a copy: it must stay what the state was made of
-
-    def nearest(self, x: Tensor) -> tuple[VAEState, Tensor] | None:
-        """The state of what differs least from x, and a mask [1, 1, H, W] of where it does; None of another size."""
-        fits = [(old, state) for old, state in self.kept if old.shape == x.shape]
-        same = [(state, (old != x.to(old.device)).any(1, keepdim=True).float()) for old, state in fits]
-        return min(reversed(same), key=lambda each: float(each[1].sum()), default=None)
-
-
 class LazyVAE:
-    """Stable Diffusion's VAE (also SDXL's, SD3's, Flux's), which remembers its last passes and goes on from them.
+    """Stable Diffusion's VAE (also SDXL's, SD3's, Flux's), which goes on from earlier passes.
 
     What has changed since then it finds by comparing, so that no result rests on what a caller believes. A batch is
-    computed one by one: variations of a canvas differ in the hole, so that each goes on from the one before.
+    computed one by one.
 
     vae: diffusers' `AutoencoderKL`, or anything with such an `encoder` and `decoder`
     scale, shift: latents are (mean - shift) · scale, as the VAE's configuration says
@@ -88,22 +83,22 @@ class LazyVAE:
 
     def __init__(self, vae: Any, scale: float = 1.0, shift: float = 0.0):
         self.vae, self.scale, self.shift = vae, scale, shift
-        self.passes: dict[Half, PassCache] = {"encode": PassCache(), "decode": PassCache()}
 
-    def encode(self, image: Tensor, whole: bool = False) -> VAEOutput:
-        moments = self.each("encode", image * 2 - 1, whole)
+    def encode(self, image: Tensor, earlier: Sequence[EarlierPass] = ()) -> VAEOutput:
+        moments = self.each("encode", image * 2 - 1, earlier)
         return moments._replace(output=(moments.output.chunk(2, 1)[0] - self.shift) * self.scale)
 
-    def decode(self, latent: Tensor, whole: bool = False) -> VAEOutput:
-        image = self.each("decode", latent / self.scale + self.shift, whole)
+    def decode(self, latent: Tensor, earlier: Sequence[EarlierPass] = ()) -> VAEOutput:
+        image = self.each("decode", latent / self.scale + self.shift, earlier)
         return image._replace(output=to_pixels(image.output))
 
-    def each(self, half: Half, x: Tensor, whole: bool) -> VAEOutput:
+    def each(self, half: Half, x: Tensor, earlier: Sequence[EarlierPass]) -> VAEOutput:
         """A batch of what goes into the network -> what comes out of it."""
-        passes = [self._one(half, one, whole) for one in x.split(1)]
-        planned = [each.planned for each in passes if each.planned is not None]
-        share = max(planned) if len(planned) == len(passes) else None
-        return VAEOutput(torch.cat([each.output for each in passes]), share)
+        goes_on = [earlier[i % len(earlier)] if earlier else None for i in range(len(x))]
+        made = [self._one(half, *pair) for pair in zip(x.split(1), goes_on, strict=True)]
+        planned = [each.planned for each in made if each.planned is not None]
+        passes = tuple(one for each in made for one in each.passes)
+        return VAEOutput(torch.cat([each.output for each in made]), passes, max(planned, default=None))
 
     def run(self, half: Half, x: Tensor, old: VAEState | None, changed: Tensor | None, share: float) -> VAEState:
         """A pass over all of x, or lazily from an old state; share: of the whole work."""
@@ -113,18 +108,13 @@ class LazyVAE:
         result: lazy_vae.LazyResult = getattr(lazy_vae, f"lazy_{half}")(self.vae, x, old, changed)
         return result.state
 
-    def _one(self, half: Half, x: Tensor, whole: bool) -> VAEOutput:
-        memory = self.passes[half]
-        found = None if whole else memory.nearest(x)
-        if found is None:
-            state = self.run(half, x, None, None, 1.0)
-            done = VAEOutput(state.output)
+    def _one(self, half: Half, x: Tensor, earlier: EarlierPass | None) -> VAEOutput:
+        if earlier is None or earlier.x.shape != x.shape:
+            state, planned = self.run(half, x, None, None, 1.0), None
         else:
-            old, changed = found
+            changed = (earlier.x.to(x) != x).any(1, keepdim=True).float()
             if half == "decode":
-                changed = F.interpolate(changed, old.output.shape[-2:])
-            done = VAEOutput(old.output, getattr(lazy_vae, f"plan_{half}")(self.vae, changed).share)
-            state = self.run(half, x, old, changed, done.share)
-            done = done._replace(output=state.output)
-        memory.keep(x, state)
-        return done
+                changed = F.interpolate(changed, earlier.state.output.shape[-2:])
+            planned = getattr(lazy_vae, f"plan_{half}")(self.vae, changed).share
+            state = self.run(half, x, earlier.state, changed, work_share(planned))
+        return VAEOutput(state.output, (EarlierPass(x, state),), planned)

@@ -10,7 +10,7 @@ from ...lazydiff.cache.kv_cache import MEGABYTE, dilate
 from ...lazydiff.cache.kv_context import KVContext, cache_of
 from ...lazydiff.core.tokens import unpatchify
 from ...lazydiff.model.context import LazyContext
-from .encode import encode_each
+from .encode import encode_each, fit_text
 from .kv_sampling import KVSampling
 from .model import attach_learned
 
@@ -36,13 +36,17 @@ def whole_canvas(context: LazyContext | KVContext) -> tuple[Tensor, Tensor]:
 
 def encode_sketch(context: LazyContext | KVContext, sketch: Tensor) -> Tensor:
     """Latents of sketches [B, H, W, 3], by the context's own VAE. Errors: ValueError for one of another size."""
-    height, width = context.size
-    if sketch.shape[1:3] != context.size:
+    fitted = context.fitted if isinstance(context, LazyContext) else None
+    height, width = fitted.fit.canvas if fitted else context.size
+    if sketch.shape[1:3] != (height, width):
         size = f"{sketch.shape[2]}×{sketch.shape[1]}"
         raise ValueError(f"the sketch is {size} and the canvas {width}×{height}: make them the same size")
     if len(sketch) not in (1, len(context.canvas)):
         raise ValueError(f"there are {len(sketch)} sketches for {len(context.canvas)} canvases: give one, or one each")
-    return encode_each(context.vae, sketch[..., :3])
+    sketch = sketch[..., :3]
+    if fitted:
+        sketch = fitted.fit.to_model(sketch.movedim(-1, 1), sketch[:, None, ..., 0])[0].movedim(1, -1)
+    return encode_each(context.vae, sketch)
 
 
 def describe(context: LazyContext | KVContext) -> str:
@@ -56,7 +60,9 @@ def describe(context: LazyContext | KVContext) -> str:
             f"context: {context.megabytes:.2f} MB",
             f"a sampling step: {context.cost:.0%} of the work of a full pass",
         ]
-        if max(height, width) != context.network.canvas:
+        if context.fitted is not None:
+            lines.append(fit_text(context.fitted.fit))
+        elif max(height, width) != context.network.canvas:
             lines.append(f"note: the model was trained at {context.network.canvas} px and is at its best there")
     elif not context.name:
         lines = [f"canvas: {width}×{height} px", "not a transformer that can be lazy: every step computes everything"]

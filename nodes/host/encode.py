@@ -14,6 +14,7 @@ from ...lazydiff.cache.kv_context import KVContext
 from ...lazydiff.core.masks import binarise, feather, grow, to_grid
 from ...lazydiff.model.context import LazyContext
 from ...lazydiff.pipeline.canvas import Canvas, masked_latent
+from ...lazydiff.pipeline.fit import Fit, Fitted
 from .kv_sampling import downscale, kv_context, token_size
 from .model import LazyModel
 from .progress import counted, show
@@ -26,14 +27,12 @@ def encode_context(
 ) -> Encoded:
     """image: [B, H, W, 3]; mask: [B, H, W]; edge: pixels to grow and to feather the hole by"""
     token, cell, channels = sizes_of(model)
-    image, soft = canvas_and_mask(image, mask, token)
+    image, soft = canvas_and_mask(image, mask)
     soft = soften(soft, *edge)
-    latent = encode_image(vae, image, cell, channels)
-    if not isinstance(model.model, LazyModel):
-        return stock_context(model, latent, soft, settings, vae)
-    inside = (soft > 0).float().movedim(1, -1)
-    visible = encode_image(vae, image * (1 - inside) + inside / 2, cell, channels)
-    return learned_context(model.model, latent, visible, soft, vae)
+    if isinstance(model.model, LazyModel):
+        return fitted_context(model.model, image, soft, vae)
+    check_tokens(image, token)
+    return stock_context(model, encode_image(vae, image, cell, channels), soft, settings, vae)
 
 
 def encode_from_canvas(
@@ -41,14 +40,45 @@ def encode_from_canvas(
 ) -> Encoded:
     """The same from a canvas's own latents, of which only what the hole changes is encoded."""
     token, cell, channels = sizes_of(model)
-    _, soft = canvas_and_mask(canvas.image.movedim(1, -1), mask, token)
-    soft = soften(soft, *edge)
+    image, soft = canvas_and_mask(canvas.image.movedim(1, -1), mask)
+    soft, vae = soften(soft, *edge), canvas.vae.host
+    if isinstance(model.model, LazyModel) and not Fit.of(soft, model.model.network.canvas).trivial:
+        return fitted_context(model.model, image, soft, vae)
+    check_tokens(image, token)
     latent = canvas.latent.expand(len(soft), *canvas.latent.shape[1:])
     check_latent(latent, channels, *(side // cell for side in soft.shape[-2:]))
-    vae = canvas.vae.host
     if isinstance(model.model, LazyModel):
         return learned_context(model.model, latent, masked_latent(canvas, (soft > 0).float()), soft, vae)
     return stock_context(model, latent, soft, settings, vae)
+
+
+def fitted_context(lazy: LazyModel, image: Tensor, soft: Tensor, vae: Any) -> Encoded:
+    """A context of pictures [B, H, W, 3] of any size: those of another than the model's are fitted, and the node says
+    so. soft: [B, 1, H, W], holes with soft edges"""
+    fit, holes = Fit.of(soft, lazy.network.canvas), soft > 0
+    pixels, soft = fit.to_model(image.movedim(-1, 1), soft)
+    inside = (soft > 0).float()
+    latent, visible = (
+        encode_image(vae, each.movedim(1, -1), lazy.network.cell, lazy.network.channels)
+        for each in (pixels, pixels * (1 - inside) + inside / 2)
+    )
+    context, latents = learned_context(lazy, latent, visible, soft, vae)
+    if fit.trivial:
+        return context, latents
+    show(fit_text(fit))
+    return context._replace(fitted=Fitted(fit, holes)), latents
+
+
+def fit_text(fit: Fit) -> str:
+    """What was done with a canvas of another size, in words."""
+    (height, width), region, side = fit.canvas, fit.region, fit.side
+    seen = "whole"
+    if region[2:] != fit.canvas:
+        seen = f"through {region.width}×{region.height} px around the hole"
+    return (
+        f"the picture of {width}×{height} px is looked at {seen}, scaled to the model's {side}×{side} px; decode with "
+        "Lazy VAE Decode and this context, and it is given back at its own size"
+    )
 
 
 def learned_context(lazy: LazyModel, latent: Tensor, visible: Tensor, soft: Tensor, vae: Any) -> Encoded:
@@ -81,29 +111,44 @@ def sizes_of(model: Any) -> tuple[int, int, int]:
     return token_size(model), downscale(model), model.model.latent_format.latent_channels
 
 
-def canvas_and_mask(image: Tensor, mask: Tensor, token: int) -> tuple[Tensor, Tensor]:
+def canvas_and_mask(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Images [B, H, W, 3] and masks [B, 1, H, W] of one batch size; one of either serves all of the other.
 
-    Errors: ValueError for sizes that do not go together or into whole tokens, and for values that are no numbers.
+    Errors: ValueError for sizes that do not go together, and for values that are no numbers.
     """
     image, mask = image[..., :3], mask.reshape(-1, 1, *mask.shape[-2:])
     height, width = image.shape[1:3]
     if mask.shape[-2:] != image.shape[1:3]:
+        if not mask.any():  # what Load Image gives for a picture without a mask
+            raise ValueError(
+                "No mask painted: right-click Load Image → Open in MaskEditor, paint what is to be generated, save"
+            )
         raise ValueError(
-            f"the mask is {mask.shape[-1]}×{mask.shape[-2]} and the image {width}×{height}: make them the same size "
-            "(an image without a painted mask comes with an empty one of 64×64)"
+            f"the mask is {mask.shape[-1]}×{mask.shape[-2]} and the image {width}×{height}: make them the same size"
         )
+    if not (torch.isfinite(image).all() and torch.isfinite(mask).all()):
+        raise ValueError("the image or the mask has values that are not numbers: the step before failed")
+    if image.shape[-1] == 1:
+        image = image.expand(-1, -1, -1, 3)
+    if mask.max() <= 0.5:
+        show(
+            "the mask is empty: nothing is generated" if not mask.any() else
+            f"the mask is nowhere above 0.5 (at most {float(mask.max()):.2f}): nothing is generated. Paint it opaque"
+        )  # fmt: skip
+    rows = max(len(image), len(mask))
+    if {len(image), len(mask)} - {1, rows}:
+        raise ValueError(f"there are {len(image)} images and {len(mask)} masks: give as many masks as images, or one")
+    return image.expand(rows, -1, -1, -1), mask.expand(rows, -1, -1, -1)
+
+
+def check_tokens(image: Tensor, token: int) -> None:
+    """Errors: ValueError for pictures [B, H, W, 3] that are not of whole tokens."""
+    height, width = image.shape[1:3]
     if height % token or width % token:
         raise ValueError(
             f"the canvas is {width}×{height} and this model's tokens are {token} px: scale or crop it so that both "
             f"sides are multiples of {token}"
         )
-    if not (torch.isfinite(image).all() and torch.isfinite(mask).all()):
-        raise ValueError("the image or the mask has values that are not numbers: the step before failed")
-    rows = max(len(image), len(mask))
-    if {len(image), len(mask)} - {1, rows}:
-        raise ValueError(f"there are {len(image)} images and {len(mask)} masks: give as many masks as images, or one")
-    return image.expand(rows, -1, -1, -1), mask.expand(rows, -1, -1, -1)
 
 
 def soften(mask: Tensor, pixels: int, edge: int) -> Tensor:

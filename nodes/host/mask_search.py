@@ -44,7 +44,7 @@ class SearchSettings(NamedTuple):
 
 
 class PartialDenoising(NamedTuple):
-    """How a picture is made noisy by `strength`, and denoised for that share of the steps, with several seeds at once."""
+    """A picture is made noisy by `strength` and denoised for that share of the steps, with several seeds at once."""
 
     seed: int
     seeds: int
@@ -124,7 +124,7 @@ class MaskSearch:
         return seen.heat()
 
     def find(self, model: Any, latent: Tensor, negative: Any, partial: PartialDenoising) -> Tensor:
-        """Heat map [H, W] of a picture's latent [1, C, ..., h, w], of the latent's size, or a multiple of a small one's.
+        """Heat map [H, W] of a picture's latent [1, C, ..., h, w], of its size, or a multiple of a small one's.
 
         Source: InstDiffEdit, section 3.
         """
