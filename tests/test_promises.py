@@ -217,6 +217,12 @@ def test_every_linked_file_exists(document: Path) -> None:
             assert heading in [re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings], link
 
 
+def test_every_picture_and_measurement_is_linked() -> None:
+    text = "".join(document.read_text("utf-8") for document in DOCUMENTS)
+    kept = {path.name for path in (ROOT / "docs").iterdir() if path.suffix in (".png", ".json")}
+    assert not {name for name in kept if f"{name})" not in text}
+
+
 @pytest.mark.parametrize("document", DOCUMENTS[:2] + DOCUMENTS[4:], ids=lambda path: path.name)
 def test_every_file_that_is_named_exists(document: Path) -> None:
     roots = r"(?:lazydiff|nodes|tests|benchmarks|workflows|docs|web|\.ci)"

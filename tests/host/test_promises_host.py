@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .in_process import Pack
 from .running_server import PACK, Server
-from .tiny_models import TinyVAE, prompt, tiny
+from .tiny_models import UNETS, TinyVAE, prompt, tiny
 
 pytestmark = pytest.mark.host
 
@@ -63,7 +63,7 @@ def test_five_nodes_make_a_stock_checkpoint_lazy(pack: Pack) -> None:
     network = model.model.diffusion_model
     hook = network.final_layer.register_forward_pre_hook(lambda module, args: counts.append(args[0].shape[1]))
     try:
-        context, _ = pack.call("LazyContextEncode", model, vae, image, mask, 0, 0, 1)
+        context, _ = pack.call("LazyContextEncode", model, vae, image, mask, 0, 0, anchors=1)
         (latent,) = pack.call("LazySample", model, context, positive, negative, 1, 4, 1.0, "euler", "simple", 1.0, 1)
     finally:
         hook.remove()
@@ -74,11 +74,35 @@ def test_five_nodes_make_a_stock_checkpoint_lazy(pack: Pack) -> None:
     assert len(counts) == 4 and max(counts[1:]) < counts[0] / 2
 
 
+# As the README names them; channels of the latent; whether it has frames.
+LAZY = {
+    "flux": ("Flux (dev", 16, False), "flux-schnell": ("schnell", 16, False), "flux-fill": ("Fill", 16, False),
+    "chroma": ("Chroma", 16, False), "sd3": ("SD3 and SD3.5", 16, False), "qwen-image": ("Qwen-Image", 16, True),
+    "lumina2": ("Lumina 2", 16, False), "z-image": ("Z-Image", 16, False), "auraflow": ("AuraFlow", 4, False),
+    "wan": ("Wan (single pictures)", 16, True), "pixart-alpha": ("PixArt-α", 4, False),
+    "pixart-sigma": ("PixArt-α and Σ", 4, False), "hunyuan-dit": ("HunyuanDiT", 4, False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAZY)
+def test_this_works_for_every_checkpoint_that_is_named(pack: Pack, name: str) -> None:
+    text, channels, frames = LAZY[name]
+    assert text in README.split("This works for")[1].split("## ")[0]
+    context, _ = pack.call("LazyContextEncode", tiny(name), TinyVAE(channels, frames), *canvas_and_mask(), 0, 0)
+    assert context.name and 0 < context.hole.count < context.hole.total
+
+
+@pytest.mark.parametrize("name", UNETS)
+def test_sd_15_and_sdxl_compute_everything(pack: Pack, name: str) -> None:
+    context, _ = pack.call("LazyContextEncode", tiny(name), TinyVAE(4), *canvas_and_mask(), 0, 0)
+    assert not context.name
+
+
 def test_a_graph_with_its_seed_gives_one_picture_whatever_ran_before(pack: Pack) -> None:
     """Of a stock checkpoint, on one context: alone, after another seed and prompt, and after itself."""
     model, vae = tiny("flux"), TinyVAE()
     positive, other, negative = prompt("flux", 9, 1), prompt("flux", 9, 3), prompt("flux", 5, 2)
-    context, _ = pack.call("LazyContextEncode", model, vae, *canvas_and_mask())
+    context, _ = pack.call("LazyContextEncode", model, vae, *canvas_and_mask(), 0, 0)
 
     def sampled(words: Any, seed: int) -> Tensor:
         rest = (4, 1.0, "euler", "simple", 1.0, 1)
