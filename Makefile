@@ -16,9 +16,9 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
 	@echo 'ARGS="..." is handed on to the command, PYTHON=python3.12 chooses the interpreter of a new $(venv).'
 
-install: $(stamp)  ## make .venv; the other targets do it by themselves
+install: $(stamp)  ## make .venv (the other targets do it by themselves)
 
-demo: $(stamp)  ## run the demo
+demo: $(stamp)  ## draw two chains of edits into output/demo
 	@$(python) -m lazydiff demo $(ARGS)
 
 test: $(stamp)  ## lint, type-check and test
@@ -26,10 +26,10 @@ test: $(stamp)  ## lint, type-check and test
 	@$(python) -m mypy
 	@$(python) -m pytest $(ARGS)
 
-train: $(stamp)  ## train a model
+train: $(stamp)  ## train the small model, or ARGS="--config FILE"
 	@$(python) -m lazydiff train $(ARGS)
 
-evaluate: $(stamp)  ## measure a model
+evaluate: $(stamp)  ## measure the small model on held-out scenes
 	@$(python) -m lazydiff evaluate --output output/evaluation $(ARGS)
 
 clean:  ## remove caches and build products, keep .venv

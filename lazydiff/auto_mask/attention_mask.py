@@ -157,7 +157,7 @@ class AttentionMaps:
     objects: words that a user points at; without any, they are found by the reference
     frozen: the words' roles are found when the mask is first asked for, after the first step, and stay
 
-    Source: InstDiffEdit, section 3, and its released code.
+    Source: InstDiffEdit (Zou et al. 2024) and its released code.
     Errors: ValueError without words, or for an unknown reference.
     """
 
@@ -241,7 +241,7 @@ def attention_mask(
     seeds, strength, steps: noises, their share (0…1) at the first step, and steps from there to the picture
     Each step calls the decoder for the prompt, and once more for evidence or the reference “difference”.
     Errors: ValueError that says what is wrong with the input.
-    Source: InstDiffEdit (Zou et al. 2024), section 3; `Evidence` and `guided_filter` are not part of it.
+    Source: InstDiffEdit (Zou et al. 2024); `Evidence` and `guided_filter` are not part of it.
     """
     spoken = words_of(model.text.split(prompt))
     noisy = NoisyPicture(model, image, seeds, strength)

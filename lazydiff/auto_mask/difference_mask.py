@@ -124,7 +124,7 @@ def prompt_difference_mask(
     stabilise: let words that both prompts have attend as they do in the source's
     Each step calls the decoder for both prompts.
     Errors: ValueError that says what is wrong with the input.
-    Source: FISEdit (Yu et al. 2024), section 3; `Evidence` and `guided_filter` are not part of it.
+    Source: FISEdit (Yu et al. 2024); `Evidence` and `guided_filter` are not part of it.
     """
     if not 1 <= first <= steps:
         raise ValueError(f"{first} of {steps} steps cannot be compared: choose 1 to {steps}")

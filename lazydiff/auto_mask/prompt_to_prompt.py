@@ -41,7 +41,7 @@ class Stabiliser:
     shared: tokens of both prompts, as of `shared_tokens`
     home: where what the source's calls attended to waits for the target's; None: where they were made
     Both calls as an attention function: q: [B, heads, n, d]; k, v: [B, heads, L, d]; mask: of `attention_maps`
-    Source: Prompt-to-Prompt, section 3.2; FISEdit, section 3; that a place's shares still add up to 1 is our own.
+    Source: Prompt-to-Prompt, section 3.2; FISEdit (Yu et al. 2024); that a place's shares still add up to 1 is our own.
     """
 
     def __init__(self, shared: Sequence[tuple[int, int]], home: torch.device | None = None):

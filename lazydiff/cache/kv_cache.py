@@ -135,7 +135,7 @@ class KVCache:
 
     @property
     def count(self) -> int:
-        """KVCache kept, of all schedules."""
+        """Anchors that are kept, of all schedules."""
         return sum(map(len, self.kept.values()))
 
     def tensors(self) -> list[Tensor]:

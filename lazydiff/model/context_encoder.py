@@ -1,4 +1,4 @@
-"""The context encoder: sees the whole canvas once, and tells each hole token what it needs to know (paper, 3.1)."""
+"""The context encoder: sees the whole canvas once, and tells each hole token what it needs to know (paper, 3.2)."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ class ContextEncoder(nn.Module):
             return self.norm(hole.gather(x))
         for block in self.blocks[:-1]:
             x = block(x)
-        # Token drop (paper, figure 3): only hole tokens leave the encoder. The last block computes nothing else, which
-        # is exact, because blocks mix tokens through keys and values alone.
+        # Token drop (paper, equation 3): only hole tokens leave the encoder. The last block computes nothing else,
+        # which is exact, because blocks mix tokens through keys and values alone.
         return self.norm(self.blocks[-1](x, hole))
 
     def initialise(self) -> None:

@@ -159,7 +159,7 @@ class LazyDecoder(nn.Module):
             nothing may be padded for
         Rows of different sizes are laid end to end, and nothing is computed at their padding, where the answer is 0.
         gate: stands around every block's attention and MLP in turn; it may answer in a module's place
-        Source: paper, section 3.2; Chen et al. 2023 (PixArt-α), section 2.3.
+        Source: paper, section 3.3 and equation 4; Chen et al. 2023 (PixArt-α), section 2.3.
         """
         time = self.time_embedding(t, hole, x.dtype)
         table6 = self.t_block(time).unflatten(1, (6, 1, -1)).movedim(1, 0)  # [6, B, 1, d]

@@ -35,7 +35,7 @@ def composite_latents(canvas: Tensor, sampled: Tensor, mask: Tensor, cell: int) 
     """Sampled latents in the cells that the mask touches, the canvas's own in all others, bit for bit.
 
     canvas, sampled: [B, C, h, w], of some VAEs [B, C, 1, h, w]; mask: [M, 1, H, W], B a multiple of M
-    Source: paper, equation 5, with the mask max-pooled to the latent's resolution.
+    Source: paper, section 3.3, equation 5, with the mask max-pooled to the latent's resolution.
     """
     cells = to_grid(mask.float(), cell) > 0
     cells = cells.repeat(len(sampled) // len(cells), 1, 1, 1).to(sampled.device)

@@ -68,7 +68,7 @@ TRAINED_STEPS = [Posterior(*row) for row in TRAINED.tolist()]
 def iddpm_loss(network: Network, x: Tensor, noise: Tensor, t: Tensor, valid: Tensor) -> Tensor:
     """Hybrid loss ‖ε̂ − ε‖² + L_vb, averaged over each row's valid tokens, then over rows.
 
-    The bound trains the variance only. It is one term of T, so its weight of 1 is the paper's λ = 0.001 on the sum.
+    The bound trains the variance only. It is one term of T, so its weight of 1 is their λ = 0.001 on the sum.
 
     network: (x_t [B, n, C], t [B]) -> [B, n, 2C], noise before variance
     x, noise: [B, n, C]; t: [B] int64 in 0..999; valid: [B, n] bool

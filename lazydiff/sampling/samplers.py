@@ -135,7 +135,7 @@ def sample_iddpm(
     noise_sampler: Callable[[], Tensor],
     callback: Callback | None = None,
 ) -> Tensor:
-    """The paper's sampler: the ancestral chain of IDDPM with the variance that the model has learned.
+    """The paper's sampler (section 3.3): the ancestral chain of IDDPM with the variance that the model has learned.
 
     A model without one gets the smaller bound of it. Source: Nichol & Dhariwal, section 4.
     """

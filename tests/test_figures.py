@@ -1,0 +1,305 @@
+"""The numbers in the documents are those that were measured: every row of every table, and what the text quotes."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lazydiff.cache.module_skip import load_gates
+from lazydiff.model.checkpoint import SHIPPED, load_checkpoint
+from lazydiff.training.config import TrainingConfig
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+WEIGHTS, BASELINES = ROOT / "lazydiff" / "weights", ROOT / "lazydiff" / "evaluation" / "weights"
+
+
+def measured(path: str) -> Any:
+    return json.loads((ROOT / path).read_text("utf-8"))
+
+
+KV, FIGURE5 = measured("docs/kv-context.json"), measured("docs/figure5.json")
+STEP, GATES = measured("docs/step.json"), measured("docs/gates.json")
+MASKS, MANY = measured("docs/masks.json"), measured("docs/many-masks.json")
+LAZY_VAE, POISSON, CHAIN = (measured(f"docs/{name}.json") for name in ("lazy-vae", "poisson", "chain"))
+MODEL, COMPARED = measured("lazydiff/weights/evaluation.json"), measured("lazydiff/evaluation/weights/baselines.json")
+
+
+def line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+# Tables: the rows of each, as a document writes them
+
+
+KV_NAMES = {
+    ("Flux", False): "Flux", ("Flux", True): "Flux, with `keep_text`", ("PixArt-α XL/2", False): "PixArt-α XL/2",
+}  # fmt: skip
+
+
+def kv_samplings(digits: int) -> list[str]:
+    ratios = ("first_ratio", "next_ratio")
+    return [
+        line(KV_NAMES[one["shape"], one["text_kept"]], *(f"{one[key]:.{digits}f}×" for key in ratios))
+        for one in KV["samplings"]
+    ]
+
+
+def kv_steps() -> list[str]:
+    return [
+        line(f"{one['shape']}, ring {one['ring']}{', text kept' * one['text_kept']}", str(one["tokens"]),
+             f"{one['ratio']:.1f}×", f"{one['limit']:.1f}×")
+        for one in KV["steps"]
+    ]  # fmt: skip
+
+
+def figure5(canvas: int, percent: int) -> dict[str, Any]:
+    return next(one for one in FIGURE5["table"] if (one["canvas"], one["percent"]) == (canvas, percent))
+
+
+STEPS = ("50", "20", "8", "4", "1")
+EDITS = {
+    "next edit": ("next edit", "RegenerateImage"),
+    "edit in a chain, elsewhere than the last": ("chained edit", "RegenerateImage"),
+    "next variation on the same mask": ("next variation", "RegenerateImage, next variation"),
+    "first edit, with opening the canvas": ("first edit", "RegenerateImage"),
+}
+
+
+def whole_edits() -> list[str]:
+    rows = []
+    for canvas in (1024, 2048):
+        edits = figure5(canvas, 10)["edits"]
+        for name, (ours, theirs) in EDITS.items():
+            ratios = [f"{edits[theirs][steps] / edits[ours][steps]:.1f}×" for steps in STEPS]
+            rows.append(line(f"{canvas} px, {name}", *ratios))
+    return rows
+
+
+def same_vae(percent: int, steps: int) -> tuple[float, float, float]:
+    """Times of an edit where everyone encodes and decodes all of what is generated: ours, the image's, the crop's."""
+    one = figure5(1024, percent)["stages"]
+    both = one["encode"] + one["decode"] + one["blend"]
+    crop = one["crop encode"] + one["crop decode"] + one["crop and scale"] + one["blend"]
+    ours = one["context"] + steps * one["lazy step"] + both
+    return ours, steps * one["image step"] + both, steps * one["crop step"] + crop
+
+
+def papers_protocol() -> list[str]:
+    times = [same_vae(10, int(steps)) for steps in STEPS]
+    return [line("1024 px, whole VAE for both", *(f"{image / ours:.1f}×" for ours, image, _ in times))]
+
+
+def step_alone() -> list[str]:
+    return [
+        line(f"{one['percent']} %", str(one["tokens"]), f"{one['milliseconds']:.0f} ms", f"{one['speedup']:.1f}×",
+             f"{one['speedup_in_theory']:.1f}×")
+        for one in STEP["table"]
+    ]  # fmt: skip
+
+
+def many_masks() -> list[str]:
+    return [
+        line(name, *(f"{one[way]['milliseconds']:.0f} ms" for way in ("packed", "padded", "one by one")),
+             f"{one['packed']['of_padded']:.2f}")
+        for name, one in MANY["table"].items()
+    ]  # fmt: skip
+
+
+GATED = {one["name"]: one for one in GATES["table"]}
+
+
+def gates_by_time() -> list[str]:
+    whole = GATED["10 steps"]["milliseconds"]
+    return [
+        line(name, f"{one['ratio']:.0%}", f"{one['milliseconds'] / whole:.0%}", f"{one['quality']:.1f} %",
+             f"{one['distance']:.2f}")
+        for name, one in GATED.items()
+    ]  # fmt: skip
+
+
+def gates_by_work() -> list[str]:
+    rows = []
+    for percent in (30, 40, 50):
+        names = (f"trained gates, {percent} %", f"calibrated skips, {percent} %", f"{10 - percent // 10} steps")
+        rows.append(line(f"{percent} %", *(f"{GATED[name]['distance']:.2f}" for name in names)))
+    return rows
+
+
+MASK_ROWS = {
+    "attention": "**attention mask** (words pointed at, with evidence, led to edges)",
+    "difference": "**prompt difference mask** (with evidence, led to edges)",
+    "DiffEdit": "DiffEdit's mask, same model and seeds",
+    "DiffEdit with evidence and edges": "… with our evidence and edges *",
+    "attention, words not pointed at": "attention, words not pointed at *",
+    "attention alone": "attention without evidence and edges, words pointed at *",
+    "attention as published": "attention with InstDiffEdit's thresholds, nothing of ours *",
+    "difference as published": "difference with FISEdit's share of steps, nothing of ours *",
+    "exact mask in whole tokens": "the exact mask in whole tokens (the grid is 12×12)",
+}
+
+
+def masks() -> list[str]:
+    rows = {one["name"]: one for one in MASKS["table"]}
+    return [
+        line(text, *(f"{rows[name][key]:.0f} %" for key in ("all", "alone", "among")),
+             f"{rows[name]['best']:.0f} % at {rows[name]['best_threshold']:g}")
+        for name, text in MASK_ROWS.items()
+    ]  # fmt: skip
+
+
+COMPARISONS = {
+    "dense": "RegenerateImage, every token at every step",
+    "1 anchor": "… 1 anchor",
+    "2 anchors": "… 2 anchors",
+    "4 anchors": "… 4 anchors",
+    "8 anchors": "… 8 anchors",
+    "automatic": "… automatic anchors",
+    "automatic, fp8": "… automatic, kept in fp8 *",
+    "4 anchors, ring 0": "… 4 anchors, ring 0 *",
+    "4 anchors, ring 2": "… 4 anchors, ring 2 *",
+    "anchors of another prompt": "… no anchor of its own, those of another prompt *",
+    "anchors of another prompt and seed": "… those of another prompt and seed *",
+    "every step": "RegenerateImage on the questions of the rows marked *",
+    "LazyDiffusion": "**LazyDiffusion**, the model that ships",
+    "RegenerateCrop": "RegenerateCrop",
+}
+
+
+def comparison() -> list[str]:
+    rows = {one["name"]: one for one in COMPARED["table"]}
+    lines = []
+    for name, text in COMPARISONS.items():
+        one, figures = rows[name], rows[name]["figures"]
+        psnr = figures.get("psnr")
+        likeness = "–" if psnr is None or psnr >= 100 else f"{psnr:.1f} dB"
+        percent = (f"{figures[key]:.0f} %" for key in ("sibling_colour", "caption_blank", "caption_against_siblings"))
+        seam = f"{figures['seam_ratio']:.2f}"
+        lines.append(line(text, f"{one['dense_steps']:.1f}", f"{one['cost']:.0%}", likeness, *percent, seam))
+    return lines
+
+
+def evaluation() -> list[str]:
+    """As the evaluation itself has written it."""
+    text = (WEIGHTS / "evaluation.md").read_text("utf-8")
+    rows = [row for row in text.splitlines() if "(`" in row]
+    assert len(rows) == 11 and all(f"{MODEL['figures']['removal']} %" in row for row in rows if "`removal`" in row)
+    return rows
+
+
+TABLES: list[tuple[str, list[str]]] = [
+    ("README.md", kv_samplings(1)),
+    ("docs/benchmarks.md", kv_samplings(2)),
+    ("docs/benchmarks.md", kv_steps()),
+    ("docs/benchmarks.md", whole_edits()),
+    ("docs/benchmarks.md", papers_protocol()),
+    ("docs/benchmarks.md", step_alone()),
+    ("docs/benchmarks.md", many_masks()),
+    ("docs/benchmarks.md", gates_by_time()),
+    ("docs/benchmarks.md", gates_by_work()),
+    ("docs/masks.md", masks()),
+    ("docs/quality.md", comparison()),
+    ("docs/model-card.md", evaluation()),
+]
+
+
+@pytest.mark.parametrize(("document", "rows"), TABLES, ids=lambda value: value if isinstance(value, str) else "")
+def test_tables_say_what_was_measured(document: str, rows: list[str]) -> None:
+    text = (ROOT / document).read_text("utf-8").splitlines()
+    assert rows and not [row for row in rows if row not in text]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_no_table_has_a_number_that_was_not_measured(document: Path) -> None:
+    known = {row for _, rows in TABLES for row in rows}
+    text = document.read_text("utf-8").splitlines()
+    body = [row for row, below in zip(text, [*text[1:], ""], strict=True) if row[:1] == "|" and below[:3] != "|--"]
+    quantity = re.compile(r"\d\s?(×|%|dB|ms|s|MB) ")
+    assert not [row for row in body if quantity.search(row) and row not in known]
+
+
+# What the text quotes
+
+
+def in_readme() -> list[str]:
+    return [f"within {automatic():.1f} dB of the full computation"]
+
+
+def in_benchmarks() -> list[str]:
+    whole, gates, vae = FIGURE5["figures"], GATES["figures"], LAZY_VAE["figures"]
+    levels = [one["grey_levels"] for one in LAZY_VAE["edits"]]
+    stale, crop_alone = (sum(one[way] for one in levels) / len(levels) for way in ("stale statistics", "crop alone"))
+    (ours, image, _), (quarter, _, crop) = same_vae(10, 50), same_vae(25, 50)
+    opencv = next(one["opencv"] for one in POISSON["table"] if one["size"] == 1024)
+    trained = load_gates(WEIGHTS / "lazydiffusion-small.gates.safetensors").settings
+    assert POISSON["figures"]["error_grey_levels"] < 0.001
+    return [
+        f"({KV['figures']['cache_over_formula']:.4f} of it)",
+        f"{image / ours:.1f} times at 50 steps",
+        f"{crop / quarter:.2f} of our time at a mask of 25 % and 50 steps",
+        f"{whole['crop_over_lazy_at_25_percent']:.2f} of the time of our next edit",
+        f"{whole['crop_over_next_variation_at_25_percent']:.2f} of our next variation",
+        f"{100 * vae['decode_flops_share_at_10_percent']:.1f} % of the work",
+        f"{len(levels)} edits of 512 px canvases",
+        f"differ from a full decode by {vae['edit_difference_grey_levels']:.1f} grey levels",
+        f"{stale:.1f} with stale statistics, {crop_alone:.1f} when a crop",
+        f"differs by {vae['edit_difference_grey_levels_worst']:.1f}",
+        f"in {POISSON['figures']['ms_1024_at_10_percent']:.0f} ms on one CPU thread",
+        f"{POISSON['figures']['scipy_over_ours']:.0f} times faster than scipy's",
+        f"({POISSON['figures']['scipy_one_factorisation_over_ours']:.0f} times, if scipy",
+        f"`seamlessClone` takes {opencv:.0f} ms",
+        f"largest difference {CHAIN['figures']['outside_max_difference']:.0f}",
+        f"medians of five edits: {CHAIN['figures']['last_over_first_time']:.2f}",
+        f"take {100 * gates['time_saved']:.0f} % of the time",
+        f"{100 * gates['full_size_time_saved']:.0f} % from a decoder of PixArt-α's size",
+        f"{trained['steps']} updates of {trained['scenes']} scenes",
+    ]
+
+
+def in_masks() -> list[str]:
+    attention, difference = (MASKS["figures"][f"{kind}_cost_steps"] for kind in ("attention", "difference"))
+    steps = f"takes {attention} denoising steps, a prompt difference mask {difference}"
+    return [f"{MASKS['scenes']} held-out scenes", steps]
+
+
+def in_quality() -> list[str]:
+    levels = [TrainingConfig.read(BASELINES / f"regenerate-{kind}.toml").noise_levels for kind in ("image", "crop")]
+    assert levels == [1, 1] and TrainingConfig.read(SHIPPED.with_suffix(".toml")).noise_levels == 4
+    return [
+        f"within {automatic():.1f} dB of the dense one",
+        f"sibling colour loses {COMPARED['figures']['sibling_colour_loss']:.1f} points",
+        f"caption match {COMPARED['figures']['caption_loss']:.1f}".replace("-", "−"),
+    ]
+
+
+def in_model_card() -> list[str]:
+    model, training = load_checkpoint(SHIPPED), TrainingConfig.read(SHIPPED.with_suffix(".toml"))
+    return [
+        f"({SHIPPED.stat().st_size / 1e6:.1f} MB",
+        f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} million parameters",
+        f"from seed {training.seed}",
+        f"stopped at step {training.weigh_variance_from}",
+        f"{MODEL['counts']['sibling']} held-out scenes",
+    ]
+
+
+def automatic() -> float:
+    rows = {one["name"]: one["figures"] for one in COMPARED["table"]}
+    psnr: float = rows["automatic"]["psnr"]
+    return psnr
+
+
+QUOTES = {
+    "README.md": in_readme, "docs/benchmarks.md": in_benchmarks, "docs/masks.md": in_masks,
+    "docs/quality.md": in_quality, "docs/model-card.md": in_model_card,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("document", QUOTES)
+def test_the_text_quotes_what_was_measured(document: str) -> None:
+    text = " ".join((ROOT / document).read_text("utf-8").split())
+    assert not [phrase for phrase in QUOTES[document]() if phrase not in text]
