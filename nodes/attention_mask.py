@@ -8,19 +8,18 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from .host.mask_search import SearchSettings, attach_instant_mask, find_attention_masks
-from .inputs import MODELS, cfg_input, search_inputs, seed_input, steps_input
-from .types import CATEGORY
+from .inputs import MODELS, cfg_input, node_schema, search_inputs, seed_input, steps_input
 
 
 class AttentionMask(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="AttentionMask",
-            display_name="Attention Mask",
-            category=CATEGORY,
+        return node_schema(
+            "AttentionMask",
+            "Attention Mask",
             description="A mask of what a prompt speaks of, without painting: the picture is made half noisy and "
             "denoised again, and where the model looks for the prompt's words meanwhile is where they are.",
+            aliases=["automatic mask", "text to mask", "segment", "instdiffedit", "find object"],
             inputs=[
                 io.Model.Input("model", tooltip=MODELS),
                 io.Clip.Input("clip", tooltip="The text encoder that belongs to the model."),
@@ -66,12 +65,12 @@ class AttentionMask(io.ComfyNode):
 class InstantMask(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="InstantMask",
-            display_name="Instant Mask",
-            category=CATEGORY,
+        return node_schema(
+            "InstantMask",
+            "Instant Mask",
             description="Lets any sampler find its mask while it runs: from the second step on, what the prompt's "
             "words are not looked for stays as it is in the latent. For KSampler with a denoise below 1.",
+            aliases=["automatic mask", "instdiffedit", "edit without mask"],
             inputs=[
                 io.Model.Input("model", tooltip=MODELS),
                 io.Clip.Input("clip", tooltip="The text encoder that belongs to the model."),

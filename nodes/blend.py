@@ -6,18 +6,18 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from .host.blend import blend_pictures
-from .types import CATEGORY
+from .inputs import node_schema
 
 
 class PoissonBlend(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="PoissonBlend",
-            display_name="Poisson Blend",
-            category=CATEGORY,
+        return node_schema(
+            "PoissonBlend",
+            "Poisson Blend",
             description="Puts a part of one picture into another without a seam. Outside the mask every pixel stays "
             "exactly as it was. Works on any two pictures of one size.",
+            aliases=["seamless", "seamless clone", "blend", "composite", "gradient domain", "paste", "invisible seam"],
             inputs=[
                 io.Image.Input("destination", tooltip="The picture that stays."),
                 io.Image.Input("source", tooltip="The picture that fills the mask; its colours adapt to the edge."),

@@ -12,19 +12,19 @@ from ..lazydiff.pipeline.decode import Blend
 from .host.encode import encode_from_canvas
 from .host.lazy_vae import edit_with, open_with, work
 from .host.progress import show
-from .inputs import edge_inputs, kv_settings, stock_inputs
-from .types import CATEGORY, AnyContext, LazyCanvasIO, LazyContextIO
+from .inputs import edge_inputs, kv_settings, node_schema, stock_inputs
+from .types import AnyContext, LazyCanvasIO, LazyContextIO
 
 
 class LazyCanvas(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="LazyCanvas",
-            display_name="Lazy Canvas",
-            category=CATEGORY,
+        return node_schema(
+            "LazyCanvas",
+            "Lazy Canvas",
             description="Opens a picture for any number of edits, one after the other: it is encoded once, here, and "
             "stays in latents from edit to edit.",
+            aliases=["edit chain", "progressive edit", "canvas"],
             inputs=[
                 io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
                 io.Image.Input("image", tooltip="The picture; its sides are multiples of 8 px (large models: 16)."),
@@ -40,11 +40,11 @@ class LazyCanvas(io.ComfyNode):
 class LazyCanvasContext(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="LazyCanvasContext",
-            display_name="Lazy Canvas Context",
-            category=CATEGORY,
+        return node_schema(
+            "LazyCanvasContext",
+            "Lazy Canvas Context",
             description="Lazy Context Encode for a Lazy Canvas: the next hole. The canvas is not encoded again.",
+            aliases=["inpaint", "edit chain", "next edit"],
             inputs=[
                 io.Model.Input("model", tooltip="A LazyDiffusion model, or a stock transformer."),
                 LazyCanvasIO.Input("canvas", tooltip="From Lazy Canvas, or from the edit before."),
@@ -72,14 +72,14 @@ class LazyCanvasContext(io.ComfyNode):
 class LazyCanvasEdit(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="LazyCanvasEdit",
-            display_name="Lazy Canvas Edit",
-            category=CATEGORY,
+        return node_schema(
+            "LazyCanvasEdit",
+            "Lazy Canvas Edit",
             description="Puts what was sampled into the canvas: decodes what has changed, blends it in without a seam, "
             "and keeps the sampled latents as they are for the next edit. Outside the hole every pixel and every "
             "latent stays exactly as it was. Variations of one hole give as many canvases; a batch of holes is filled "
             "on one canvas.",
+            aliases=["edit chain", "composite", "seamless"],
             inputs=[
                 LazyCanvasIO.Input("canvas", tooltip="The canvas that the context was made of."),
                 io.Latent.Input("samples", tooltip="From LazySample, or any sampler that had the context's LATENT."),

@@ -10,21 +10,23 @@ from torch import Tensor
 from .host.contexts import attach, describe
 from .host.encode import encode_context
 from .host.progress import show
-from .inputs import edge_inputs, kv_settings, stock_inputs
-from .types import CATEGORY, AnyContext, LazyContextIO
+from .inputs import edge_inputs, kv_settings, node_schema, stock_inputs
+from .types import AnyContext, LazyContextIO
 
 
 class LazyContextEncode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="LazyContextEncode",
-            display_name="Lazy Context Encode",
-            category=CATEGORY,
+        return node_schema(
+            "LazyContextEncode",
+            "Lazy Context Encode",
             description="Looks at the whole canvas once. What it returns serves any number of samplers, seeds and "
             "prompts, each of which then works on the masked part alone. A stock transformer (Flux, SD3, Qwen-Image, "
             "PixArt …) becomes lazy too: a few steps compute the whole canvas, and the steps between them reuse what "
             "those knew of the visible part.",
+            aliases=[
+                "inpaint", "local edit", "regional edit", "masked edit", "generative fill", "outpaint",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="A LazyDiffusion model, or a stock transformer."),
                 io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
@@ -49,12 +51,12 @@ class LazyContextEncode(io.ComfyNode):
 class LazyContextApply(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="LazyContextApply",
-            display_name="Lazy Context Apply",
-            category=CATEGORY,
+        return node_schema(
+            "LazyContextApply",
+            "Lazy Context Apply",
             description="Makes KSampler, SamplerCustomAdvanced and every other sampler lazy: give them the MODEL from "
             "here and the LATENT of Lazy Context Encode.",
+            aliases=["inpaint", "lazy ksampler", "make lazy"],
             inputs=[
                 io.Model.Input("model", tooltip="The model that made the context."),
                 LazyContextIO.Input("context", tooltip="From Lazy Context Encode."),
@@ -70,11 +72,11 @@ class LazyContextApply(io.ComfyNode):
 class LazyContextInfo(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="LazyContextInfo",
-            display_name="Lazy Context Info",
-            category=CATEGORY,
+        return node_schema(
+            "LazyContextInfo",
+            "Lazy Context Info",
             description="Says what a context is made of and what a sampling step on it costs.",
+            aliases=["cost", "mask size", "cache size"],
             inputs=[LazyContextIO.Input("context", tooltip="From Lazy Context Encode.")],
             outputs=[io.String.Output("text", tooltip="What the node shows.")],
             is_output_node=True,

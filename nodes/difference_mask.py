@@ -9,8 +9,7 @@ from comfy_api.latest import io
 from .host.prompt_difference import PromptPair, find_difference_mask
 from .host.sampling import SamplerSettings
 from .host.trajectory import FIRST, Recorder
-from .inputs import cfg_input, denoise_input, sampler_inputs, seed_input, steps_input
-from .types import CATEGORY
+from .inputs import cfg_input, denoise_input, node_schema, sampler_inputs, seed_input, steps_input
 
 AS_PICTURE = "As of the picture's sampler."
 
@@ -18,13 +17,13 @@ AS_PICTURE = "As of the picture's sampler."
 class PromptDifferenceMask(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="PromptDifferenceMask",
-            display_name="Prompt Difference Mask",
-            category=CATEGORY,
+        return node_schema(
+            "PromptDifferenceMask",
+            "Prompt Difference Mask",
             description="A mask of what changes when a picture's prompt does: the first steps of both prompts from the "
             "same noise, compared. With Lazy Context Encode and Lazy Sample behind it, only what the changed words "
             "touch is computed.",
+            aliases=["automatic mask", "diffedit", "fisedit", "mask from prompts"],
             inputs=[
                 io.Model.Input(
                     "model",
@@ -82,12 +81,12 @@ class PromptDifferenceMask(io.ComfyNode):
 class RecordLatents(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="RecordLatents",
-            display_name="Record Latents",
-            category=CATEGORY,
+        return node_schema(
+            "RecordLatents",
+            "Record Latents",
             description="Remembers the steps of the samplers behind it, so that a Prompt Difference Mask of their "
             "pictures need not compute them again. Changes nothing.",
+            aliases=["record steps", "fisedit"],
             inputs=[io.Model.Input("model", tooltip="Any model.")],
             outputs=[io.Model.Output("MODEL", tooltip="For the sampler, and for Prompt Difference Mask.")],
         )

@@ -11,7 +11,7 @@ from ..lazydiff.cache.module_skip import SUFFIX
 from ..lazydiff.model.checkpoint import SHIPPED
 from .host.settings import FOLDER
 from .host.stock_gates import CALIBRATE, attach_gates
-from .types import CATEGORY
+from .inputs import node_schema
 
 SHIPPED_GATES = SHIPPED.with_suffix(SUFFIX).name
 
@@ -21,13 +21,13 @@ class LazyGates(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         names = [name for name in folder_paths.get_filename_list(FOLDER) if name.endswith(SUFFIX)]
         names.sort(key=lambda name: (name != SHIPPED_GATES, name))
-        return io.Schema(
-            node_id="LazyGates",
-            display_name="Lazy Gates",
-            category=CATEGORY,
+        return node_schema(
+            "LazyGates",
+            "Lazy Gates",
             description="Skips attentions and MLPs, of stock transformers whole blocks, that would answer nearly as at "
             "the step before. Trained gates are for one model and one list of steps; “calibrate” serves any steps of a "
             "LazyDiffusion model or a stock transformer.",
+            aliases=["skip", "faster", "lazydit", "step cache", "module skip"],
             inputs=[
                 io.Model.Input(
                     "model", tooltip="A LazyDiffusion model or a stock transformer, with or without a context."

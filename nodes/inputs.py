@@ -1,17 +1,27 @@
-"""Inputs that several nodes have, made alike."""
+"""Schemas, and the inputs that several nodes have, made alike."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import comfy.samplers
 from comfy_api.latest import io
 
 from ..lazydiff.cache.kv_cache import KVSettings
+from .types import CATEGORY
 
 REFERENCES = ["automatic", "start", "sink", "difference"]
 MODELS = "SD 1.5, SDXL, PixArt, Flux, SD3, Qwen-Image … or one of this pack's."
 STOCK = " Stock transformers only."
+
+
+def node_schema(node_id: str, name: str, *, aliases: Sequence[str], **given: Any) -> io.Schema:
+    """A node of this pack's. aliases: other words to find it by, where the host can search for them"""
+    if "search_aliases" in {field.name for field in fields(io.Schema)}:
+        given["search_aliases"] = list(aliases)
+    return io.Schema(node_id=node_id, display_name=name, category=CATEGORY, **given)
 
 
 def seed_input(tooltip: str) -> Any:

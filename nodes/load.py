@@ -11,7 +11,7 @@ from ..lazydiff.model.checkpoint import SHIPPED, VOCABULARY, CheckpointError, re
 from .host.clip import load_clip
 from .host.settings import FOLDER, read_latent
 from .host.vae import PatchVAE
-from .types import CATEGORY
+from .inputs import node_schema
 
 
 class LazyCheckpointLoader(io.ComfyNode):
@@ -19,12 +19,12 @@ class LazyCheckpointLoader(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         names = [name for name in folder_paths.get_filename_list(FOLDER) if not name.endswith(SUFFIX)]
         names.sort(key=lambda name: (name != SHIPPED.name, name))
-        return io.Schema(
-            node_id="LazyCheckpointLoader",
-            display_name="Lazy Checkpoint Loader",
-            category=CATEGORY,
+        return node_schema(
+            "LazyCheckpointLoader",
+            "Lazy Checkpoint Loader",
             description="A LazyDiffusion model with its own text encoder and latent space. The small one that comes "
             "with the pack needs no download.",
+            aliases=["lazy diffusion", "load lazy model", "small model"],
             inputs=[
                 io.Combo.Input(
                     "checkpoint",

@@ -7,18 +7,18 @@ from typing import Any
 from comfy_api.latest import io
 
 from .host.prompts import as_batch
-from .types import CATEGORY
+from .inputs import node_schema
 
 
 class LazyPrompts(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="LazyPrompts",
-            display_name="Lazy Prompts",
-            category=CATEGORY,
+        return node_schema(
+            "LazyPrompts",
+            "Lazy Prompts",
             description="One prompt for each mask of a batch: all holes are generated in one pass, each by its own "
             "prompt. As many prompts as masks, or as pictures; row by row they are the same as one by one.",
+            aliases=["several prompts", "many masks", "regional prompts", "prompt batch"],
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder that belongs to the model."),
                 io.String.Input(

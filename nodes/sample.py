@@ -8,19 +8,19 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from .host.sampling import OWN, SamplerSettings, sample_context
-from .inputs import cfg_input, denoise_input, sampler_inputs, seed_input, steps_input
-from .types import CATEGORY, AnyContext, LazyContextIO
+from .inputs import cfg_input, denoise_input, node_schema, sampler_inputs, seed_input, steps_input
+from .types import AnyContext, LazyContextIO
 
 
 class LazySample(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="LazySample",
-            display_name="Lazy Sample",
-            category=CATEGORY,
+        return node_schema(
+            "LazySample",
+            "Lazy Sample",
             description="Generates the hole of a context; everything else stays as it is, bit by bit. Change the seed "
             "or the prompt as often as you like: the canvas is not encoded again.",
+            aliases=["inpaint", "sampler", "variations", "ksampler lazy", "generative fill"],
             inputs=[
                 io.Model.Input("model", tooltip="The model that made the context."),
                 LazyContextIO.Input("context", tooltip="From Lazy Context Encode; one serves many samplers."),

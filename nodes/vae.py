@@ -9,7 +9,8 @@ from torch import Tensor
 
 from .host.lazy_vae import decode_hole
 from .host.progress import show
-from .types import CATEGORY, AnyContext, LazyContextIO
+from .inputs import node_schema
+from .types import AnyContext, LazyContextIO
 
 MODES = ["lazy", "exact (full)"]
 
@@ -17,14 +18,14 @@ MODES = ["lazy", "exact (full)"]
 class LazyVAEDecode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="LazyVAEDecode",
-            display_name="Lazy VAE Decode",
-            category=CATEGORY,
+        return node_schema(
+            "LazyVAEDecode",
+            "Lazy VAE Decode",
             description="VAE Decode whose work follows the hole. With a context as hole, its canvas is decoded once, "
             "and then of every sample what differs from it and what lies around that. For the VAEs of Stable "
             "Diffusion, SDXL, SD3 and Flux; others decode everything. A canvas that was fitted to the model is given "
             "back at its own size. The node says what it did.",
+            aliases=["decode part", "partial decode", "vae decode faster"],
             inputs=[
                 io.Latent.Input("samples", tooltip="From a sampler."),
                 io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
