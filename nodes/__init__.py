@@ -15,7 +15,7 @@ from .canvas import LazyCanvas, LazyCanvasContext, LazyCanvasEdit
 from .context import LazyContextApply, LazyContextEncode, LazyContextInfo
 from .difference_mask import PromptDifferenceMask, RecordLatents
 from .gates import LazyGates
-from .host.model import register
+from .host.model import register, registered_elsewhere
 from .host.settings import add_folders
 from .load import LazyCheckpointLoader
 from .prompts import LazyPrompts
@@ -30,6 +30,12 @@ class LazyDiffusionExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """The node classes. The host calls this once at its start, before it reads any schema."""
+        if other := registered_elsewhere():
+            logging.warning(
+                "Lazy Diffusion is installed twice, in %s and in %s: remove one of them. The nodes of the second are left "
+                "out", other, PICTURES.parents[1],
+            )  # fmt: skip
+            return []
         add_folders()
         register()
         add_pictures()

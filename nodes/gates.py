@@ -7,20 +7,17 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io
 
-from ..lazydiff.cache.module_skip import SUFFIX
-from ..lazydiff.model.checkpoint import SHIPPED
-from .host.settings import FOLDER
+from ..lazydiff.cache.module_skip import SHIPPED_GATES, SUFFIX
+from .host.settings import GATES_FOLDER
 from .host.stock_gates import CALIBRATE, attach_gates
 from .inputs import node_schema
-
-SHIPPED_GATES = SHIPPED.with_suffix(SUFFIX).name
 
 
 class LazyGates(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        names = [name for name in folder_paths.get_filename_list(FOLDER) if name.endswith(SUFFIX)]
-        names.sort(key=lambda name: (name != SHIPPED_GATES, name))
+        names = [name for name in folder_paths.get_filename_list(GATES_FOLDER) if name.endswith(SUFFIX)]
+        names.sort(key=lambda name: (name != SHIPPED_GATES.name, name))
         return node_schema(
             "LazyGates",
             "Lazy Gates",
@@ -36,8 +33,9 @@ class LazyGates(io.ComfyNode):
                     "gates",
                     options=[*names, CALIBRATE],
                     default=(names or [CALIBRATE])[0],
-                    tooltip="Trained gates (NAME.gates.safetensors in models/lazydiffusion); or calibrate: the first "
-                    "sampling computes everything, and decides what the next ones with its steps skip.",
+                    tooltip="Trained gates (NAME.gates.safetensors in models/lazydiffusion_gates); or calibrate: the "
+                    "first sampling computes everything, and decides what the next ones with its steps skip, so that "
+                    "a picture depends on what ran before it.",
                 ),
                 io.Float.Input(
                     "ratio",

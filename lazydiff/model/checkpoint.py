@@ -125,6 +125,7 @@ def read_config(path: Path, metadata: dict[str, str]) -> ModelConfig:
         network = {name: value for name, value in values["network"].items() if name not in OBSOLETE}
         values["network"] = NetworkConfig(**network)
         values["sampling"] = Sampling(**values["sampling"])
+        values["words"] = tuple(values.get("words", ()))
         return ModelConfig(**values)
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: the configuration in its metadata cannot be read ({error!r})") from error

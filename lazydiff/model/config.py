@@ -82,6 +82,7 @@ class ModelConfig:
     name: str = "lazydiffusion"
     text_layers: int = 2
     sampling: Sampling = field(default_factory=Sampling)
+    words: tuple[str, ...] = ()  # of its training's captions, where they are few enough to name
 
 
 # The model that ships: its latent is a linear transform of 8×8 px patches, so a token is one latent cell.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import sentencepiece
@@ -69,6 +69,12 @@ class PretrainedT5(nn.Module):
         device = next(self.t5.parameters()).device
         ids, mask = batch["input_ids"].to(device), mask.to(device)
         return self.t5(input_ids=ids, attention_mask=mask).last_hidden_state, mask
+
+
+def unknown_words(prompt: str, known: Collection[str]) -> list[str]:
+    """Words of a prompt that a model's training never used; none if it is not known which it did."""
+    words = [word.strip(".,:;!?\"'()[]“”") for word in prompt.casefold().split()]
+    return list(dict.fromkeys(word for word in words if known and word and word not in known))
 
 
 def check_length(prompt: str, length: int, most: int) -> None:

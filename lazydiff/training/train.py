@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from ..model.config import ModelConfig
 from ..model.layers import AttentionFunction, explicit_attention, sdpa
 from ..model.lazydiffusion import LazyDiffusion
 from ..model.text import train_vocabulary
-from ..scenes import all_captions, random_sample
+from ..scenes import all_captions, random_sample, vocabulary
 from .config import TrainingConfig
 from .data import SceneStream, collate
 from .objective import Objective
@@ -93,6 +94,7 @@ def train(config: TrainingConfig, output: Path, paint: Paint = paint_lazy) -> Pa
 def new_model(config: ModelConfig, seed: int, attention: AttentionFunction = sdpa) -> LazyDiffusion:
     """A model with fresh weights, its vocabulary and latent space measured on the world of scenes."""
     set_seed(seed)
+    config = replace(config, words=tuple(sorted(vocabulary())))
     model = LazyDiffusion.self_contained(config, train_vocabulary(all_captions(), VOCABULARY), attention=attention)
     model.initialise(seed)
     rng = np.random.default_rng([seed, FIT_SCENES])

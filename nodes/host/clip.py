@@ -15,6 +15,8 @@ from torch import Tensor
 
 from ...lazydiff.model.checkpoint import VOCABULARY, part
 from ...lazydiff.model.config import ModelConfig
+from ...lazydiff.model.text import unknown_words
+from .progress import show
 
 NAME = "lazy_t5"
 
@@ -51,6 +53,11 @@ def load_clip(config: ModelConfig, tensors: Mapping[str, Tensor]) -> comfy.sd.CL
     class Tokenizer(sd1_clip.SD1Tokenizer):
         def __init__(self, embedding_directory: Any = None, tokenizer_data: Any = None):
             super().__init__(embedding_directory, tokenizer_data, name=NAME, tokenizer=Pieces)
+
+        def tokenize_with_weights(self, text: str, *args: Any, **kwargs: Any) -> Any:
+            if unknown := unknown_words(text, config.words):
+                show(f"words that this model does not know: {', '.join(unknown)}")
+            return super().tokenize_with_weights(text, *args, **kwargs)
 
     target = comfy.supported_models_base.ClipTarget(Tokenizer, Model)
     size = sum(tensor.numel() for tensor in weights.values())

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import comfy.model_sampling
-import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...lazydiff.cache.module_skip import MODULES, Gates, SkipCalibrator, SkipPolicy, SkipSession
 from ...lazydiff.core.tokens import HoleTokens
 from ...lazydiff.model.layers import Gate, always
+from .steps import Steps, count_evaluations
 
 KEY = "lazydiffusion_gates"
 
@@ -32,7 +33,8 @@ class GatedSampling:
         self.ratio, self.tell = ratio, tell
         self.calibrated: dict[tuple[float, ...], SkipPolicy] = {}
         self.run: SkipSession | None = None
-        self.model_sampling: Any = None  # the host's, in the sampling in progress
+        self.steps: Steps | None = None  # of the sampling in progress
+        self.flow = True  # whether its noise levels are shares already
 
     def __deepcopy__(self, memo: dict[int, Any]) -> GatedSampling:
         return self  # the host copies a MODEL's options; what was calibrated serves all copies
@@ -43,6 +45,7 @@ class GatedSampling:
         model.model_options["transformer_options"][KEY] = self
         model.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
         model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, self.sampling)
+        count_evaluations(model, KEY, lambda: self.steps)
         return model
 
     def sampling(
@@ -50,22 +53,32 @@ class GatedSampling:
     ) -> Tensor:
         """Around a sampling; nothing that was kept in it outlives it, however it ends."""
         model = executor.class_obj.model_patcher.model
-        levels = tuple(noise_share(sigmas, model.model_sampling).tolist())
+        steps, self.flow = Steps(sampler, sigmas), isinstance(model.model_sampling, comfy.model_sampling.CONST)
+        levels = tuple(map(self.share, steps.levels))
         if len(levels) < 2:
             return executor(noise, latent, sampler, sigmas, *args, **kwargs)
         decisions = self.gates or self.calibrated.get(levels) or self.watch(model, levels)
         decisions.reset()
         self.run = decisions.session(getattr(model, "fingerprint", ""), levels)
-        self.model_sampling = model.model_sampling
+        self.steps = steps
         try:
             out = executor(noise, latent, sampler, sigmas, *args, **kwargs)
         finally:
-            self.run = self.model_sampling = None
+            self.run = self.steps = None
         if isinstance(decisions, SkipCalibrator):
             self.calibrate(decisions, levels)
         else:
             self.tell(f"Lazy Gates: {decisions.ratio:.0%} of the {self.modules} were not computed.")
         return out
+
+    def level(self, t: Tensor) -> float:
+        """The noise level of a call of the model in the sampling in progress; t: [B], as the sampler counts."""
+        assert self.steps is not None
+        return self.share(self.steps.sigma(t))
+
+    def share(self, sigma: float) -> float:
+        """The share of the noise, 1…0, at a noise level as samplers count: of a flow it is the same."""
+        return sigma if self.flow else 1.0 if math.isinf(sigma) else sigma / (1 + sigma)
 
     def watch(self, model: Any, levels: tuple[float, ...]) -> SkipCalibrator:
         """What measures in a sampling that computes everything."""
@@ -82,18 +95,10 @@ class GatedSampling:
         )
 
 
-def gate_of(options: dict[str, Any], t: Tensor, sampling: Any, hole: HoleTokens) -> Gate:
+def gate_of(options: dict[str, Any], t: Tensor, hole: HoleTokens) -> Gate:
     """What stands around the modules in a call of the model; t: [B] noise levels as samplers count."""
     gated: GatedSampling | None = options.get(KEY)
     if gated is None or gated.run is None:
         return always
-    level = float(noise_share(t[:1], sampling)[0])
     prompts = len(t), *zip(options["cond_or_uncond"], options["uuids"], strict=True)
-    return gated.run.call(level, prompts, hole.key_mask)
-
-
-def noise_share(sigmas: Tensor, sampling: Any) -> Tensor:
-    """Shares of the noise, 1…0, of noise levels as samplers count: of a flow they are the same."""
-    if isinstance(sampling, comfy.model_sampling.CONST):
-        return sigmas
-    return torch.where(sigmas.isinf(), torch.ones_like(sigmas), sigmas / (1 + sigmas))
+    return gated.run.call(gated.level(t), prompts, hole.key_mask)

@@ -22,7 +22,7 @@ from comfy.patcher_extension import WrappersMP
 from comfy.sampler_helpers import prepare_mask
 from torch import Tensor
 
-from ...lazydiff.cache.kv_cache import MEGABYTE, CacheReader, CacheSession, KVSettings, dilate
+from ...lazydiff.cache.kv_cache import MEGABYTE, CacheReader, KVSettings, dilate
 from ...lazydiff.cache.kv_context import ContextKey, KVContext, cache_of
 from ...lazydiff.core.tokens import HoleTokens
 from ...lazydiff.pipeline.decode import composite_latents
@@ -30,6 +30,7 @@ from .architectures import ARCHITECTURES, Architecture
 from .kv_call import Dense, KVCall, Layout, digest
 from .model import check_numbers
 from .prompts import check_stock_prompts
+from .steps import Steps, count_evaluations
 
 KEY = "lazydiffusion_kv"
 # What other packs and the host's own step-skipping nodes leave in a call's options, and tokens pass through.
@@ -94,11 +95,11 @@ def anchor_bytes(model: Any, context: KVContext, text: int = 0) -> int:
 class KVSamplingState:
     """One sampling on a KV context: what was found out when it began."""
 
-    def __init__(self, context: KVContext, patcher: Any, sigmas: Tensor, conds: list[dict[str, Any]]):
+    def __init__(self, context: KVContext, patcher: Any, steps: Steps, conds: list[dict[str, Any]]):
         device = patcher.load_device
         self.context, self.cache = context, cache_of(context)
         self.layout = Layout(context.hole, context.settings, device)
-        self.session: CacheSession = self.cache.session(sigmas.tolist())
+        self.steps, self.session = steps, self.cache.session(steps.levels)
         self.patches = patcher.patches_uuid
         self.orders: dict[int, list[Any]] = defaultdict(list)  # of the prompts of each role
         names = (*BESIDE_WORDS, "cross_attn") if self.layout.keep_text else BESIDE_WORDS
@@ -194,6 +195,7 @@ class KVSampling:
             model.add_wrapper_with_key(kind, KEY, wrapper)
         if self.shape is None:
             return model
+        count_evaluations(model, KEY, lambda: self.now and self.now.steps)
         self.patch(model, self.shape.output, KVCall.output)
         for stage in self.shape.stages:
             for i, block in enumerate(getattr(model.model.diffusion_model, stage.blocks)):
@@ -235,7 +237,7 @@ class KVSampling:
             check_stock_prompts(cond, len(context.canvas), len(noise))
         device = patcher.load_device
         self.hole, self.known = hole.to(device), patcher.model.process_latent_in(latent).to(device)
-        self.now, out = KVSamplingState(context, patcher, sigmas, conds), None
+        self.now, out = KVSamplingState(context, patcher, Steps(sampler, sigmas), conds), None
         mm.free_memory(self.now.cache.bytes, device)
         self.now.session.to(device)
         try:
@@ -274,7 +276,7 @@ class KVSampling:
         dense = partial(executor, x, t, c_concat, c_crossattn, control, options, **kwargs)
         if now is None or shape is None or not now.can_be_lazy(x, self.known, options):
             return dense()
-        action = now.session.call(float(t.flatten()[0]), now.prompts(options))
+        action = now.session.call(now.steps.sigma(t), now.prompts(options))
         call = KVCall(shape, self.network, now.layout, action, options)
         try:
             if isinstance(action, CacheReader):

@@ -6,8 +6,10 @@ scattered back, so that every sampler, scheduler and guider works and a call cos
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import comfy.conds
@@ -37,6 +39,7 @@ from ...lazydiff.model.lazydiffusion import fingerprint
 from ...lazydiff.pipeline.decode import composite_latents
 from ...lazydiff.sampling.flow import predict_clean
 from .gates import gate_of
+from .progress import show
 from .prompts import MASK, CONDPrompts, check_prompts, words
 from .settings import SIGNATURE, Settings
 
@@ -66,6 +69,11 @@ class HostDecoder(LazyDecoder):
     def __init__(self, network: NetworkConfig, dtype: torch.dtype, device: Any, operations: Any, **unused: Any):
         super().__init__(network, operations, HostAttention(), dtype=dtype, device=device)
         self.dtype = dtype
+
+    @property
+    def in_channels(self) -> int:
+        """Some nodes of the host's ask a network for it."""
+        return self.config.channels
 
     @property
     def attention(self) -> HostAttention:
@@ -125,6 +133,7 @@ class LazyModel(comfy.model_base.BaseModel):
         module.eval().requires_grad_(False)
         # A patcher is no module: the encoder is not loaded, saved or counted with the decoder.
         self.encoder = comfy.model_patcher.ModelPatcher(module, mm.get_torch_device(), mm.unet_offload_device())
+        self.channel_variance = torch.empty(0, device="meta")
         self.share = 1.0  # of the canvas that is hole, as far as it is known before a run begins
         self.run: SamplingState | None = None
         self.latents: tuple[Tensor, Tensor] | None = None
@@ -142,6 +151,13 @@ class LazyModel(comfy.model_base.BaseModel):
         if missing:
             raise CheckpointError(f"this checkpoint is damaged: {len(missing)} weights are missing, first {missing[0]}")
         return super().load_model_weights(sd, unet_prefix, *args, **kwargs)
+
+    def state_dict_for_saving(self, *args: Any, **kwargs: Any) -> Any:
+        """Errors: ValueError, always: the host would write the decoder alone, which nothing can load."""
+        raise ValueError(
+            "a LazyDiffusion model cannot be saved by the host's nodes, which know nothing of its context encoder: "
+            "keep the file that it was loaded from"
+        )
 
     def memory_required(self, input_shape: Any, *args: Any, **kwargs: Any) -> float:
         running = self.current_patcher is not None and self.run is not None
@@ -196,6 +212,11 @@ class LazyModel(comfy.model_base.BaseModel):
         if self.run is None or self.run.noise is not noise:
             self.run = self.begin(noise, kwargs.get("latent_image"), kwargs.get("denoise_mask"))
         text = kwargs["cross_attn"].to(noise.device)
+        if text.shape[-1] != self.network.text_width:
+            raise ValueError(
+                f"this prompt was made by another text encoder ({text.shape[-1]} numbers a token, the model reads "
+                f"{self.network.text_width}): connect the CLIP that belongs to the model"
+            )
         check_prompts(len(text), len(self.run.context.tokens), len(noise))
         missing = max(self.network.text_length - text.shape[1], 0)
         mask = words(text, kwargs.get(MASK))  # of integers: the host would cast a bool mask
@@ -215,6 +236,12 @@ class LazyModel(comfy.model_base.BaseModel):
         context = self.current_patcher.model_options["transformer_options"].get(KEY)
         if context is None:
             context = self.encode_latent(raw, cells)
+            side, cell = self.network.canvas, self.network.cell
+            if (height * cell, width * cell) != (side, side):
+                show(
+                    f"this model was made for {side}×{side} px, and the latent is of {width * cell}×{height * cell}: "
+                    "with Lazy Context Encode, pictures of any size are fitted to it"
+                )
         self.check(context, height, width)
         hole = context.hole.cells(context.network.patch).to(cells.device)
         if mask is None:
@@ -249,8 +276,8 @@ class LazyModel(comfy.model_base.BaseModel):
         run = self.run
         if run is None or x.shape[-2:] != run.known.shape[-2:]:
             raise ValueError(
-                "a lazy model sees the whole canvas: it cannot be given a part of it "
-                "(instead of Conditioning (Set Area), use Conditioning (Set Mask))"
+                "a lazy model sees the whole canvas: it cannot be given a part of it (instead of Conditioning (Set "
+                "Area) use Conditioning (Set Mask), with set_cond_area “default” and not “mask bounds”)"
             )
         dtype, patch = self.compute_dtype, self.network.patch
         known, hole, tokens = run.batch(x, dtype)
@@ -259,7 +286,7 @@ class LazyModel(comfy.model_base.BaseModel):
         decoder: HostDecoder = self.diffusion_model
         decoder.attention.options = transformer_options or {}
         text = self.text_keys(run, c_crossattn, text_mask.to(x.device) > 0)
-        gate = gate_of(decoder.attention.options, t, self.model_sampling, hole)
+        gate = gate_of(decoder.attention.options, t, hole)
         if gate is not always:
             hole = hole.keep_padding()  # what is kept of a module is a row's own
 
@@ -284,8 +311,7 @@ class LazyModel(comfy.model_base.BaseModel):
         patch = self.network.patch
         tokens = hole.gather(patchify(self.model_sampling.calculate_input(t, x), patch))
         if self.settings.config.prediction == "flow":
-            variance = self.settings.variance.to(x).repeat_interleave(patch**2)
-            predicted = predict_clean(network, tokens, t.float(), variance)
+            predicted = predict_clean(network, tokens, t.float(), self.variance(x.device))
         else:
             predicted = network(tokens, self.model_sampling.timestep(t).float())[..., : tokens.shape[-1]]
         canvas = hole.scatter(predicted, predicted.new_zeros(len(x), hole.total, tokens.shape[-1]))
@@ -293,6 +319,12 @@ class LazyModel(comfy.model_base.BaseModel):
         if self.settings.config.prediction == "flow":
             return canvas
         return self.model_sampling.calculate_denoised(t, canvas, x)
+
+    def variance(self, device: torch.device) -> Tensor:
+        """[C·p·p] of the clean tokens' channels, brought to the device once."""
+        if self.channel_variance.device != device:
+            self.channel_variance = self.settings.variance.repeat_interleave(self.network.patch**2).to(device)
+        return self.channel_variance
 
     def process_latent_out(self, latent: Tensor) -> Tensor:
         """What a sampler returns, with the visible cells bit by bit as they came in."""
@@ -326,10 +358,19 @@ class LazyConfig(comfy.supported_models_base.BASE):
         return LazyModel(self, settings, encoder, device)
 
 
+def registered_elsewhere() -> Path | None:
+    """The folder of another copy of this pack that the host has loaded already."""
+    for model in comfy.supported_models.models:
+        file = getattr(sys.modules.get(model.__module__), "__file__", None)
+        if model.__name__ == LazyConfig.__name__ and model is not LazyConfig and file:
+            return Path(file).parents[2]
+    return None
+
+
 def register() -> None:
     """Let the host's loaders know our checkpoints. It has a list and no function for that."""
     models = comfy.supported_models.models
-    if not any(model.__name__ == LazyConfig.__name__ for model in models):
+    if LazyConfig not in models:
         models.insert(0, LazyConfig)
 
 

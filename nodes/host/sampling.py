@@ -110,4 +110,5 @@ def own_sampler(model: Any, noise: HostNoise | PlacedNoise) -> comfy.samplers.KS
         z = z if flow else z * (1 - shares[0])
         return sample_ancestral(denoise, z, shares, lambda: noise.next().to(z), after_step, temperature)
 
+    sample.once_a_step = True  # type: ignore[attr-defined]  # see `Steps`
     return comfy.samplers.KSAMPLER(sample)

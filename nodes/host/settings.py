@@ -13,26 +13,28 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ...lazydiff.cache.module_skip import SHIPPED_GATES
 from ...lazydiff.model.checkpoint import METADATA, PREFIXES, SHIPPED, CheckpointError, part, read_checkpoint
 from ...lazydiff.model.config import ModelConfig
 from ...lazydiff.model.latent_space import PatchPCA
 from ...lazydiff.model.pixart_weights import read_sizes
 
-FOLDER = "lazydiffusion"
+FOLDER, GATES_FOLDER = "lazydiffusion", "lazydiffusion_gates"
 SIGNATURE = "ctx_fuse.weight"  # the layer that only our decoders have
 # Mid grey in the latent space of Stable Diffusion 1: what the context encoder sees instead of the hole.
 SD_GREY = (0.8223, -0.6876, 0.6364, 0.1380)
 
 
 def add_folders() -> None:
-    """Let the host list our checkpoints: in our own loader, and in its “Load Diffusion Model”."""
-    shipped, own = str(SHIPPED.parent), str(Path(folder_paths.models_dir) / FOLDER)
-    for folder in (own, shipped):
-        folder_paths.add_model_folder_path(FOLDER, folder)
-        folder_paths.add_model_folder_path("diffusion_models", folder)
-    # A new kind of folder lists every file until it is told which ones are models.
-    paths, _ = folder_paths.folder_names_and_paths[FOLDER]
-    folder_paths.folder_names_and_paths[FOLDER] = (paths, {".safetensors"})
+    """Let the host list our checkpoints, in our own loader and in its “Load Diffusion Model”, and files of gates."""
+    for kind, shipped in {FOLDER: SHIPPED, GATES_FOLDER: SHIPPED_GATES}.items():
+        for folder in (str(Path(folder_paths.models_dir) / kind), str(shipped.parent)):
+            folder_paths.add_model_folder_path(kind, folder)
+            if kind == FOLDER:
+                folder_paths.add_model_folder_path("diffusion_models", folder)
+        # A new kind of folder lists every file until it is told which ones are models.
+        paths, _ = folder_paths.folder_names_and_paths[kind]
+        folder_paths.folder_names_and_paths[kind] = (paths, {".safetensors"})
 
 
 class PatchLatent(comfy.latent_formats.LatentFormat):
@@ -101,13 +103,16 @@ def checkpoints() -> Iterator[Path]:
 
 
 def holds(path: Path, weights: Mapping[str, Tensor]) -> bool:
-    """Whether a file describes itself as one of ours and these weights came from it."""
+    """Whether a file describes itself as one of ours and these weights came from it, all of them: others that were
+    trained from the same beginning may share some."""
     try:
         with safe_open(path, framework="pt") as file:
             if METADATA not in (file.metadata() or {}):
                 return False
-            theirs = file.get_tensor(PREFIXES["decoder."] + SIGNATURE)
+            return all(same(file.get_tensor(PREFIXES["decoder."] + name), ours) for name, ours in weights.items())
     except (SafetensorError, OSError):
         return False  # whoever asks for this very file is told what is wrong with it
-    ours = weights[SIGNATURE]
+
+
+def same(theirs: Tensor, ours: Tensor) -> bool:
     return theirs.shape == ours.shape and torch.equal(theirs.float(), ours.float().cpu())

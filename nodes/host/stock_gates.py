@@ -12,12 +12,12 @@ from torch import Tensor
 
 from ...lazydiff.cache.module_skip import ModuleCall, SkipCalibrator, load_gates
 from .architectures import ARCHITECTURES, Stage
-from .gates import GatedSampling, noise_share
+from .gates import GatedSampling
 from .kv_call import ANCHOR, Arguments
 from .kv_sampling import architecture, in_a_call
 from .model import LazyModel
 from .progress import show
-from .settings import FOLDER
+from .settings import GATES_FOLDER
 
 CALIBRATE = "calibrate"
 
@@ -62,7 +62,7 @@ class StockGates(GatedSampling):
             self.run.decisions.asked += rows * self.blocks
             return forward(*args, **kwargs)
         prompts = rows, anchor, *zip(options["cond_or_uncond"], options["uuids"], strict=True)
-        self.call = self.run.call(float(noise_share(options["sigmas"][:1], self.model_sampling)[0]), prompts)
+        self.call = self.run.call(self.level(options["sigmas"]), prompts)
         try:
             return forward(*args, **kwargs)
         finally:
@@ -122,7 +122,7 @@ def attach_gates(model: Any, gates: str, ratio: float, threshold: float) -> Any:
         return StockGates(ratio, show).attach(model)
     trained = None
     if gates != CALIBRATE:
-        trained = load_gates(folder_paths.get_full_path_or_raise(FOLDER, gates), threshold)
+        trained = load_gates(folder_paths.get_full_path_or_raise(GATES_FOLDER, gates), threshold)
         trained.check(model.model.fingerprint)
     return GatedSampling(trained, ratio, show).attach(model)
 
