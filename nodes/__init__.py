@@ -32,8 +32,8 @@ class LazyDiffusionExtension(ComfyExtension):
         """The node classes. The host calls this once at its start, before it reads any schema."""
         if other := registered_elsewhere():
             logging.warning(
-                "Lazy Diffusion is installed twice, in %s and in %s: remove one of them. The nodes of the second are left "
-                "out", other, PICTURES.parents[1],
+                "Lazy Diffusion is installed twice, in %s and in %s: remove one of them. The second one has no "
+                "nodes", other, PICTURES.parents[1],
             )  # fmt: skip
             return []
         add_folders()
