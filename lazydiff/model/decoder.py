@@ -171,7 +171,7 @@ class LazyDecoder(nn.Module):
         """
         time = self.time_embedding(t, hole, x.dtype)
         tables, time = self.modulation(time), time[None, :, None]
-        key_mask, text_mask = key_padding(hole.key_mask), key_padding(text.mask)
+        key_mask, text_mask = (key_padding(additive(mask, x.dtype)) for mask in (hole.key_mask, text.mask))
         index, packing = hole.index, hole.packing
         if packing is not None:
             x, index, key_mask = packing.pack(x), packing.pack(index[..., None])[..., 0], None

@@ -69,7 +69,9 @@ def key_padding(valid: Tensor | None) -> Tensor | None:
 
 def additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """Key mask [B, n] of bool -> numbers to add to the scores, which attention would make of it anew at every call."""
-    return None if mask is None else torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, float("-inf"))
+    if mask is None or mask.dtype != torch.bool:
+        return mask
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, float("-inf"))
 
 
 def modulate(x: Tensor, shift: Tensor, factor: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ def open_canvas(vae: CanvasVAE, image: Tensor) -> Canvas:
 def masked_latent(canvas: Canvas, mask: Tensor) -> Tensor:
     """Latents of the canvas with mid grey in the hole: what may be known of it. mask: [B or 1, 1, H, W], above 0.5"""
     check_mask(canvas, mask)
-    hole = binarise(mask)
+    hole = binarise(mask).to(canvas.image.device)
     return canvas.vae.encode(canvas.image * (1 - hole) + hole / 2).output
 
 
@@ -120,5 +120,5 @@ def _fill(canvas: Canvas, samples: Tensor, mask: Tensor, blend: Blend) -> Canvas
     hole = binarise(mask)
     latent = composite_latents(canvas.latent, samples.to(canvas.latent), hole, canvas.cell)
     decoded = canvas.vae.decode(latent)
-    image = composite(canvas.image, decoded.output.to(canvas.image), hole, blend)
+    image = composite(canvas.image, decoded.output, hole, blend)
     return Canvas(canvas.vae, image, latent, decoded.planned)

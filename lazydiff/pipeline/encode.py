@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -14,10 +16,10 @@ from ..model.lazydiffusion import LazyDiffusion
 def encode(model: LazyDiffusion, image: Tensor, mask: Tensor) -> LazyContext:
     """Encode canvases and their holes into a context.
 
-    image: [B, 3, H, W] in 0…1; mask: [B, 1, H, W] of zeros and ones; both of whole tokens
+    image: [B, 3, H, W] in 0…1; mask: [B, 1, H, W] of zeros and ones; both of whole tokens, on any device
     Errors: ValueError for a model that computes every token, unless every token is hole.
     """
-    image = image * 2 - 1
+    image, mask = image.to(model.device).float() * 2 - 1, mask.to(model.device)
     return encode_latents(model, model.latent.encode(image * (1 - mask)), model.latent.encode(image), mask)
 
 
@@ -25,11 +27,12 @@ def encode(model: LazyDiffusion, image: Tensor, mask: Tensor) -> LazyContext:
 def encode_latents(model: LazyDiffusion, visible: Tensor, latent: Tensor, mask: Tensor) -> LazyContext:
     """The same from latents [B, C, h, w] of the canvases, and of them with mid grey in their holes (visible)."""
     network = model.config.network
-    hole = HoleTokens.from_mask(mask, network.token)
+    hole = HoleTokens.from_mask(mask, network.token).to(model.device)
     if network.dense and hole.count < hole.total:
         raise ValueError("this checkpoint computes every token: it is a baseline of the evaluation, and edits nothing")
-    canvas = patchify(latent, network.patch)
-    return LazyContext(model.fingerprint, hole, model.encoder(visible, mask, hole), canvas, mask > 0, network)
+    visible, latent, mask = (each.to(model.device) for each in (visible, latent, mask))
+    canvas, tokens = patchify(latent.float(), network.patch), model.context_of(visible, mask, hole)
+    return LazyContext(model.fingerprint, hole, tokens, canvas, mask > 0, network)
 
 
 # Bad input, told in the user's words
@@ -50,7 +53,8 @@ def check_canvas(image: Tensor, mask: Tensor, token: int) -> None:
     if image.shape[-2:] != mask.shape[-2:]:
         raise ValueError(f"the mask is {size_text(mask)} and the image {size_text(image)}: make them the same size")
     for name, values in (("image", image), ("mask", mask)):
-        if not torch.isfinite(values).all():
+        low, high = torch.stack(values.aminmax()).tolist()  # at once: each number that is read waits for the device
+        if not (math.isfinite(low) and math.isfinite(high)):
             raise ValueError(f"the {name} has values that are not numbers (NaN or infinite)")
-        if values.min() < 0 or values.max() > 1:
-            raise ValueError(f"the {name} has values from {values.min():.3g} to {values.max():.3g}, not within 0…1")
+        if low < 0 or high > 1:
+            raise ValueError(f"the {name} has values from {low:.3g} to {high:.3g}, not within 0…1")

@@ -70,15 +70,19 @@ class PassCache:
     def nearest(self, x: Tensor) -> tuple[VAEState, Tensor] | None:
         """The state of what differs least from x, and a mask [1, 1, H, W] of where it does; None of another size."""
         fits = [(old, state) for old, state in self.kept if old.shape == x.shape]
-        same = [(state, (old != x.to(old.device)).any(1, keepdim=True).float()) for old, state in fits]
-        return min(reversed(same), key=lambda each: float(each[1].sum()), default=None)
+        same = [(state, (old != x.to(old.device)).any(1, keepdim=True).float()) for old, state in reversed(fits)]
+        if len(same) < 2:
+            return same[0] if same else None
+        changed = torch.stack([each.sum().to(x.device) for _, each in same]).tolist()  # read at once
+        return same[changed.index(min(changed))]
 
 
 class LazyVAE:
     """Stable Diffusion's VAE (also SDXL's, SD3's, Flux's), which remembers its last passes and goes on from them.
 
     What has changed since then it finds by comparing, so that no result rests on what a caller believes. A batch is
-    computed one by one: variations of a canvas differ in the hole, so that each goes on from the one before.
+    computed one by one: variations of a canvas differ in the hole, so that each goes on from the one before. All is done
+    where the VAE is and in its number type; what is returned is float32.
 
     vae: diffusers' `AutoencoderKL`, or anything with such an `encoder` and `decoder`
     scale, shift: latents are (mean - shift) · scale, as the VAE's configuration says
@@ -92,7 +96,7 @@ class LazyVAE:
 
     def encode(self, image: Tensor, whole: bool = False) -> VAEOutput:
         moments = self.each("encode", image * 2 - 1, whole)
-        return moments._replace(output=(moments.output.chunk(2, 1)[0] - self.shift) * self.scale)
+        return moments._replace(output=(moments.output.chunk(2, 1)[0].float() - self.shift) * self.scale)
 
     def decode(self, latent: Tensor, whole: bool = False) -> VAEOutput:
         image = self.each("decode", latent / self.scale + self.shift, whole)
@@ -100,7 +104,8 @@ class LazyVAE:
 
     def each(self, half: Half, x: Tensor, whole: bool) -> VAEOutput:
         """A batch of what goes into the network -> what comes out of it."""
-        passes = [self._one(half, one, whole) for one in x.split(1)]
+        weight = next(getattr(self.vae, f"{half}r").parameters())
+        passes = [self._one(half, one, whole) for one in x.to(weight).split(1)]
         planned = [each.planned for each in passes if each.planned is not None]
         return VAEOutput(torch.cat([each.output for each in passes]), max(planned) if len(planned) == len(passes) else None)
 
