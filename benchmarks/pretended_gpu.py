@@ -44,6 +44,7 @@ WAITS = {  # what has to read a number before the host can go on
     aten.bincount.default: "bincount",
     aten._unique2.default: "unique",
     aten.repeat_interleave.Tensor: "repeat_interleave by a tensor",
+    aten._linalg_check_errors.default: "check for errors",
 }
 INDEXING = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}
 NO_LAUNCH = {

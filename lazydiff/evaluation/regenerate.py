@@ -40,6 +40,7 @@ def regenerate(
 
     crop: it sees the square around each hole alone (paper, section 4.1)
     """
+    image, mask = image.to(model.device), mask.to(model.device)
     if not crop:
         context = encode_everything(model, image, mask)
         return decode(model, context, sample_dense(model, context, prompts, seeds, sampling))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -53,8 +51,7 @@ def check_canvas(image: Tensor, mask: Tensor, token: int) -> None:
     if image.shape[-2:] != mask.shape[-2:]:
         raise ValueError(f"the mask is {size_text(mask)} and the image {size_text(image)}: make them the same size")
     for name, values in (("image", image), ("mask", mask)):
-        low, high = torch.stack(values.aminmax()).tolist()  # at once: each number that is read waits for the device
-        if not (math.isfinite(low) and math.isfinite(high)):
+        if not torch.isfinite(values).all():
             raise ValueError(f"the {name} has values that are not numbers (NaN or infinite)")
-        if low < 0 or high > 1:
-            raise ValueError(f"the {name} has values from {low:.3g} to {high:.3g}, not within 0…1")
+        if values.min() < 0 or values.max() > 1:
+            raise ValueError(f"the {name} has values from {values.min():.3g} to {values.max():.3g}, not within 0…1")
