@@ -12,6 +12,9 @@ from torch import Tensor
 from ..core.masks import pad_to_multiple
 
 
+ROUGH = 32  # times a side, beyond which a picture is first averaged down to that
+
+
 @dataclass(frozen=True)
 class Fit:
     """How a canvas of any size goes through a model of one size.
@@ -38,7 +41,7 @@ class Fit:
     def to_model(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Image and mask as the model takes them; any hole pixel makes a hole."""
         if self.inner != (self.height, self.width):
-            image = F.interpolate(image, self.inner, mode="bicubic", antialias=True).clamp(0, 1)
+            image = resize(image, self.inner).clamp(0, 1)
             mask = F.adaptive_max_pool2d(mask, self.inner)
         return pad_to_multiple(image, mask, self.side)
 
@@ -47,7 +50,16 @@ class Fit:
         image = image[..., : self.inner[0], : self.inner[1]]
         if self.inner == (self.height, self.width):
             return image
-        return F.interpolate(image, (self.height, self.width), mode="bicubic", antialias=True).clamp(0, 1)
+        return resize(image, (self.height, self.width)).clamp(0, 1)
+
+
+def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """[B, C, H, W] scaled to a size, bicubic. The result may leave the image's range."""
+    # Much smaller: by area first, as a GPU's kernel cannot hold the weights of a thousand pixels for each one.
+    rough = (min(image.shape[-2], ROUGH * size[0]), min(image.shape[-1], ROUGH * size[1]))
+    if rough != image.shape[-2:]:
+        image = F.interpolate(image, rough, mode="area")
+    return F.interpolate(image, size, mode="bicubic", antialias=True)
 
 
 class Crop(NamedTuple):
@@ -81,13 +93,13 @@ class Crop(NamedTuple):
         image, mask = self.of(image), self.of(mask)
         if self.size == side:
             return image, mask
-        image = F.interpolate(image, (side, side), mode="bicubic", antialias=True).clamp(image.min(), image.max())
+        image = resize(image, (side, side)).clamp(image.min(), image.max())
         return image, F.adaptive_max_pool2d(mask, (side, side))
 
     def back(self, image: Tensor, canvas: Tensor) -> Tensor:
         """Copies of the canvas [1, 3, H, W], in which the square shows `image` [B, 3, side, side]."""
         if image.shape[-1] != self.size:
-            scaled = F.interpolate(image, (self.size, self.size), mode="bicubic", antialias=True)
+            scaled = resize(image, (self.size, self.size))
             image = scaled.clamp(image.min(), image.max())
         canvas = canvas.repeat(len(image), 1, 1, 1)
         self.of(canvas).copy_(image)
