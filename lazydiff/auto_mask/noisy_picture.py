@@ -35,8 +35,9 @@ class NoisyPicture:
             raise ValueError(f"strength is above 0 and at most 1, not {strength}")
         if not seeds:
             raise ValueError("there is no seed: give at least one")
+        check_canvas(image, torch.ones(len(image), 1, *image.shape[2:]), model.config.network.token)
+        self.home, image = image.device, image.to(model.device).float()
         everything = torch.ones_like(image[:, :1])
-        check_canvas(image, everything, model.config.network.token)
         self.fit = Fit.whole(image, model.config.network.canvas)
         self.image, _ = self.fit.to_model(image, everything)
         self.model, self.seeds = model, seeds
@@ -54,7 +55,7 @@ class NoisyPicture:
         return unpatchify(tokens * self.model.variance.sqrt(), self.grid, self.model.config.network.patch)
 
     def finish(self, heat: Tensor, evidence: Evidence | None, edges: bool) -> Tensor:
-        """Heat map [h, w] -> [1, 1, H, W] of the size of the picture."""
+        """Heat map [h, w] -> [1, 1, H, W] of the size of the picture, and where that was."""
         size = (self.image.shape[-2], self.image.shape[-1])
         heat = resize(heat[None], size)
         if evidence is not None:
@@ -63,7 +64,7 @@ class NoisyPicture:
         heat = heat[None]
         if edges:
             heat = guided_filter(heat, self.image, round(REACH * self.model.config.network.token))
-        return self.fit.from_model(heat)
+        return self.fit.from_model(heat).to(self.home)
 
 
 def noise_levels(strength: float, steps: int) -> list[float]:

@@ -25,8 +25,8 @@ def distance(mask: Tensor, reach: int) -> Tensor:
     row = torch.minimum(column - behind, ahead - column).square()
     nearest = row.clone()
     for step in range(1, min(reach, mask.shape[-2] - 1) + 1):
-        nearest[..., step:, :] = torch.minimum(nearest[..., step:, :], row[..., :-step, :] + step**2)
-        nearest[..., :-step, :] = torch.minimum(nearest[..., :-step, :], row[..., step:, :] + step**2)
+        for here, there in ((nearest[..., step:, :], row[..., :-step, :]), (nearest[..., :-step, :], row[..., step:, :])):
+            torch.minimum(here, there + step**2, out=here)
     return nearest.sqrt()
 
 
@@ -65,10 +65,26 @@ def guided_filter(heat: Tensor, image: Tensor, radius: int, softness: float = 1e
     colour, level = mean(image), mean(heat)
     spread = mean(product(image, image)) - product(colour, colour)
     common = mean(image * heat) - colour * level
-    system = spread.unflatten(1, (3, 3)).movedim((1, 2), (-2, -1)) + softness * torch.eye(3, device=image.device)
-    slope = torch.linalg.solve(system, common.movedim(1, -1)).movedim(-1, 1)
+    spread[:, ::4] += softness  # on the diagonal
+    slope = solve_each(spread.unflatten(1, (3, 3)), common)
     offset = level - (slope * colour).sum(1, keepdim=True)
     return ((mean(slope) * image).sum(1, keepdim=True) + mean(offset)).clamp(0, 1)
+
+
+def solve_each(matrix: Tensor, right: Tensor) -> Tensor:
+    """The solution [B, 3, H, W] of every pixel's own three equations, by elimination.
+
+    matrix: [B, 3, 3, H, W], symmetric and positive definite; right: [B, 3, H, W]
+    A solver of batches is made for larger systems, and checks each for errors.
+    """
+    (a, b, c), (_, d, e), (_, _, f) = (row.unbind(1) for row in matrix.unbind(1))
+    x, y, z = right.unbind(1)
+    second, third = b / a, c / a
+    d, e, y = d - second * b, e - second * c, y - second * x
+    last = e / d
+    z = (z - third * x - last * y) / (f - third * c - last * e)
+    y = (y - e * z) / d
+    return torch.stack(((x - b * y - c * z) / a, y, z), dim=1)
 
 
 def to_grid(mask: Tensor, cell: int) -> Tensor:

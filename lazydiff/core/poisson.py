@@ -6,11 +6,14 @@ the known pixels around it: a smooth unknown, for which float32 is enough.
 
 The solver is conjugate gradients, preconditioned by one multigrid V-cycle on 2x2 aggregates. Summing edge weights over
 aggregates gives the same kind of five-point stencil again, so any mask, canvas border or number of components is
-handled by the weights alone. All loops have a fixed length: nothing in them waits for the device.
+handled by the weights alone. All loops have a fixed length, and the host waits for the device but once: to know the box
+of the hole, and that the values are numbers.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -52,10 +55,13 @@ def poisson_blend(
 
     # An item that is all hole has no known pixel to agree with: it keeps the source and takes no part in the solve.
     unknown = hole & ~hole.all(dim=(1, 2, 3), keepdim=True)
-    if not unknown.any():
+    # The only time that the device is waited for: what follows is as much work as the hole is large.
+    *values, top, bottom, left, right = torch.cat((_ranges(destination, source, mask), _bounds(unknown))).tolist()
+    _check_values(values)
+    if top > bottom:
         return result
 
-    box = _bounding_box(unknown)
+    box = _box(int(top), int(bottom), int(left), int(right))
     dtype = torch.promote_types(torch.promote_types(destination.dtype, source.dtype), torch.float32)
     f, g, unknown = destination[box].to(dtype), source[box].to(dtype), unknown[box]
     if iterations is None:
@@ -83,11 +89,6 @@ def _check(destination: Tensor, source: Tensor, mask: Tensor, gradients: str, it
     for name, image in (("destination", destination), ("source", source)):
         if not image.is_floating_point():
             raise ValueError(f"{name} must be floating point, got {image.dtype}: convert it first")
-        if not torch.stack(image.aminmax()).isfinite().all():
-            raise ValueError(f"{name} contains NaN or infinity: the step before failed, often a VAE in half precision")
-    lowest, highest = mask.aminmax()
-    if not (lowest >= 0 and highest <= 1):  # NaN fails both
-        raise ValueError(f"mask must lie within 0..1, got {lowest:g}..{highest:g}: divide an 8-bit mask by 255")
     if gradients not in get_args(Gradients):
         raise ValueError(f"gradients must be {' or '.join(get_args(Gradients))}, got {gradients!r}")
     if iterations is not None and iterations < 1:
@@ -99,11 +100,33 @@ def _size(image: Tensor) -> str:
     return f"{width}x{height} ({batch} in the batch, {channels} channels)"
 
 
-def _bounding_box(unknown: Tensor) -> tuple[slice, ...]:
-    """Index of the smallest crop, common to the batch, that holds every unknown pixel and its neighbours."""
-    rows = unknown.any(dim=(0, 1, 3)).nonzero()
-    columns = unknown.any(dim=(0, 1, 2)).nonzero()
-    top, bottom, left, right = torch.cat([rows[0], rows[-1], columns[0], columns[-1]]).tolist()
+def _ranges(*images: Tensor) -> Tensor:
+    """Least and greatest value of each."""
+    return torch.stack([value.float() for image in images for value in image.aminmax()])
+
+
+def _check_values(ranges: Sequence[float]) -> None:
+    """ranges: of destination, source and mask"""
+    for name, (low, high) in {"destination": ranges[:2], "source": ranges[2:4]}.items():
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise ValueError(f"{name} contains NaN or infinity: the step before failed, often a VAE in half precision")
+    low, high = ranges[4:]
+    if not (low >= 0 and high <= 1):  # NaN fails both
+        raise ValueError(f"mask must lie within 0..1, got {low:g}..{high:g}: divide an 8-bit mask by 255")
+
+
+def _bounds(unknown: Tensor) -> Tensor:
+    """First and last row, first and last column of a batch with an unknown pixel; first above last where there is none."""
+    ends = []
+    for dims in ((0, 1, 3), (0, 1, 2)):
+        inside = unknown.any(dim=dims)
+        places = torch.arange(len(inside), dtype=torch.float32, device=inside.device)
+        ends += [places.where(inside, torch.inf).min(), places.where(inside, -torch.inf).max()]
+    return torch.stack(ends)
+
+
+def _box(top: int, bottom: int, left: int, right: int) -> tuple[slice, ...]:
+    """Index of the smallest crop that holds every unknown pixel and its neighbours."""
     return (slice(None), slice(None), slice(max(top - 1, 0), bottom + 2), slice(max(left - 1, 0), right + 2))
 
 

@@ -40,6 +40,7 @@ def regenerate(
 
     crop: it sees the square around each hole alone (paper, section 4.1)
     """
+    image, mask = image.to(model.device), mask.to(model.device)
     if not crop:
         context = encode_everything(model, image, mask)
         return decode(model, context, sample_dense(model, context, prompts, seeds, sampling))
@@ -57,10 +58,10 @@ def paint_baseline(
 @torch.no_grad()
 def encode_everything(model: LazyDiffusion, image: Tensor, mask: Tensor) -> LazyContext:
     """A context whose tokens are those of the whole canvas, [B, N, width]: each knows what it covers, no more."""
-    network, image = model.config.network, image * 2 - 1
+    network, image, mask = model.config.network, image.to(model.device).float() * 2 - 1, mask.to(model.device)
     hole = HoleTokens.from_mask(mask, network.token)
     everything = HoleTokens.everything(len(mask), hole.grid, mask.device)
-    tokens = model.encoder(model.latent.encode(image * (1 - mask)), mask, everything)
+    tokens = model.context(image, mask, everything)
     canvas = patchify(model.latent.encode(image), network.patch)
     return LazyContext(model.fingerprint, hole, tokens, canvas, mask > 0, network)
 
@@ -78,7 +79,7 @@ def sample_dense(
 
     cache: what was and will be kept of the visible tokens of this very context; without it every step computes all
     """
-    sampling = sampling or model.config.sampling
+    sampling, context = sampling or model.config.sampling, context.to(model.device)
     sampler, sigmas = make_sampler(sampling)
     noise = CanvasNoise(seeds, context.hole.tile(len(seeds) // len(context.tokens)), context.canvas.shape[-1])
     session = None if cache is None else cache.session(sigmas)
@@ -99,7 +100,7 @@ def dense_denoiser(
 ) -> Denoiser:
     """Every token, or between anchors the hole and its ring. The visible ones are known at every noise level: the
     canvas's own, with the first noise that their seed draws for their places."""
-    text = model.prompt([*prompts, *[""] * (len(prompts) * (branches(guidance) - 1))])
+    text, context = model.prompt([*prompts, *[""] * (len(prompts) * (branches(guidance) - 1))]), context.to(model.device)
     rows, grid, device = len(seeds), context.hole.grid, context.canvas.device
     times = rows // len(context.tokens)
     hole, canvas = context.hole.tile(times), context.canvas.repeat(times, 1, 1)

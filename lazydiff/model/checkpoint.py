@@ -45,10 +45,14 @@ def save_checkpoint(model: LazyDiffusion, path: Path | str, dtype: torch.dtype =
         save_file(tensors, unfinished, metadata)
 
 
-def load_checkpoint(path: Path | str, text: Any = None, latent: Any = None, **networks: Any) -> LazyDiffusion:
-    """Read a model for inference, in fp32 on the CPU.
+def load_checkpoint(
+    path: Path | str, text: Any = None, latent: Any = None, *,
+    device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, **networks: Any,
+) -> LazyDiffusion:  # fmt: skip
+    """Read a model for inference.
 
     text, latent: for a checkpoint without its own, e.g. `PretrainedT5` and `DiffusersVAE`
+    device, dtype: of the whole model, text encoder and latent space with it
     networks: `operations` and `attention` of encoder and decoder
     Errors: `CheckpointError` for a missing, truncated or foreign file, an unknown version, missing or misshapen
     weights.
@@ -75,7 +79,7 @@ def load_checkpoint(path: Path | str, text: Any = None, latent: Any = None, **ne
         expected[name].copy_(tensor)
     model.eval().requires_grad_(False)
     model.fingerprint  # noqa: B018  now, while the weights are as they are stored
-    return model
+    return model.to(device, dtype)
 
 
 def read_checkpoint(path: Path | str) -> tuple[ModelConfig, dict[str, torch.Tensor]]:

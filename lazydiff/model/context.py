@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..core.tokens import HoleTokens
@@ -27,6 +28,13 @@ class LazyContext(NamedTuple):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LazyContext:
         return self
+
+    def to(self, device: torch.device) -> LazyContext:
+        """The same on a device; itself if it is there."""
+        if self.tokens.device == self.hole.index.device == self.canvas.device == self.mask.device == device:
+            return self
+        tokens, canvas, mask = (each.to(device) for each in (self.tokens, self.canvas, self.mask))
+        return self._replace(hole=self.hole.to(device), tokens=tokens, canvas=canvas, mask=mask)
 
     @property
     def size(self) -> tuple[int, int]:

@@ -20,17 +20,22 @@ from .layers import (
     KVHook,
     Mlp,
     SelfAttention,
+    additive,
     always,
     key_padding,
     modulate,
     position_table,
     sdpa,
     sinusoid,
+    size_table,
 )
 
 
 class TextKeys(NamedTuple):
-    """Keys and values of one batch of prompts for every block, and the key mask [B, L] (None: nothing padded)."""
+    """Keys and values of one batch of prompts for every block, and the key mask.
+
+    mask: [B, L], numbers to add to the scores or bool (True = attend); None: nothing is padded
+    """
 
     blocks: list[tuple[Tensor, Tensor]]
     mask: Tensor | None
@@ -42,7 +47,7 @@ class TextKeys(NamedTuple):
 
 
 class SizeEmbedder(nn.Module):
-    """A number -> a vector: PixArt's embedding of time step, canvas size and aspect ratio."""
+    """A number's sinusoids -> a vector: PixArt's embedding of time step, canvas size and aspect ratio."""
 
     def __init__(self, dim: int, operations: Any = nn, **factory: Any):
         super().__init__()
@@ -50,8 +55,13 @@ class SizeEmbedder(nn.Module):
             operations.Linear(256, dim, **factory), nn.SiLU(), operations.Linear(dim, dim, **factory)
         )
 
-    def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        return self.mlp(sinusoid(x).to(dtype))
+    def forward(self, waves: Tensor) -> Tensor:
+        return self.mlp(waves)
+
+
+def random_table(rows: int, dim: int, dtype: torch.dtype | None = None, **factory: Any) -> nn.Parameter:
+    """DiT's initial table of shifts and scales; of any number type, as those of 8 bits cannot be drawn at random."""
+    return nn.Parameter((torch.randn(rows, dim, **factory) / dim**0.5).to(dtype or torch.get_default_dtype()))
 
 
 class PatchEmbedder(nn.Module):
@@ -85,21 +95,18 @@ class DecoderBlock(nn.Module):
         self.attn = SelfAttention(dim, heads, operations, attention, **kw)
         self.cross_attn = CrossAttention(dim, heads, operations, attention, **kw)
         self.mlp = Mlp(dim, mlp_ratio * dim, dim, operations, **kw)
-        self.scale_shift_table = nn.Parameter(torch.randn(6, dim, **kw) / dim**0.5)
+        self.scale_shift_table = random_table(6, dim, **kw)
 
     def forward(
-        self, x: Tensor, time: Tensor, text: tuple[Tensor, Tensor], text_mask: Tensor | None, key_mask: Tensor | None,
+        self, x: Tensor, table: Tensor, text: tuple[Tensor, Tensor], text_mask: Tensor | None, key_mask: Tensor | None,
         kv_hook: KVHook | None = None, packing: Packing | None = None, gate: Gate = always,
     ) -> Tensor:  # fmt: skip
-        """x: [B, n, d]; time: [6, B, 1, d]; packed, x: [1, Σn, d]; time: [6, 1, Σn, d]
-
-        gate: around attention and MLP
-        """
-        table = self.scale_shift_table.to(time)[:, None, None] + time
-        shift1, scale1, gate1, shift2, scale2, gate2 = table.to(x.dtype)
-        x = x + gate1 * gate(self.attn, lambda: modulate(self.norm(x), shift1, scale1), key_mask, kv_hook, packing)
+        """x: [B, n, d], packed [1, Σn, d]; table: [6, B, 1, d] of `LazyDecoder.modulation`; gate: around attention and MLP"""
+        shift1, factor1, gate1, shift2, factor2, gate2 = table if packing is None else packing.spread(table)
+        attended = gate(self.attn, lambda: modulate(self.norm(x), shift1, factor1), key_mask, kv_hook, packing)
+        x = torch.addcmul(x, gate1, attended)
         x = x + self.cross_attn(x, text, text_mask, packing)
-        return x + gate2 * gate(self.mlp, lambda: modulate(self.norm(x), shift2, scale2))
+        return torch.addcmul(x, gate2, gate(self.mlp, lambda: modulate(self.norm(x), shift2, factor2)))
 
 
 class FinalLayer(nn.Module):
@@ -107,12 +114,12 @@ class FinalLayer(nn.Module):
         super().__init__()
         self.norm = operations.LayerNorm(dim, elementwise_affine=False, eps=1e-6, **factory)
         self.linear = operations.Linear(dim, out, **factory)
-        self.scale_shift_table = nn.Parameter(torch.randn(2, dim, **factory) / dim**0.5)
+        self.scale_shift_table = random_table(2, dim, **factory)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """x: [B, n, d]; time: [1, B, 1, d]; packed, x: [1, Σn, d]; time: [1, 1, Σn, d]"""
-        shift, scale = (self.scale_shift_table.to(time)[:, None, None] + time).to(x.dtype)
-        return self.linear(modulate(self.norm(x), shift, scale))
+        shift, scale = self.scale_shift_table.to(time)[:, None, None] + time
+        return self.linear(modulate(self.norm(x), shift, 1 + scale))
 
 
 class LazyDecoder(nn.Module):
@@ -144,7 +151,8 @@ class LazyDecoder(nn.Module):
         mask: [B, L] bool, True = a token of the prompt
         """
         y = self.y_embedder(text)
-        return TextKeys([block.cross_attn.keys_values(y) for block in self.blocks], mask)
+        blocks = [block.cross_attn.keys_values(y) for block in self.blocks]
+        return TextKeys(blocks, additive(mask, y.dtype))
 
     def forward(
         self, x: Tensor, t: Tensor, text: TextKeys, hole: HoleTokens, context: Tensor | None = None,
@@ -162,37 +170,43 @@ class LazyDecoder(nn.Module):
         Source: paper, section 3.3 and equation 4; Chen et al. 2023 (PixArt-α), section 2.3.
         """
         time = self.time_embedding(t, hole, x.dtype)
-        table6 = self.t_block(time).unflatten(1, (6, 1, -1)).movedim(1, 0)  # [6, B, 1, d]
-        time = time[None, :, None]
-        key_mask, text_mask = key_padding(hole.key_mask), key_padding(text.mask)
+        tables, time = self.modulation(time), time[None, :, None]
+        key_mask, text_mask = (key_padding(additive(mask, x.dtype)) for mask in (hole.key_mask, text.mask))
         index, packing = hole.index, hole.packing
         if packing is not None:
             x, index, key_mask = packing.pack(x), packing.pack(index[..., None])[..., 0], None
             context = None if context is None else packing.pack(context)
-            time, table6 = packing.spread(time), packing.spread(table6)
+            time = packing.spread(time)
 
         h = self.x_embedder(x)
         size = self.config
         table = position_table(hole.grid, size.width, size.grid, size.interpolation, h.device, h.dtype)
         h = h + table[index]
         h = self.ctx_fuse(torch.cat((h, torch.zeros_like(h) if context is None else context.to(h.dtype)), dim=-1))
-        for block, keys_values in zip(self.blocks, text.blocks, strict=True):
-            h = block(h, table6, keys_values, text_mask, key_mask, kv_hook, packing, gate)
+        for block, table, keys_values in zip(self.blocks, tables, text.blocks, strict=True):
+            h = block(h, table, keys_values, text_mask, key_mask, kv_hook, packing, gate)
         h = channels_first(self.final_layer(h, time), self.config.patch)
         return h if packing is None else packing.unpack(h)
 
     def time_embedding(self, t: Tensor, hole: HoleTokens, dtype: torch.dtype) -> Tensor:
         """Time step, and for models that know it the size of the whole canvas in pixels as PixArt-α's
         micro-conditions. [B, width]"""
-        time = self.t_embedder(t, dtype)
+        time = self.t_embedder(sinusoid(t).to(dtype))
         if not self.config.micro_conditions:
             return time
         height, width = (side * self.config.token for side in hole.grid)
-        # Filled in on the device: a copy from the host would wait for it.
-        sides = torch.cat([torch.full((1,), side, device=t.device) for side in (height, width)])
-        ratio = torch.full((1,), height / width, device=t.device)
-        conditions = torch.cat((*self.csize_embedder(sides, dtype), *self.ar_embedder(ratio, dtype)))
-        return time + conditions
+        waves = size_table(height, width, t.device, dtype)
+        return time + torch.cat((*self.csize_embedder(waves[:2]), *self.ar_embedder(waves[2:])))
+
+    def modulation(self, time: Tensor) -> Tensor:
+        """What time does to each block, [blocks, 6, B, 1, d]: shift, 1 + scale and gate of its attention and of its MLP.
+
+        time: [B, d]. All blocks' at once, because kernels this small take as long to start as to run.
+        """
+        tables = torch.stack([block.scale_shift_table.to(time.device) for block in self.blocks]).to(time.dtype)
+        tables = tables[:, :, None, None] + self.t_block(time).unflatten(1, (6, 1, -1)).movedim(1, 0)
+        tables[:, 1::3].add_(1)
+        return tables
 
     def initialise(self) -> None:
         """DiT's initialisation, but with open residual gates, which a small model learns faster from."""

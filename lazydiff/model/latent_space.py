@@ -25,6 +25,7 @@ class PatchPCA(nn.Module):
     Nothing crosses a patch, so a latent knows no pixel outside its own, and decoding a hole alone is exact.
     Channels are scaled by the inverse square root of their deviation: between raw pixels, where fine detail drowns in
     noise until the very end, and whitening, where it would count as much as the picture.
+    It computes where the picture is, in the picture's number type, wherever its own few kilobytes are.
     """
 
     mean: Tensor
@@ -53,11 +54,12 @@ class PatchPCA(nn.Module):
         self.variance.copy_((deviation * scale) ** 2)
 
     def encode(self, image: Tensor) -> Tensor:
-        centred = self._patches(image) - self.mean
-        return einsum(centred, self.basis * self.scale[:, None], "b h w p, c p -> b c h w")
+        mean, basis, scale = (each.to(image) for each in (self.mean, self.basis, self.scale))
+        return einsum(self._patches(image) - mean, basis * scale[:, None], "b h w p, c p -> b c h w")
 
     def decode(self, latent: Tensor) -> Tensor:
-        patches = einsum(latent, self.basis / self.scale[:, None], "b c h w, c p -> b h w p") + self.mean
+        mean, basis, scale = (each.to(latent) for each in (self.mean, self.basis, self.scale))
+        patches = einsum(latent, basis / scale[:, None], "b c h w, c p -> b h w p") + mean
         return rearrange(patches, "b h w (c y x) -> b c (h y) (w x)", y=self.cell, x=self.cell)
 
     def _patches(self, image: Tensor) -> Tensor:
@@ -65,7 +67,10 @@ class PatchPCA(nn.Module):
 
 
 class DiffusersVAE(nn.Module):
-    """The latent space of a diffusers `AutoencoderKL`: the posterior's mode, scaled as its configuration says."""
+    """The latent space of a diffusers `AutoencoderKL`: the posterior's mode, scaled as its configuration says.
+
+    It computes where the VAE is, in the VAE's number type; what it returns is float32.
+    """
 
     variance: Tensor
 
@@ -75,10 +80,16 @@ class DiffusersVAE(nn.Module):
         self.register_buffer("variance", torch.ones(vae.config.latent_channels))  # what the scaling is chosen for
 
     def encode(self, image: Tensor) -> Tensor:
-        return self.vae.encode(image).latent_dist.mode() * self.vae.config.scaling_factor
+        mode: Tensor = self.vae.encode(image.to(self._weight)).latent_dist.mode()
+        return mode.float() * self.vae.config.scaling_factor
 
     def decode(self, latent: Tensor) -> Tensor:
-        return self.vae.decode(latent / self.vae.config.scaling_factor).sample
+        image: Tensor = self.vae.decode((latent / self.vae.config.scaling_factor).to(self._weight)).sample
+        return image.float()
+
+    @property
+    def _weight(self) -> Tensor:
+        return next(self.vae.parameters())
 
 
 def to_pixels(image: Tensor) -> Tensor:

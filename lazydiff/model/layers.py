@@ -67,15 +67,36 @@ def key_padding(valid: Tensor | None) -> Tensor | None:
     return None if valid is None else valid[:, None, None, :]
 
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    return x * (1 + scale) + shift
+def additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Key mask [B, n] of bool -> numbers to add to the scores, which attention would make of it anew at every call."""
+    if mask is None or mask.dtype != torch.bool:
+        return mask
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, float("-inf"))
 
 
-def sinusoid(x: Tensor, dim: int = 256, max_period: float = 10000.0) -> Tensor:
+def modulate(x: Tensor, shift: Tensor, factor: Tensor) -> Tensor:
+    """adaLN's x · (1 + scale) + shift; factor: 1 + scale"""
+    return torch.addcmul(shift, x, factor)
+
+
+def sinusoid(x: Tensor, dim: int = 256) -> Tensor:
     """Numbers [B] -> [B, dim], cosines first (Vaswani et al. 2017, in DiT's order)."""
-    frequency = torch.exp(-math.log(max_period) * torch.arange(dim // 2, device=x.device).float() / (dim // 2))
-    angle = x.float()[:, None] * frequency[None]
+    angle = x.float()[:, None] * frequencies(dim // 2, x.device)
     return torch.cat((angle.cos(), angle.sin()), dim=-1)
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)  # as of `position_table`
+def frequencies(count: int, device: torch.device, max_period: float = 10000.0) -> Tensor:
+    """Those of `sinusoid` [count], falling from 1; made once per device."""
+    return torch.exp(-math.log(max_period) * torch.arange(count).float() / count).to(device)
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)
+def size_table(height: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Sinusoids [3, 256] of a canvas's sides in pixels and of their ratio: PixArt-α's micro-conditions, made once."""
+    return sinusoid(torch.tensor([height, width, height / width])).to(device, dtype)
 
 
 @lru_cache(maxsize=16)

@@ -49,7 +49,7 @@ class LazyDiffusion(nn.Module):
     @property
     def variance(self) -> Tensor:
         """[C·p·p] variance of the clean tokens' channels."""
-        variance: Tensor = self.latent.variance
+        variance: Tensor = self.latent.variance.float()
         return variance.repeat_interleave(self.config.network.patch**2)
 
     @cached_property
@@ -64,7 +64,11 @@ class LazyDiffusion(nn.Module):
 
     def context(self, image: Tensor, mask: Tensor, hole: HoleTokens) -> Tensor:
         """Context tokens [B, n, width]; what lies under the mask is replaced by mid grey and cannot be seen."""
-        return self.encoder(self.latent.encode(image * (1 - mask)), mask, hole)
+        return self.context_of(self.latent.encode(image * (1 - mask)), mask, hole)
+
+    def context_of(self, visible: Tensor, mask: Tensor, hole: HoleTokens) -> Tensor:
+        """The same from the latent [B, C, h, w] of what may be seen, computed in the encoder's own number type."""
+        return self.encoder(visible.to(self.encoder.mask_down.weight), mask, hole)
 
     def prompt(self, prompts: Sequence[str]) -> TextKeys:
         """Keys and values of a batch of prompts for the decoder."""
@@ -72,9 +76,14 @@ class LazyDiffusion(nn.Module):
         return self.decoder.text_keys(text.to(self.precision), mask)
 
     @property
+    def device(self) -> torch.device:
+        """Where the networks are, and where pictures and contexts are brought to them."""
+        return self.decoder.ctx_fuse.weight.device
+
+    @property
     def precision(self) -> torch.dtype:
-        """What steps are computed in, the decoder's number type: `model.decoder.bfloat16()` changes it. Everything
-        around the decoder, noise levels and a sampler's tokens with it, stays as it is."""
+        """What steps are computed in, the decoder's number type: `model.bfloat16()` changes it. Everything around the
+        networks, noise levels and a sampler's tokens with it, stays float32."""
         return self.decoder.ctx_fuse.weight.dtype
 
     def initialise(self, seed: int) -> None:

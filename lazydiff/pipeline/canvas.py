@@ -72,7 +72,7 @@ def open_canvas(vae: CanvasVAE, image: Tensor) -> Canvas:
 def masked_latent(canvas: Canvas, mask: Tensor) -> Tensor:
     """Latents of the canvas with mid grey in the hole: what may be known of it. mask: [B or 1, 1, H, W], above 0.5"""
     check_mask(canvas, mask)
-    hole = binarise(mask)
+    hole = binarise(mask).to(canvas.image.device)
     return canvas.vae.encode(canvas.image * (1 - hole) + hole / 2, canvas.encoded).output
 
 
@@ -139,7 +139,7 @@ def _fill(canvas: Canvas, samples: Tensor, mask: Tensor, blend: Blend) -> Canvas
     hole = binarise(mask)
     latent = composite_latents(canvas.latent, samples.to(canvas.latent), hole, canvas.cell)
     decoded = canvas.vae.decode(latent, canvas.decoded)
-    image = composite(canvas.image, decoded.output.to(canvas.image), hole, blend)
+    image = composite(canvas.image, decoded.output, hole, blend)
     # Encoded for what the next masked encode goes on from; the latents stay those that were sampled.
     encoded = canvas.vae.encode(image, canvas.encoded).passes if canvas.encoded else ()
     return Canvas(canvas.vae, image, latent, encoded, decoded.passes, decoded.planned)

@@ -20,7 +20,7 @@ Blend = Literal["poisson", "mixed", "paste"]
 @torch.no_grad()
 def decode(model: LazyDiffusion, context: LazyContext, tokens: Tensor) -> Tensor:
     """Hole tokens [S, n, C·p·p] among the canvas's own -> images [S, 3, H, W] in 0…1."""
-    return to_pixels(model.latent.decode(to_latents(context, tokens)))
+    return to_pixels(model.latent.decode(to_latents(context.to(tokens.device), tokens)))
 
 
 def to_latents(context: LazyContext, tokens: Tensor) -> Tensor:
@@ -43,10 +43,14 @@ def composite_latents(canvas: Tensor, sampled: Tensor, mask: Tensor, cell: int) 
 
 
 def composite(image: Tensor, generated: Tensor, mask: Tensor, blend: Blend = "poisson") -> Tensor:
-    """Generated pixels [S, 3, H, W] inside the mask, the canvas's own outside it, bit for bit."""
+    """Generated pixels [S, 3, H, W] inside the mask, the canvas's own outside it, bit for bit.
+
+    The work is done where the generated pixels are; the result has the image's device and number type.
+    """
     if blend not in get_args(Blend):
         raise ValueError(f"there is no blend called {blend}: choose {', '.join(get_args(Blend))}")
-    image, mask = image.expand_as(generated), mask.expand(len(generated), -1, -1, -1)
+    canvas, mask = image.to(generated.device).expand_as(generated), mask.to(generated.device)
+    mask = mask.expand(len(generated), -1, -1, -1)
     if blend != "paste":
-        generated = poisson_blend(image, generated, mask, "mixed" if blend == "mixed" else "source").clamp(0, 1)
-    return torch.where(mask > 0, generated, image)
+        generated = poisson_blend(canvas, generated, mask, "mixed" if blend == "mixed" else "source").clamp(0, 1)
+    return torch.where(mask > 0, generated.to(canvas.dtype), canvas).to(image.device)

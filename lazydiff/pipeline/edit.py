@@ -30,7 +30,8 @@ def edit(
 ) -> Tensor:
     """Variations [S, 3, H, W] of a canvas, one per seed; every pixel outside the mask is bit-identical to the input's.
 
-    image: [1, 3, H, W] in 0…1, of any size (see `Fit`); mask: [1, 1, H, W] in 0…1, above 0.5 = hole
+    image: [1, 3, H, W] in 0…1, of any size (see `Fit`); mask: [1, 1, H, W] in 0…1, above 0.5 = hole. Both on any device:
+        the work is done where the model is, the result is where the image was and of its number type
     settings: as of `sample`; a sketch is of the image's size
     callback: called as callback(done, total, x̂) after each step; what it raises ends the edit
     Errors: ValueError that says what is wrong with the input. An empty mask returns the input without running anything.
@@ -42,9 +43,10 @@ def edit(
     mask = binarise(mask)
     if not mask.any():
         return image.repeat(len(seeds), 1, 1, 1)
-    fit = Fit.of(mask, model.config.network.canvas)
-    context = encode(model, *fit.to_model(image, mask))
+    fit, canvas, mask = Fit.of(mask, model.config.network.canvas), image.to(model.device), mask.to(model.device)
+    context = encode(model, *fit.to_model(canvas.float(), mask))
     if sketch is not None:
-        settings = settings._replace(sketch=fit.to_model(sketch, mask)[0])
+        settings = settings._replace(sketch=fit.to_model(sketch.to(model.device).float(), mask)[0])
     tokens = sample(model, context, [prompt] * len(seeds), seeds, settings, callback)
-    return composite(image, fit.from_model(decode(model, context, tokens), image), mask, blend)
+    made = fit.from_model(decode(model, context, tokens), canvas)
+    return composite(canvas, made, mask, blend).to(image.device)

@@ -14,10 +14,10 @@ from ..model.lazydiffusion import LazyDiffusion
 def encode(model: LazyDiffusion, image: Tensor, mask: Tensor) -> LazyContext:
     """Encode canvases and their holes into a context.
 
-    image: [B, 3, H, W] in 0…1; mask: [B, 1, H, W] of zeros and ones; both of whole tokens
+    image: [B, 3, H, W] in 0…1; mask: [B, 1, H, W] of zeros and ones; both of whole tokens, on any device
     Errors: ValueError for a model that computes every token, unless every token is hole.
     """
-    image = image * 2 - 1
+    image, mask = image.to(model.device).float() * 2 - 1, mask.to(model.device)
     return encode_latents(model, model.latent.encode(image * (1 - mask)), model.latent.encode(image), mask)
 
 
@@ -25,11 +25,12 @@ def encode(model: LazyDiffusion, image: Tensor, mask: Tensor) -> LazyContext:
 def encode_latents(model: LazyDiffusion, visible: Tensor, latent: Tensor, mask: Tensor) -> LazyContext:
     """The same from latents [B, C, h, w] of the canvases, and of them with mid grey in their holes (visible)."""
     network = model.config.network
-    hole = HoleTokens.from_mask(mask, network.token)
+    hole = HoleTokens.from_mask(mask, network.token).to(model.device)
     if network.dense and hole.count < hole.total:
         raise ValueError("this checkpoint computes every token: it is a baseline of the evaluation, and edits nothing")
-    canvas = patchify(latent, network.patch)
-    return LazyContext(model.fingerprint, hole, model.encoder(visible, mask, hole), canvas, mask > 0, network)
+    visible, latent, mask = (each.to(model.device) for each in (visible, latent, mask))
+    canvas, tokens = patchify(latent.float(), network.patch), model.context_of(visible, mask, hole)
+    return LazyContext(model.fingerprint, hole, tokens, canvas, mask > 0, network)
 
 
 # Bad input, told in the user's words

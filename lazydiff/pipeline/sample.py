@@ -54,6 +54,7 @@ def sample(
     """
     if context.model != model.fingerprint:
         raise ValueError("this context was made by another model: encode the canvas again with this one")
+    context = context.to(model.device)
     sampling = settings.sampling or model.config.sampling
     sampler, sigmas = make_sampler(sampling)
     rows = len(seeds)
@@ -62,7 +63,7 @@ def sample(
     start = None
     if settings.sketch is not None:
         sigmas = from_strength(sigmas, settings.strength, sampling.sampler not in FLOW_SAMPLERS)
-        start = hole.gather(model.tokens(settings.sketch * 2 - 1).expand(rows, -1, -1))
+        start = hole.gather(model.tokens(settings.sketch.to(model.device).float() * 2 - 1).expand(rows, -1, -1))
     session = gate_at = None
     if settings.skip is not None:
         session = settings.skip.session(model.fingerprint, sigmas)

@@ -35,7 +35,7 @@ class Preconditioning(NamedTuple):
 def predict_clean(network: Network, z: Tensor, sigma: Tensor, variance: Tensor) -> Tensor:
     """Estimate x̂ [B, n, C] of the clean tokens from z [B, n, C] at noise level sigma, [B] or [1]."""
     factor = Preconditioning.at(sigma, variance)
-    return factor.skip * z + factor.out * network(factor.scale * z, 1000 * sigma)
+    return torch.addcmul(factor.skip * z, factor.out, network(factor.scale * z, 1000 * sigma))
 
 
 def flow_loss(

@@ -29,6 +29,7 @@ def guide(network: Network, guidance: float, learned_variance: bool = False) -> 
         channels = conditional.shape[-1] // (2 if learned_variance else 1)
         predicted, variance = conditional[..., :channels], conditional[..., channels:]
         base = unconditional[..., :channels]
-        return torch.cat((base + guidance * (predicted - base), variance), dim=-1)
+        mixed = torch.add(base, predicted - base, alpha=guidance)
+        return torch.cat((mixed, variance), dim=-1) if learned_variance else mixed
 
     return guided

@@ -70,7 +70,7 @@ def iddpm_denoiser(network: Network) -> Denoiser:
         x = z / scale
         epsilon, v = network(x, torch.full((1,), t, device=z.device)).float().chunk(2, dim=-1)
         # By the time step's own alpha, not the caller's: that may be 0, and the network's answer is about this level.
-        return (x - TRAINED_STEPS[t].sigma * epsilon) / TRAINED_STEPS[t].alpha, v
+        return torch.sub(x, epsilon, alpha=TRAINED_STEPS[t].sigma) / TRAINED_STEPS[t].alpha, v
 
     return Denoiser(predict)
 
@@ -168,16 +168,31 @@ def sample_scheduler(
     scheduler: of variance-preserving diffusion, whose time steps are set; sigmas: all of its levels, or the last ones
     """
     steps = len(sigmas) - 1
-    timesteps = scheduler.timesteps[len(scheduler.timesteps) - steps :]
-    if hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(len(scheduler.timesteps) - steps)
-    z = x / vp_scale(sigmas[0])
-    for i, (t, sigma) in enumerate(zip(timesteps, sigmas[:-1], strict=True)):
-        x0 = model(z * vp_scale(sigma), sigma)
-        z = scheduler.step(x0, t, z).prev_sample
+    weights = scheduler_weights(scheduler, steps).to(x)
+    known = x.new_zeros(1 + steps, *x.shape)
+    z = known[0] = x / vp_scale(sigmas[0])
+    for i, sigma in enumerate(sigmas[:-1]):
+        x0 = known[i + 1] = model(z * vp_scale(sigma), sigma)
+        z = torch.tensordot(weights[i], known, dims=1)
         if callback is not None:
             callback(i + 1, steps, x0)
     return z
+
+
+def scheduler_weights(scheduler: Any, steps: int) -> Tensor:
+    """What the last `steps` steps of a scheduler add up, [steps, 1 + steps]: how much of the noisy tokens that they begin
+    with, and of each step's estimate.
+
+    They add nothing else, so that unit vectors on the CPU tell: on a GPU the scheduler would wait for its own tables.
+    """
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(len(scheduler.timesteps) - steps)
+    units = torch.eye(1 + steps)[:, None]
+    z, rows = units[0], []
+    for t, estimate in zip(scheduler.timesteps[len(scheduler.timesteps) - steps :], units[1:], strict=True):
+        z = scheduler.step(estimate, t, z).prev_sample
+        rows.append(z)
+    return torch.cat([z[:0], *rows])
 
 
 def diffusers_scheduler(name: str, steps: int) -> Any:

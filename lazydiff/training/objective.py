@@ -26,7 +26,7 @@ class Objective(nn.Module):
     def forward(self, batch: Batch, generator: torch.Generator, step: int) -> Tensor:
         """generator: on the CPU, seeded by the step, so that a resumed run draws what the unbroken one would have."""
         model, levels = self.model, self.config.noise_levels
-        device = model.latent.mean.device
+        device = model.device
         image = batch.image.to(device).float() / 127.5 - 1
         mask = batch.mask.to(device).float()
         network = model.config.network

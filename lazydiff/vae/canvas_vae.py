@@ -73,7 +73,7 @@ class LazyVAE:
     """Stable Diffusion's VAE (also SDXL's, SD3's, Flux's), which goes on from earlier passes.
 
     What has changed since then it finds by comparing, so that no result rests on what a caller believes. A batch is
-    computed one by one.
+    computed one by one. All is done where the VAE is and in its number type; what is returned is float32.
 
     vae: diffusers' `AutoencoderKL`, or anything with such an `encoder` and `decoder`
     scale, shift: latents are (mean - shift) · scale, as the VAE's configuration says
@@ -86,7 +86,7 @@ class LazyVAE:
 
     def encode(self, image: Tensor, earlier: Sequence[EarlierPass] = ()) -> VAEOutput:
         moments = self.each("encode", image * 2 - 1, earlier)
-        return moments._replace(output=(moments.output.chunk(2, 1)[0] - self.shift) * self.scale)
+        return moments._replace(output=(moments.output.chunk(2, 1)[0].float() - self.shift) * self.scale)
 
     def decode(self, latent: Tensor, earlier: Sequence[EarlierPass] = ()) -> VAEOutput:
         image = self.each("decode", latent / self.scale + self.shift, earlier)
@@ -94,8 +94,9 @@ class LazyVAE:
 
     def each(self, half: Half, x: Tensor, earlier: Sequence[EarlierPass]) -> VAEOutput:
         """A batch of what goes into the network -> what comes out of it."""
+        weight = next(getattr(self.vae, f"{half}r").parameters())
         goes_on = [earlier[i % len(earlier)] if earlier else None for i in range(len(x))]
-        made = [self._one(half, *pair) for pair in zip(x.split(1), goes_on, strict=True)]
+        made = [self._one(half, *pair) for pair in zip(x.to(weight).split(1), goes_on, strict=True)]
         planned = [each.planned for each in made if each.planned is not None]
         passes = tuple(one for each in made for one in each.passes)
         return VAEOutput(torch.cat([each.output for each in made]), passes, max(planned, default=None))
