@@ -11,9 +11,11 @@ from ..core.masks import binarise
 from ..model.lazydiffusion import LazyDiffusion
 from ..sampling.samplers import Callback
 from .decode import Blend, composite, decode
-from .encode import check_canvas, encode, size_text
+from .encode import check_canvas, check_rows, check_values, encode, size_text
 from .fit import Fit
 from .sample import SampleSettings, sample
+
+BLENDED = 4 * 1024**2  # pixels that are decoded and blended at a time: about 0.4 GB
 
 
 @torch.no_grad()
@@ -34,17 +36,26 @@ def edit(
     settings: as of `sample`; a sketch is of the image's size
     callback: called as callback(done, total, x̂) after each step; what it raises ends the edit
     Errors: ValueError that says what is wrong with the input. An empty mask returns the input without running anything.
+    The result has the image's number type; what lies between is computed in fp32.
     """
     check_canvas(image, mask, model.config.network.token)
+    check_rows([prompt] * len(seeds), seeds)
     sketch = settings.sketch
     if sketch is not None and sketch.shape != image.shape:
         raise ValueError(f"the sketch is {size_text(sketch)} and the canvas {size_text(image)}: they must be equal")
     mask = binarise(mask)
     if not mask.any():
         return image.repeat(len(seeds), 1, 1, 1)
-    fit = Fit.of(image, model.config.network.canvas)
-    context = encode(model, *fit.to_model(image, mask))
+    canvas, fit = image.float(), Fit.of(image, model.config.network.canvas)
+    context = encode(model, *fit.to_model(canvas, mask))
     if sketch is not None:
-        settings = settings._replace(sketch=fit.to_model(sketch, mask)[0])
+        check_values("sketch", sketch)
+        settings = settings._replace(sketch=fit.to_model(sketch.float(), mask)[0])
     tokens = sample(model, context, [prompt] * len(seeds), seeds, settings, callback)
-    return composite(image, fit.from_model(decode(model, context, tokens)), mask, blend)
+    # A few at a time: blending takes many times the memory of the pictures that come of it.
+    edited = image.repeat(len(seeds), 1, 1, 1)
+    rows = max(BLENDED // image[0, 0].numel(), 1)
+    for some, part in zip(edited.split(rows), tokens.split(rows), strict=True):
+        made = composite(canvas, fit.from_model(decode(model, context, part)), mask, blend)
+        some.copy_(torch.where(mask > 0, made.to(image.dtype), image))
+    return edited
