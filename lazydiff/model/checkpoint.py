@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..core.files import check_file, whole_file
-from .config import ModelConfig
+from .config import SHIPPED, ModelConfig
 from .lazydiffusion import LazyDiffusion
 from .metadata import (
     METADATA,
@@ -29,7 +29,6 @@ __all__ = [
     "METADATA", "PREFIXES", "SHIPPED", "VOCABULARY", "CheckpointError", "load_checkpoint", "part", "read_checkpoint",
     "save_checkpoint",
 ]  # fmt: skip
-SHIPPED = Path(__file__).parents[1] / "weights" / "lazydiffusion-small.safetensors"
 
 
 def save_checkpoint(model: LazyDiffusion, path: Path | str, dtype: torch.dtype = torch.float16) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal, get_args
 
 from ..core.checks import Range, check_choice, check_flags, check_ranges, shortened
 
+SHIPPED = Path(__file__).parents[1] / "weights" / "lazydiffusion-small.safetensors"
 Prediction = Literal["iddpm", "flow"]  # noise with learned variance, or clean tokens on a flow path
 SAMPLERS = ("iddpm", "ancestral", "euler", "dpmpp", "ddim", "unipc")
 
