@@ -210,7 +210,7 @@ class Log:
         if failed := [step for step, loss, _, _ in rows if not math.isfinite(loss)]:
             raise ValueError(f"the loss is not a number from step {failed[0]} on: choose a lower learning rate")
         with self.path.open("a", newline="") as file:
-            csv.writer(file).writerows(
+            csv.writer(file, lineterminator="\n").writerows(
                 (step, f"{loss:.5f}", f"{norm:.4f}", f"{rate:.3e}") for step, loss, norm, rate in rows
             )
 
