@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Hashable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..core.files import whole_file
+from ..core.checks import Range, shortened
+from ..core.files import check_file, whole_file
 
 TOKENS = 256  # of LazyDiT's models at 256 px: their scores are sums over so many
 MODULES = 2  # of a block: its self-attention and its MLP
@@ -33,6 +35,7 @@ FORMAT = 1
 METADATA = "lazydiffusion_gates"  # the metadata entry that tells files of gates from all others
 SUFFIX = ".gates.safetensors"
 SHIPPED_GATES = Path(__file__).parent / "weights" / f"lazydiffusion-small{SUFFIX}"
+LEVEL = Range(0, 1)
 SAME = 1e-3  # noise levels that differ by less are one
 
 
@@ -59,6 +62,9 @@ class SkipPolicy:
         """Errors: ValueError for another model, by its fingerprint."""
         if self.model not in ("", model):
             raise ValueError("these gates were trained for another model: train them for this one")
+
+    def check_size(self, modules: int, width: int) -> None:
+        """Errors: ValueError for a network of other sizes."""
 
     def session(self, model: str, levels: Sequence[float]) -> SkipSession:
         """Begin a sampling with nothing kept.
@@ -181,6 +187,11 @@ class Gates(SkipPolicy):
         self.weights, self.scores, self.settings, self.threshold = weights, scores, settings, threshold
         self.trained = weights.any(-1).tolist()
 
+    def check_size(self, modules: int, width: int) -> None:
+        own = tuple(self.weights.shape[1:])
+        if own != (modules, width):
+            raise ValueError(f"these gates are for {own[0]} modules {own[1]} wide, the model has {modules} of {width}")
+
     def computed(self, step: int, module: int, z: Tensor, valid: Tensor | None) -> list[bool] | None:
         if not self.trained[step][module]:
             return None
@@ -205,26 +216,45 @@ class Gates(SkipPolicy):
 
 def load_gates(path: Path | str, threshold: float = THRESHOLD) -> Gates:
     """Read trained gates. Errors: ValueError for a missing, damaged or foreign file, or an unknown version."""
+    check_file(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except FileNotFoundError:
-        raise ValueError(f"{path}: there is no such file") from None
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: not a whole safetensors file ({error})") from error
     if METADATA not in metadata:
         raise ValueError(f"{path}: these are no gates (the file's metadata has no entry “{METADATA}”)")
     try:
         about = json.loads(metadata[METADATA])
-        if about["format"] != FORMAT:
-            raise ValueError(f"{path}: gates of format {about['format']} are unknown here, this version reads {FORMAT}")
-        values = about["levels"], about["model"], tensors["weights"], tensors["scores"], about["settings"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        version = about["format"]
+        if version != FORMAT:
+            raise ValueError(f"gates of format {shortened(version)} are unknown here, this version reads {FORMAT}")
+        levels, model, settings = about["levels"], about["model"], about["settings"]
+        weights, scores = tensors["weights"], tensors["scores"]
+    except (KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: the description in its metadata cannot be read ({error!r})") from error
-    if len(values[2]) != len(values[0]) - 1 or values[2].shape[:2] != values[3].shape:
-        raise ValueError(f"{path}: damaged, its weights are not of the {len(values[0]) - 1} steps that it names")
-    return Gates(*values, threshold)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if problem := damage(levels, model, settings, weights, scores):
+        raise ValueError(f"{path}: damaged, {problem}")
+    return Gates(levels, model, weights.float(), scores.float(), settings, threshold)
+
+
+def damage(levels: Any, model: Any, settings: Any, weights: Tensor, scores: Tensor) -> str | None:
+    """What gates cannot be, if they are that."""
+    if not isinstance(levels, list) or len(levels) < 2 or not all(LEVEL.has(level) for level in levels):
+        return "its noise levels are no list of numbers from 1 to 0"
+    if any(low >= high for high, low in pairwise(levels)):
+        return "its noise levels do not fall"
+    if not isinstance(model, str) or not isinstance(settings, dict):
+        return "it does not name its model and its settings"
+    if weights.ndim != 3 or weights.shape[:2] != scores.shape or len(weights) != len(levels) - 1 or not weights.numel():
+        return f"its weights are not of the {len(levels) - 1} steps that it names"
+    for tensor in (weights, scores):
+        if not tensor.is_floating_point() or not tensor.float().isfinite().all():
+            return "its weights or scores are not numbers"
+    return None
 
 
 class SkipTable(SkipPolicy):

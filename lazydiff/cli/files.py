@@ -1,57 +1,16 @@
-"""Pictures and folders, with errors in the user's words."""
+"""Folders and files to write, with errors in the user's words."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from ..core.files import whole_file
-from ..core.pictures import from_array, to_pil
-
-
-def read_image(path: Path) -> Tensor:
-    """A picture file -> [1, 3, H, W] in 0…1.
-
-    Errors: ValueError for what is no picture, empty, not RGB, or transparent somewhere.
-    """
-    picture = open_picture(path)
-    if picture.mode == "RGBA" and picture.getchannel("A").getextrema() == (255, 255):
-        picture = picture.convert("RGB")
-    if picture.mode != "RGB":
-        raise ValueError(f"{path} is not an opaque RGB picture (its mode is {picture.mode}): save it as RGB")
-    return from_array(np.asarray(picture))
-
-
-def read_mask(path: Path) -> Tensor:
-    """A picture file -> mask [1, 1, H, W] in 0…1, white = hole."""
-    values = np.asarray(open_picture(path).convert("L"), dtype=np.float32) / 255
-    return torch.from_numpy(values)[None, None]
-
-
-def box_mask(image: Tensor, x: int, y: int, width: int, height: int) -> Tensor:
-    """A rectangle as a mask of the image's size. Errors: ValueError when it does not lie on the canvas."""
-    rows, columns = image.shape[-2:]
-    if min(width, height) < 1 or x < 0 or y < 0 or x + width > columns or y + height > rows:
-        raise ValueError(f"the box {x} {y} {width} {height} does not lie on the canvas of {columns}×{rows} pixels")
-    mask = torch.zeros(1, 1, rows, columns)
-    mask[..., y : y + height, x : x + width] = 1
-    return mask
-
-
-def open_picture(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as picture:
-            picture.load()
-            return picture
-    except FileNotFoundError:
-        raise ValueError(f"{path}: there is no such file") from None
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"{path} is not a picture that can be read ({error})") from error
+from ..core.pictures import to_pil
 
 
 def save_picture(image: Tensor, path: Path, enlarge: int = 1) -> Path:
@@ -76,3 +35,21 @@ def writable_folder(path: Path) -> Path:
     except OSError as error:
         raise ValueError(f"cannot write into the folder {path} ({error.strerror})") from error
     return path
+
+
+def writable_file(path: Path, suffix: str) -> Path:
+    """A file to write, in a folder made if need be. Errors: ValueError when it cannot be, before any work is done."""
+    if not path.name.endswith(suffix) or path.name == suffix:
+        raise ValueError(f"{path}: choose a name that ends with {suffix}")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: there is something of that name that is no file")
+    writable_folder(path.parent)
+    return path
+
+
+def keep_inputs(outputs: Sequence[Path], inputs: Sequence[Path | None]) -> None:
+    """Errors: ValueError for a file to write that is one of those to read."""
+    for given in inputs:
+        for path in outputs:
+            if given is not None and path.exists() and given.exists() and path.samefile(given):
+                raise ValueError(f"the result would overwrite {given}, which it is made from: choose another --output")

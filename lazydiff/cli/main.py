@@ -8,26 +8,44 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import get_args
 
-from ..model.checkpoint import SHIPPED
-from ..model.config import ModelConfig, Sampling
-from ..pipeline.decode import Blend
-from ..sampling.samplers import SAMPLERS
+from ..core.checks import shortened
+from ..model.config import SAMPLERS, SHIPPED, ModelConfig, Sampling
+from .devices import add_device, add_dtype, choose_device, load
+
+PRECISIONS = ("no", "bf16", "fp16")  # of training
+BLENDS = ("poisson", "mixed", "paste")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit status: 0, 2 for input that cannot be used, 130 when it was stopped."""
+    """Run one command; returns its exit status: 0, 2 for what cannot be done, 130 when it was stopped."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal without our letters shows a question mark in their place
+            stream.reconfigure(errors="replace")
     options = parser().parse_args(arguments)
     try:
         options.run(options)
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return 130
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
+        line = explanation(error)
+        if line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
         return 2
     return 0
+
+
+def explanation(error: Exception) -> str | None:
+    """The one line for what a user can do something about; None for an error of ours."""
+    text = " ".join(str(error).split())
+    if isinstance(error, ImportError):
+        missing = f": pip install {error.name.split('.')[0]}" if error.name else ""
+        return text if "pip install" in text else f"a package is missing ({text}){missing}"
+    if isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text:
+        return f"not enough memory: fewer seeds, a smaller picture or fewer scenes need less ({shortened(text, 120)})"
+    return text if isinstance(error, ValueError | OSError) else None
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,28 +55,32 @@ def parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="chain edits on a blank canvas and on a scene, and draw a storyboard")
     demo.add_argument("--output", type=Path, default=Path("output/demo"), help="folder for the pictures (%(default)s)")
     add_sampling(demo)
+    add_dtype(demo)
     demo.set_defaults(run=run_demo)
 
     edit = commands.add_parser("edit", help="generate what a mask covers, one picture per seed")
-    edit.add_argument("--image", type=Path, required=True, help="the canvas, an RGB picture")
+    edit.add_argument("--image", type=Path, required=True, help="the canvas, an opaque picture")
     where = edit.add_mutually_exclusive_group(required=True)
-    where.add_argument("--mask", type=Path, help="a picture of the canvas's size, white = generate")
+    where.add_argument("--mask", type=Path, help="a picture of the canvas's size, white or transparent = generate")
     where.add_argument("--box", type=int, nargs=4, metavar=("X", "Y", "W", "H"), help="a rectangle instead of a mask")
     edit.add_argument("--prompt", required=True, help="what to put there")
     edit.add_argument("--negative", default="", help="what to stay away from")
     edit.add_argument("--seed", type=int, nargs="+", default=[0], help="one variation each, all from one encoding")
     edit.add_argument("--sketch", type=Path, help="a picture of the canvas's size with colours to start from")
     edit.add_argument("--strength", type=float, default=0.8, help="how far a sketch may be changed, 0…1 (%(default)s)")
-    edit.add_argument("--blend", choices=get_args(Blend), default="poisson", help="how the hole joins (%(default)s)")
+    edit.add_argument("--blend", choices=BLENDS, default="poisson", help="how the hole joins (%(default)s)")
     edit.add_argument("--output", type=Path, required=True, help="folder for edit-SEED.png")
     edit.add_argument("--gates", type=Path, help="a file of trained gates: modules that barely change are skipped")
     add_sampling(edit)
+    add_dtype(edit)
     edit.set_defaults(run=run_edit)
 
     train = commands.add_parser("train", help="train a model, or go on with a run that was stopped")
     train.add_argument("--config", type=Path, default=SHIPPED.with_suffix(".toml"))
     train.add_argument("--output", type=Path, default=Path("output/train"), help="folder of the run (%(default)s)")
     train.add_argument("--steps", type=int, help="instead of the configuration's")
+    train.add_argument("--precision", choices=PRECISIONS, help="of the multiplications, instead of the configuration's")
+    add_device(train)
     train.set_defaults(run=run_train)
 
     gates = commands.add_parser("gates", help="train which modules a model can do without, at every second step")
@@ -75,6 +97,8 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--quick", action="store_true", help="few scenes, to see that it runs")
     evaluate.add_argument("--baselines", action="store_true", help="compare with the two that compute every token")
     evaluate.add_argument("--checkpoint", type=Path, default=SHIPPED)
+    add_device(evaluate)
+    add_dtype(evaluate)
     evaluate.set_defaults(run=run_evaluate)
 
     info = commands.add_parser("info", help="what a checkpoint is made of")
@@ -89,24 +113,27 @@ def add_sampling(command: argparse.ArgumentParser) -> None:
     command.add_argument("--sampler", choices=SAMPLERS)
     command.add_argument("--temperature", type=float, help="of the fresh noise of the ancestral sampler")
     command.add_argument("--checkpoint", type=Path, default=SHIPPED)
+    add_device(command)
 
 
 def chosen(options: argparse.Namespace, config: ModelConfig) -> Sampling:
-    """The checkpoint's sampling settings with what the user has changed."""
+    """The checkpoint's sampling settings with what the user has changed. Errors: ValueError for what cannot be."""
     names = ("steps", "guidance", "sampler", "temperature")
-    return replace(config.sampling, **{name: value for name in names if (value := getattr(options, name)) is not None})
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    sampling = replace(config.sampling, **given)
+    sampling.check()
+    return sampling
 
 
 # Commands import what only they need, so that each starts quickly and asks for no package that it does not use.
 
 
 def run_demo(options: argparse.Namespace) -> None:
-    from ..model.checkpoint import load_checkpoint
     from .demo import demo
     from .files import writable_folder
 
     folder = writable_folder(options.output)
-    model = load_checkpoint(options.checkpoint)
+    model = load(options.checkpoint, options)
     demo(model, chosen(options, model.config), folder)
 
 
@@ -114,16 +141,22 @@ def run_edit(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from ..cache.module_skip import load_gates
-    from ..model.checkpoint import load_checkpoint
     from ..pipeline.edit import edit
+    from ..pipeline.encode import check_rows
     from ..pipeline.sample import SampleSettings
-    from .files import box_mask, read_image, read_mask, save_picture, writable_folder
+    from .files import keep_inputs, save_picture, writable_folder
+    from .pictures import box_mask, read_image, read_mask
 
+    if len(set(options.seed)) < len(options.seed):
+        raise ValueError("a seed is given twice: each makes one picture, choose different ones")
+    check_rows([options.prompt] * len(options.seed), options.seed)
+    outputs = [options.output / f"edit-{seed}.png" for seed in options.seed]
+    keep_inputs(outputs, [options.image, options.mask, options.sketch])
     image = read_image(options.image)
     mask = read_mask(options.mask) if options.mask else box_mask(image, *options.box)
     sketch = read_image(options.sketch) if options.sketch else None
-    folder = writable_folder(options.output)
-    model = load_checkpoint(options.checkpoint)
+    writable_folder(options.output)
+    model = load(options.checkpoint, options)
     sampling = chosen(options, model.config)
     gates = load_gates(options.gates) if options.gates else None
     with tqdm(total=sampling.steps, unit="step", leave=False) as bar:
@@ -134,8 +167,8 @@ def run_edit(options: argparse.Namespace) -> None:
         )  # fmt: skip
     if gates is not None:
         print(f"{gates.ratio:.0%} of the modules were not computed")
-    for seed, result in zip(options.seed, results, strict=True):
-        print(save_picture(result, folder / f"edit-{seed}.png"))
+    for path, result in zip(outputs, results, strict=True):
+        print(save_picture(result, path))
 
 
 def run_train(options: argparse.Namespace) -> None:
@@ -143,25 +176,28 @@ def run_train(options: argparse.Namespace) -> None:
     from ..training.config import TrainingConfig
     from ..training.pictures import paint_lazy
     from ..training.train import train
+    from .files import writable_folder
 
-    config = TrainingConfig.read(options.config, steps=options.steps)
+    config = TrainingConfig.read(options.config, steps=options.steps, precision=options.precision)
     paint = partial(paint_baseline, crop=config.crop) if config.model.network.dense else paint_lazy
-    print(train(config, options.output, paint))
+    print(train(config, writable_folder(options.output), paint, choose_device(options.device)))
 
 
 def run_gates(options: argparse.Namespace) -> None:
-    from ..model.checkpoint import load_checkpoint
+    from ..cache.module_skip import SUFFIX
     from ..model.layers import explicit_attention
     from ..training.gates import GateTraining, train_gates
-    from .files import writable_folder
+    from .files import keep_inputs, writable_file
 
-    writable_folder(options.output.parent)
-    model = load_checkpoint(options.checkpoint, attention=explicit_attention)
+    keep_inputs([options.output], [options.checkpoint])
+    writable_file(options.output, SUFFIX)
     given = {
         "attention_penalty": options.penalty, "mlp_penalty": options.penalty, "steps": options.updates,
         "scenes": options.scenes,
     }  # fmt: skip
     training = GateTraining(**{name: value for name, value in given.items() if value is not None})
+    training.check()
+    model = load(options.checkpoint, options, attention=explicit_attention)
     gates = train_gates(model, chosen(options, model.config), training, options.output)
     share = sum(map(sum, gates.fixed().table)) / gates.scores.numel()
     print(f"{options.output}: {share:.0%} of the modules will not be computed")
@@ -170,14 +206,15 @@ def run_gates(options: argparse.Namespace) -> None:
 def run_evaluate(options: argparse.Namespace) -> None:
     from ..evaluation import evaluate, evaluate_baselines
     from ..evaluation.regenerate import WEIGHTS
-    from ..model.checkpoint import load_checkpoint
     from .files import writable_folder
 
+    if options.scenes is not None and options.scenes < 1:
+        raise ValueError(f"{options.scenes} scenes: choose at least 1")
     folder = writable_folder(options.output)
-    model, report = load_checkpoint(options.checkpoint), folder / "evaluation.md"
+    model, report = load(options.checkpoint, options), folder / "evaluation.md"
     number = {} if options.scenes is None else {"scenes": options.scenes}
     if options.baselines:
-        image, crop = (load_checkpoint(WEIGHTS / f"regenerate-{kind}.safetensors") for kind in ("image", "crop"))
+        image, crop = (load(WEIGHTS / f"regenerate-{kind}.safetensors", options) for kind in ("image", "crop"))
         evaluate_baselines(model, image, crop, folder, quick=options.quick, **number)
         report = folder / "baselines.md"
     else:

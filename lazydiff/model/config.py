@@ -3,7 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from pathlib import Path
+from typing import Literal, get_args
+
+from ..core.checks import Range, check_choice, check_flags, check_ranges, shortened
+
+SHIPPED = Path(__file__).parents[1] / "weights" / "lazydiffusion-small.safetensors"
+Prediction = Literal["iddpm", "flow"]  # noise with learned variance, or clean tokens on a flow path
+SAMPLERS = ("iddpm", "ancestral", "euler", "dpmpp", "ddim", "unipc")
+
+# What may be believed of a checkpoint or a configuration before anything of such a size is made.
+SIZES = {
+    "canvas": Range(1, 16384, whole=True),
+    "cell": Range(1, 64, whole=True),
+    "channels": Range(1, 4096, whole=True),
+    "patch": Range(1, 16, whole=True),
+    "width": Range(4, 16384, whole=True),
+    "heads": Range(1, 256, whole=True),
+    "decoder_depth": Range(1, 256, whole=True),
+    "encoder_depth": Range(0, 256, whole=True),
+    "mask_channels": Range(1, 256, whole=True),
+    "mlp_ratio": Range(1, 16, whole=True),
+    "text_width": Range(4, 16384, whole=True),
+    "text_length": Range(1, 4096, whole=True),
+}
+TEXT_LAYERS = {"text_layers": Range(1, 64, whole=True)}
+GRID = 512  # tokens per side at most
+SAMPLING = {
+    "guidance": Range(0, 50),
+    "temperature": Range(0, 10),
+    "shift": Range(0, 100, above=True),
+}
 
 
 @dataclass(frozen=True)
@@ -45,6 +75,20 @@ class NetworkConfig:
         """What positions are divided by: 1 at PixArt's 512 px and below, 2 at 1024, 4 at 2048."""
         return max(self.grid / 32, 1.0)
 
+    def check(self) -> None:
+        """Errors: ValueError for sizes that no network has, or that do not go together."""
+        check_ranges(self, SIZES)
+        check_flags(self, "learned_variance", "micro_conditions")
+        for name, divisor in {"heads": self.heads, "the 4 parts of a position": 4}.items():
+            if self.width % divisor:
+                raise ValueError(f"width is {self.width}: it must be a multiple of {divisor} ({name})")
+        if self.micro_conditions and self.width % 3:
+            raise ValueError(f"width is {self.width}: with micro_conditions it must be a multiple of 3")
+        if self.text_width % 4:
+            raise ValueError(f"text_width is {self.text_width}: it must be a multiple of 4")
+        if self.canvas % self.token or self.grid > GRID:
+            raise ValueError(f"canvas is {self.canvas}: it must be 1 to {GRID} tokens of {self.token} pixels")
+
     def macs(self, n: int, text_length: int, keys: int | None = None) -> int:
         """Multiply-adds of one decoder call on `n` tokens with cached text keys, one sample; the embedding of the time
         step is left out. keys: tokens that they attend to, with those kept from an earlier call; `n` if not given"""
@@ -72,17 +116,38 @@ class Sampling:
     temperature: float = 1.0  # of the fresh noise of stochastic samplers
     shift: float = 1.0  # > 1 spends more steps at high noise
 
+    def check(self) -> None:
+        """Errors: ValueError for a sampler that does not exist or settings out of range."""
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"there is no sampler called {shortened(self.sampler)}: choose {', '.join(SAMPLERS)}")
+        if not Range(1, 1000, whole=True).has(self.steps):
+            raise ValueError(f"{self.steps} steps: choose 1 to 1000")
+        check_ranges(self, SAMPLING)
+
 
 @dataclass(frozen=True)
 class ModelConfig:
     """Everything a checkpoint says about itself."""
 
     network: NetworkConfig
-    prediction: Literal["iddpm", "flow"]  # noise with learned variance, or clean tokens on a flow path
+    prediction: Prediction
     name: str = "lazydiffusion"
     text_layers: int = 2
     sampling: Sampling = field(default_factory=Sampling)
     words: tuple[str, ...] = ()  # of its training's captions, where they are few enough to name
+
+    def check(self) -> None:
+        """Errors: ValueError for what no model is; nothing is built for it."""
+        check_choice("prediction", self.prediction, get_args(Prediction))
+        if not isinstance(self.name, str) or not 0 < len(self.name) <= 200:
+            raise ValueError("name is not a text of 1 to 200 characters")
+        if not all(isinstance(word, str) for word in self.words):
+            raise ValueError("words is not a list of texts")
+        check_ranges(self, TEXT_LAYERS)
+        self.network.check()
+        self.sampling.check()
+        if self.network.learned_variance != (self.prediction == "iddpm"):
+            raise ValueError(f"learned_variance is {self.network.learned_variance}, and prediction {self.prediction}")
 
 
 # The model that ships: its latent is a linear transform of 8×8 px patches, so a token is one latent cell.

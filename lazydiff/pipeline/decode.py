@@ -53,4 +53,6 @@ def composite(image: Tensor, generated: Tensor, mask: Tensor, blend: Blend = "po
     mask = mask.expand(len(generated), -1, -1, -1)
     if blend != "paste":
         generated = poisson_blend(canvas, generated, mask, "mixed" if blend == "mixed" else "source").clamp(0, 1)
+    elif not torch.isfinite(generated).all():
+        raise ValueError("what the model made has values that are not numbers: it cannot be pasted")
     return torch.where(mask > 0, generated.to(canvas.dtype), canvas).to(image.device)

@@ -11,9 +11,11 @@ from ..core.masks import binarise
 from ..model.lazydiffusion import LazyDiffusion
 from ..sampling.samplers import Callback
 from .decode import Blend, composite, decode
-from .encode import check_canvas, encode, size_text
+from .encode import check_canvas, check_rows, check_values, encode, size_text
 from .fit import Fit
 from .sample import SampleSettings, sample
+
+BLENDED = 4 * 1024**2  # pixels that are decoded and blended at a time: about 0.4 GB
 
 
 @torch.no_grad()
@@ -35,8 +37,10 @@ def edit(
     settings: as of `sample`; a sketch is of the image's size
     callback: called as callback(done, total, x̂) after each step; what it raises ends the edit
     Errors: ValueError that says what is wrong with the input. An empty mask returns the input without running anything.
+    The result has the image's number type; what lies between is computed in fp32.
     """
     check_canvas(image, mask, model.config.network.token)
+    check_rows([prompt] * len(seeds), seeds)
     sketch = settings.sketch
     if sketch is not None and sketch.shape != image.shape:
         raise ValueError(f"the sketch is {size_text(sketch)} and the canvas {size_text(image)}: they must be equal")
@@ -46,7 +50,12 @@ def edit(
     fit, canvas, mask = Fit.of(mask, model.config.network.canvas), image.to(model.device), mask.to(model.device)
     context = encode(model, *fit.to_model(canvas.float(), mask))
     if sketch is not None:
+        check_values("sketch", sketch)
         settings = settings._replace(sketch=fit.to_model(sketch.to(model.device).float(), mask)[0])
     tokens = sample(model, context, [prompt] * len(seeds), seeds, settings, callback)
-    made = fit.from_model(decode(model, context, tokens), canvas)
-    return composite(canvas, made, mask, blend).to(image.device)
+    # A few at a time: blending takes many times the memory of the pictures that come of it.
+    rows, edited = max(BLENDED // image[0, 0].numel(), 1), []
+    for part in tokens.split(rows):
+        made = fit.from_model(decode(model, context, part), canvas.float())
+        edited.append(composite(canvas, made, mask, blend).to(image.device))
+    return torch.cat(edited)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..cache.module_skip import SkipPolicy
+from ..cache.module_skip import MODULES, SkipPolicy
 from ..model.config import Sampling
 from ..model.context import LazyContext
 from ..model.lazydiffusion import LazyDiffusion
@@ -16,6 +16,7 @@ from ..sampling.denoiser import lazy_denoiser
 from ..sampling.noise import CanvasNoise
 from ..sampling.samplers import FLOW_SAMPLERS, Callback, begin, make_sampler
 from ..sampling.schedules import from_strength
+from .encode import check_rows, check_text
 
 PROMPTS = "prompts"  # a sampling's prompts share every call of the model
 
@@ -49,9 +50,11 @@ def sample(
 
     A context of one canvas serves any number of rows; one of B canvases serves its rows in turn (S a multiple of B).
     callback: called as callback(done, total, x̂) after each step; what it raises ends the sampling
-    Errors: ValueError for a context that another model made, a skip policy of another model or of other steps, or
-    settings that cannot be.
+    Errors: ValueError for a context that another model made, a skip policy of another model or of other steps,
+    settings that cannot be, prompts or seeds that cannot be used, or an answer that is not made of numbers.
     """
+    check_rows(prompts, seeds)
+    check_text(settings.negative)
     if context.model != model.fingerprint:
         raise ValueError("this context was made by another model: encode the canvas again with this one")
     context = context.to(model.device)
@@ -66,11 +69,15 @@ def sample(
         start = hole.gather(model.tokens(settings.sketch.to(model.device).float() * 2 - 1).expand(rows, -1, -1))
     session = gate_at = None
     if settings.skip is not None:
+        settings.skip.check_size(MODULES * model.config.network.decoder_depth, model.config.network.width)
         session = settings.skip.session(model.fingerprint, sigmas)
         gate_at = session.gate_at(PROMPTS)
     denoise = lazy_denoiser(model, context, prompts, sampling.guidance, settings.negative, gate_at)
     try:
-        return sampler(denoise, begin(noise.next(), sigmas[0], start), sigmas, noise.next, callback)
+        tokens = sampler(denoise, begin(noise.next(), sigmas[0], start), sigmas, noise.next, callback)
     finally:
         if session is not None:
             session.clear()
+    if not torch.isfinite(tokens).all():
+        raise ValueError("what the model made has values that are not numbers: try fp32, or another checkpoint")
+    return tokens

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..model.config import SAMPLERS as SAMPLERS  # the names that `make_sampler` knows
 from ..model.config import Sampling
 from .flow import Network, predict_clean
 from .iddpm import ALPHA_BARS, TIMESTEPS, TRAINED_STEPS, Posterior, posterior_table
@@ -34,7 +35,6 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {  # of diffusers
     "ddim": ("DDIMScheduler", {"clip_sample": False, "timestep_spacing": "trailing"}),
     "unipc": ("UniPCMultistepScheduler", {}),
 }
-SAMPLERS = ("iddpm", *FLOW_SAMPLERS, *SCHEDULERS)
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def make_sampler(sampling: Sampling) -> tuple[SampleFunction, list[float]]:
 
     Errors: ValueError for a sampler that does not exist or settings out of range.
     """
-    check_sampling(sampling)
+    sampling.check()
     match sampling.sampler:
         case "iddpm":
             return sample_iddpm, iddpm_sigmas(sampling.steps)
@@ -224,17 +224,3 @@ def make_sampler(sampling: Sampling) -> tuple[SampleFunction, list[float]]:
             return sample_euler, flow_sigmas(sampling.steps)
     scheduler = diffusers_scheduler(sampling.sampler, sampling.steps)
     return partial(sample_scheduler, scheduler=scheduler), scheduler_sigmas(scheduler)
-
-
-def check_sampling(sampling: Sampling) -> None:
-    """Errors: ValueError for a sampler that does not exist or settings out of range."""
-    if sampling.sampler not in SAMPLERS:
-        raise ValueError(f"there is no sampler called {sampling.sampler}: choose {', '.join(SAMPLERS)}")
-    if not 1 <= sampling.steps <= 1000:
-        raise ValueError(f"{sampling.steps} steps: choose 1 to 1000")
-    if not 0 <= sampling.guidance <= 50:
-        raise ValueError(f"guidance {sampling.guidance}: choose 0 to 50")
-    if not 0 < sampling.shift <= 100:
-        raise ValueError(f"shift {sampling.shift}: choose above 0, at most 100")
-    if not 0 <= sampling.temperature <= 10:
-        raise ValueError(f"temperature {sampling.temperature}: choose 0 to 10")

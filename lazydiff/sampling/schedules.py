@@ -15,7 +15,12 @@ from .iddpm import ALPHA_BARS, TIMESTEPS, respace
 
 
 def flow_sigmas(steps: int, shift: float = 1.0) -> list[float]:
-    """Even steps on the flow path. shift: above 1, more of them at high levels (Esser et al. 2024, equation 23)"""
+    """Even steps on the flow path. shift: above 1, more of them at high levels (Esser et al. 2024, equation 23)
+
+    Errors: ValueError for no steps, or a shift that is not above 0.
+    """
+    if not 1 <= steps or not 0 < shift < math.inf:
+        raise ValueError(f"{steps} steps with a shift of {shift}: choose at least 1, and a shift above 0")
     ramp = [1 - i / steps for i in range(steps + 1)]
     return [shift * s / (1 + (shift - 1) * s) for s in ramp]
 

@@ -8,6 +8,7 @@ that was left, by its score. The gates learn to make the answers alike, and pay 
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader
 from tqdm import trange
 
 from ..cache.module_skip import MODULES, Gates, SkipPolicy, SkipSession, score, token_mean
+from ..core.checks import Range, check_ranges
 from ..core.files import whole_file
 from ..model.config import Sampling
 from ..model.context import LazyContext
@@ -35,6 +37,15 @@ from .data import Batch, SceneStream
 from .train import step_generator
 
 LOG = ("step", "noise_level", "distance", "attention_score", "mlp_score")
+RANGES = {
+    "attention_penalty": Range(0, 1e6),
+    "mlp_penalty": Range(0, 1e6),
+    "steps": Range(1, 10**9, whole=True),
+    "scenes": Range(1, 2**16, whole=True),
+    "learning_rate": Range(0, 10, above=True),
+    "drop_text": Range(0, 1),
+    "seed": Range(0, 2**32 - 1, whole=True),
+}
 SCORED = 4  # batches whose mean scores go into the file
 
 
@@ -49,6 +60,10 @@ class GateTraining:
     learning_rate: float = 1e-4
     drop_text: float = 0.1
     seed: int = 0
+
+    def check(self) -> None:
+        """Errors: ValueError for settings that no training can have."""
+        check_ranges(self, RANGES)
 
 
 class Soft:
@@ -96,9 +111,10 @@ def train_gates(model: LazyDiffusion, sampling: Sampling, training: GateTraining
     """Train gates for one model and one way to sample it, and write them to `output`, with a log beside them.
 
     Every second step of the sampling gets gates; the weights of the others stay zero, which always computes.
-    Errors: ValueError for an odd number of steps, another sampler, or a model that is not on the flow path or computes
-    every token.
+    Errors: ValueError for an odd number of steps, another sampler, impossible settings, or a model that is not on the
+    flow path or computes every token, all before work begins; and for a training that ends in what are no numbers.
     """
+    training.check()
     if model.config.prediction != "flow" or model.config.network.dense:
         raise ValueError("gates are trained for flow models that compute hole tokens alone: this one is another")
     if sampling.sampler not in FLOW_SAMPLERS:
@@ -126,10 +142,14 @@ def train_gates(model: LazyDiffusion, sampling: Sampling, training: GateTraining
         optimiser.step()
         optimiser.zero_grad()
         scores = (float(each.detach()) / size.decoder_depth for each in (attention, mlp))
-        rows.append((number, levels[at], float(distance.detach()), *scores))
+        if not math.isfinite(apart := float(distance.detach())):
+            raise ValueError(f"the distance is not a number at update {number}: the model or its settings fail")
+        rows.append((number, levels[at], apart, *scores))
         bar.set_postfix({name: f"{value:.4f}" for name, value in zip(LOG[1:], rows[-1][1:], strict=True)})
     settings = {"sampling": asdict(sampling), **asdict(training)}
     together = torch.stack(weights).detach()
+    if not together.isfinite().all():
+        raise ValueError("the gates' weights are not numbers any more: choose lower penalties")
     gates = Gates(levels, model.fingerprint, together, torch.ones(together.shape[:2]), settings)
     gates.scores = mean_scores(model, sampling, gates, training)
     gates.save(output)

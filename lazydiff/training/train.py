@@ -4,7 +4,8 @@ step."""
 from __future__ import annotations
 
 import csv
-import shutil
+import math
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from ..core.files import whole_file
 from ..model.checkpoint import save_checkpoint
 from ..model.config import ModelConfig
 from ..model.layers import AttentionFunction, explicit_attention, sdpa
@@ -25,70 +27,122 @@ from ..model.text import train_vocabulary
 from ..scenes import all_captions, random_sample, vocabulary
 from .config import TrainingConfig
 from .data import SceneStream, collate
+from .lock import alone
 from .objective import Objective
 from .pictures import Paint, paint_lazy, sample_grid
+from .state import State, describe, newest_state
 
 VOCABULARY = 160  # pieces
 FIT_SCENES = 400  # from which the latent space is measured
 
 
-def train(config: TrainingConfig, output: Path, paint: Paint = paint_lazy) -> Path:
-    """Train, or go on where the last checkpoint in `output` stopped; returns the path of the finished model.
+def train(config: TrainingConfig, output: Path, paint: Paint = paint_lazy, device: torch.device | None = None) -> Path:
+    """Train, or go on where the last state in `output` stopped; returns the path of the finished model.
 
     paint: makes the sample grids' pictures
+    device: the GPU where there is one, if not given
 
     Writes log.csv, a sample grid every `picture_every` steps and model.safetensors (averaged weights, half precision).
+    Errors: ValueError for settings that no training can have, a folder where another one is at work, a state of another
+    training or a damaged one, all before work begins; and for a loss that is not a number any more.
     """
-    accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(), mixed_precision=config.precision,
-    )  # fmt: skip
+    config.check()
+    accelerator = Accelerator(cpu=on_cpu(device), mixed_precision=config.precision)
     output.mkdir(parents=True, exist_ok=True)
-    on_cpu = accelerator.device.type == "cpu"
-    model = new_model(config.model, config.seed, explicit_attention if on_cpu else sdpa)
-    objective = Objective(model, config)
-    optimiser = torch.optim.AdamW(
-        parameter_groups(model, config.weight_decay), lr=config.learning_rate, betas=config.betas
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate(step, config))
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=False)
-    objective, optimiser = accelerator.prepare(objective, optimiser)
-    average.to(accelerator.device)
-    accelerator.register_for_checkpointing(schedule, average)
+    with alone(output) if accelerator.is_main_process else nullcontext():
+        return Training(config, output, paint, accelerator).run()
 
-    log = Log(output / "log.csv")
-    start = 0
-    if (state := newest_state(output)) is not None:
-        accelerator.load_state(str(state))
-        start = int(state.name.split("-")[1])
-        log.cut(start)
-    batches = iter(loader(config, accelerator.process_index, start))
 
-    bar = tqdm(range(start, config.steps), initial=start, total=config.steps, disable=not accelerator.is_main_process)
-    for step in bar:
-        generator = step_generator(config.seed, accelerator.process_index, step)
-        with accelerator.autocast():
-            loss = objective(next(batches), generator, step)
-        accelerator.backward(loss)
-        norm = accelerator.clip_grad_norm_(objective.parameters(), config.clip)
-        optimiser.step()
-        schedule.step()
-        optimiser.zero_grad()
-        average.update_parameters(model)
+class Training:
+    """One run: its model, its optimiser, and the files that it leaves."""
 
-        if accelerator.is_main_process:
-            log.add(step, loss, norm, float(schedule.get_last_lr()[0]))
-        done = step + 1
-        if done % 50 == 0:
-            bar.set_postfix(loss=f"{log.recent():.4f}")
-        if done % config.checkpoint_every == 0 or done == config.steps:
-            log.flush()
-            save_state(accelerator, output, done)
-            if accelerator.is_main_process:
-                save_checkpoint(averaged(average), output / "model.safetensors", dtype=torch.float16)
-        if (done % config.picture_every == 0 or done == config.steps) and accelerator.is_main_process:
-            sample_grid(averaged(average), config.seed + 1, paint).save(output / f"samples-{done:06d}.png")
-        accelerator.wait_for_everyone()
-    return output / "model.safetensors"
+    def __init__(self, config: TrainingConfig, output: Path, paint: Paint, accelerator: Accelerator):
+        self.config, self.output, self.paint, self.accelerator = config, output, paint, accelerator
+        attention = explicit_attention if accelerator.device.type == "cpu" else sdpa
+        self.model = new_model(config.model, config.seed, attention)
+        optimiser = torch.optim.AdamW(
+            parameter_groups(self.model, config.weight_decay), lr=config.learning_rate, betas=config.betas
+        )
+        average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=False)
+        self.average = average.to(accelerator.device)
+        self.objective, self.optimiser = accelerator.prepare(Objective(self.model, config), optimiser)
+        self.state = State(self.model, self.average, optimiser, accelerator.scaler)
+        self.description = describe(config, accelerator.num_processes)
+        self.log = Log(output / "log.csv")
+
+    def run(self) -> Path:
+        start = self.resume()
+        config, rank = self.config, self.accelerator.process_index
+        if start == config.steps:
+            return self.model_path
+        schedule = torch.optim.lr_scheduler.LambdaLR(self.state.optimiser, lambda step: rate(start + step, config))
+        batches = iter(loader(config, rank, start))
+        main = self.accelerator.is_main_process
+        bar = tqdm(range(start, config.steps), initial=start, total=config.steps, disable=not main)
+        for step in bar:
+            generator = step_generator(config.seed, rank, step)
+            with self.accelerator.autocast():
+                loss = self.objective(next(batches), generator, step)
+            self.accelerator.backward(loss)
+            norm = self.accelerator.clip_grad_norm_(self.objective.parameters(), config.clip)
+            self.optimiser.step()
+            self.optimiser.zero_grad()
+            self.average.update_parameters(self.model)
+            schedule.step()
+
+            if main:
+                self.log.add(step, loss, norm, float(schedule.get_last_lr()[0]))
+            done = step + 1
+            if done % 50 == 0:
+                bar.set_postfix(loss=f"{self.log.recent():.4f}")
+            if main and (done % config.checkpoint_every == 0 or done == config.steps):
+                self.log.flush()
+                self.state.save(self.output, done, self.description)
+                self.publish()
+            if main and self.pictured(done):
+                self.draw(done)
+            self.accelerator.wait_for_everyone()
+        return self.model_path
+
+    def resume(self) -> int:
+        """The step to go on from, with everything there that a training leaves behind up to it."""
+        state = None
+        if self.accelerator.is_main_process:
+            state = newest_state(self.output)
+        self.accelerator.wait_for_everyone()
+        if not self.accelerator.is_main_process:
+            state = newest_state(self.output)
+        if state is None:
+            return 0
+        start, path = state
+        self.state.load(path, self.description)
+        if self.accelerator.is_main_process:
+            self.log.cut(start)
+            self.publish()  # it may have been killed before it had written these
+            if self.pictured(start) and not self.grid_path(start).exists():
+                self.draw(start)
+        return start
+
+    @property
+    def model_path(self) -> Path:
+        return self.output / "model.safetensors"
+
+    def publish(self) -> None:
+        save_checkpoint(averaged(self.average), self.model_path, dtype=torch.float16)
+
+    def pictured(self, done: int) -> bool:
+        return done % self.config.picture_every == 0 or done == self.config.steps
+
+    def grid_path(self, done: int) -> Path:
+        return self.output / f"samples-{done:06d}.png"
+
+    def draw(self, done: int) -> None:
+        with whole_file(self.grid_path(done)) as unfinished:
+            sample_grid(averaged(self.average), self.config.seed + 1, self.paint).save(unfinished, "png")
+
+
+def on_cpu(device: torch.device | None) -> bool:
+    return not torch.cuda.is_available() if device is None else device.type == "cpu"
 
 
 def new_model(config: ModelConfig, seed: int, attention: AttentionFunction = sdpa) -> LazyDiffusion:
@@ -113,8 +167,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
 def rate(step: int, config: TrainingConfig) -> float:
     """Learning rate as a share of the full one: linear warm-up, constant, linear decay to zero."""
     begin = config.decay_from * config.steps
-    decay = 1.0 if step < begin else (config.steps - step) / (config.steps - begin)
-    return min((step + 1) / config.warm_up, 1.0) * decay
+    decay = 1.0 if step < begin or begin == config.steps else (config.steps - step) / (config.steps - begin)
+    return min((step + 1) / max(config.warm_up, 1), 1.0) * decay
 
 
 def loader(config: TrainingConfig, rank: int, start: int) -> DataLoader:
@@ -131,23 +185,6 @@ def averaged(average: AveragedModel) -> LazyDiffusion:
     model = average.module.eval()
     assert isinstance(model, LazyDiffusion)
     return model
-
-
-def newest_state(output: Path) -> Path | None:
-    states = sorted(output.glob("state-*"), key=lambda path: int(path.name.split("-")[1]))
-    return states[-1] if states else None
-
-
-def save_state(accelerator: Accelerator, output: Path, step: int) -> None:
-    """Write the whole state beside the old one, and only then remove the old one."""
-    previous = newest_state(output)
-    unfinished = output / "unfinished"
-    accelerator.save_state(str(unfinished))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        unfinished.rename(output / f"state-{step}")
-        if previous is not None:
-            shutil.rmtree(previous)
 
 
 class Log:
@@ -169,13 +206,17 @@ class Log:
         return sum(float(loss) for _, loss, _, _ in rows) / max(len(rows), 1)
 
     def flush(self) -> None:
-        with self.path.open("a", newline="") as file:
-            csv.writer(file).writerows(
-                (step, f"{float(loss):.5f}", f"{float(norm):.4f}", f"{rate:.3e}")
-                for step, loss, norm, rate in self.rows
-            )
+        """Errors: ValueError for a loss that is not a number: nothing that comes after it is worth keeping."""
+        rows = [(step, float(loss), float(norm), rate) for step, loss, norm, rate in self.rows]
         self.rows.clear()
+        if failed := [step for step, loss, _, _ in rows if not math.isfinite(loss)]:
+            raise ValueError(f"the loss is not a number from step {failed[0]} on: choose a lower learning rate")
+        with self.path.open("a", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows(
+                (step, f"{loss:.5f}", f"{norm:.4f}", f"{rate:.3e}") for step, loss, norm, rate in rows
+            )
 
     def cut(self, start: int) -> None:
         lines = self.path.read_text().splitlines(keepends=True)
-        self.path.write_text("".join(lines[: 1 + start]))
+        with whole_file(self.path) as unfinished:
+            unfinished.write_text("".join(lines[: 1 + start]))
