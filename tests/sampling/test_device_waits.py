@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from samples import scene
-from test_networks import SMALL, TINY, random_inputs, random_mask, random_prompts
+from tiny_networks import SMALL, TINY, random_inputs, random_mask, random_prompts
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
