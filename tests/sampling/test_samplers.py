@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import sys
-from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
+from itertools import pairwise
 
-import diffusers
 import numpy as np
 import pytest
 import torch
@@ -16,21 +14,24 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lazydiff.core.tokens import HoleTokens
+from lazydiff.model.config import Sampling
 from lazydiff.sampling.flow import Network
 from lazydiff.sampling.iddpm import ALPHA_BARS, posterior_table, respace
 from lazydiff.sampling.noise import CanvasNoise
 from lazydiff.sampling.samplers import (
+    FLOW_SAMPLERS,
     SAMPLERS,
+    SCHEDULERS,
+    Callback,
     Denoiser,
-    Sampler,
-    ancestral,
-    diffusers_sampler,
-    euler,
+    begin,
+    diffusers_scheduler,
     flow_denoiser,
     iddpm_denoiser,
+    make_sampler,
 )
+from lazydiff.sampling.schedules import flow_sigmas, from_strength, timestep_sigma, vp_scale
 
-torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers and numpy
 MEAN, DEVIATION = torch.tensor([0.0, 0.8, -1.5]), torch.tensor([1.0, 0.4, 0.6])
 VARIANCE = DEVIATION**2
@@ -42,6 +43,17 @@ def full_hole(rows: int = 1, side: int = 4) -> HoleTokens:
 
 def draw(seed: int = 1, rows: int = 1, side: int = 4) -> CanvasNoise:
     return CanvasNoise(range(seed, seed + rows), full_hole(rows, side), len(MEAN))
+
+
+def run(
+    sampling: Sampling, denoise: Denoiser, noise: CanvasNoise, callback: Callback | None = None,
+    sketch: Tensor | None = None, strength: float = 1.0,
+) -> Tensor:  # fmt: skip
+    """A whole sampling, from noise or from a sketch."""
+    sampler, sigmas = make_sampler(sampling)
+    if sketch is not None:
+        sigmas = from_strength(sigmas, strength, sampling.sampler not in FLOW_SAMPLERS)
+    return sampler(denoise, begin(noise.next(), sigmas[0], sketch), sigmas, noise.next, callback)
 
 
 # Exact models of pictures whose channels are N(MEAN, VARIANCE)
@@ -57,7 +69,7 @@ def iddpm_network(steps: int) -> Network:
     """Exact noise, and for the chain of `steps` the exact variance of x_{t−1} given x_t."""
     timesteps = respace(steps)
     table = torch.zeros(1000, 6, dtype=torch.float64)
-    table[timesteps] = posterior_table(timesteps)
+    table[timesteps] = posterior_table(ALPHA_BARS[timesteps])
 
     def network(x: Tensor, t: Tensor) -> Tensor:
         alpha_bar = ALPHA_BARS[t].float()[:, None, None]
@@ -74,40 +86,43 @@ def model(kind: str, steps: int = 50) -> Denoiser:
     return flow_denoiser(flow_network, VARIANCE) if kind == "flow" else iddpm_denoiser(iddpm_network(steps))
 
 
-def bent(z: Tensor, alpha: float, sigma: float) -> Tensor:
+def bent(z: Tensor, sigma: float) -> Tensor:
     """Some denoiser that is not linear."""
-    return torch.tanh(2 * alpha * z / (alpha**2 + sigma**2)) + 0.1 * sigma
+    return torch.tanh(2 * (1 - sigma) * z / ((1 - sigma) ** 2 + sigma**2)) + 0.1 * sigma
 
 
-BENT = Denoiser(lambda z, alpha, sigma: (bent(z, alpha, sigma), None))
+BENT = Denoiser(lambda z, sigma: (bent(z, sigma), None))
 
 
 # Denoisers
 
 
 @pytest.mark.parametrize("kind", ["flow", "iddpm"])
-@pytest.mark.parametrize("alpha, sigma", [(0.3, 0.7), (0.6, 0.8), (1.0, 20.0), (1.0, 0.05), (0.0, 1.0)])
-def test_denoiser_knows_the_posterior_mean_on_every_path(kind: str, alpha: float, sigma: float) -> None:
+@pytest.mark.parametrize("sigma", [0.05, 0.3, 0.7, 0.95, 1.0])
+def test_denoiser_knows_the_posterior_mean(kind: str, sigma: float) -> None:
     """To rounding for flow; for IDDPM up to the distance of the nearest time step and the lowest noise it knows."""
-    z = alpha * MEAN + (alpha * DEVIATION + sigma) * torch.randn(2, 50, 3, generator=torch.Generator().manual_seed(5))
-    expected = MEAN + alpha * VARIANCE * (z - alpha * MEAN) / (alpha**2 * VARIANCE + sigma**2)
-    tolerance = 1e-5 if kind == "flow" else 0.02
-    torch.testing.assert_close(model(kind)(z, alpha, sigma), expected, rtol=0, atol=tolerance)
+    z = (1 - sigma) * MEAN + ((1 - sigma) * DEVIATION + sigma) * torch.randn(2, 50, 3)
+    total = (1 - sigma) ** 2 * VARIANCE + sigma**2
+    expected = MEAN + (1 - sigma) * VARIANCE * (z - (1 - sigma) * MEAN) / total
+    torch.testing.assert_close(model(kind)(z, sigma), expected, rtol=0, atol=1e-5 if kind == "flow" else 0.02)
 
 
 def test_iddpm_is_asked_at_the_trained_time_step() -> None:
-    asked = []
+    """With tokens as the diffusion has them: of the variance that they were trained with."""
+    asked, given = [], []
 
     def network(x: Tensor, t: Tensor) -> Tensor:
         asked.append(t.tolist())
+        given.append(x)
         return torch.cat((x, x), dim=-1)
 
-    denoise = iddpm_denoiser(network)
+    denoise, x, noise = iddpm_denoiser(network), *torch.randn(2, 2, 1, 3)
     for t in range(0, 1000, 37):
-        alpha_bar = ALPHA_BARS[t].item()
-        for scale in (1.0, 3.0):  # as the levels of one time step are on any path
-            denoise(torch.ones(2, 1, 3), scale * math.sqrt(alpha_bar), scale * math.sqrt(1 - alpha_bar))
-    assert asked == [[t] for t in range(0, 1000, 37) for _ in range(2)]
+        sigma = timestep_sigma(t)
+        denoise((1 - sigma) * x + sigma * noise, sigma)
+        expected = ALPHA_BARS[t].sqrt().float() * x + (1 - ALPHA_BARS[t]).sqrt().float() * noise
+        torch.testing.assert_close(given[-1], expected, rtol=1e-5, atol=1e-5)
+    assert asked == [[t] for t in range(0, 1000, 37)]
 
 
 # Samplers in the Gaussian world: what is lost of the deviation, at most, to finite steps. Methods of first order lose
@@ -135,219 +150,149 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("name, kind, steps, lost", GAUSSIAN)
 def test_sampler_recovers_the_distribution(name: str, kind: str, steps: int, lost: float) -> None:
-    mean, deviation = moments(SAMPLERS[name](model(kind, steps), draw(rows=4, side=64), steps))
+    mean, deviation = moments(run(Sampling(name, steps), model(kind, steps), draw(rows=4, side=64)))
     assert mean.abs().max() < MEAN_ERROR
     assert deviation.max() < 1 + DEVIATION_ERROR
     assert deviation.min() > 1 - DEVIATION_ERROR - lost
 
 
 @pytest.mark.parametrize("kind", ["flow", "iddpm"])
-@pytest.mark.parametrize("eta, temperature, shift", [(1, 1, 1), (0.5, 1, 3), (1, 1.3, 1), (0, 1, 1)])
-def test_ancestral_has_the_moments_of_its_recursion(kind: str, eta: float, temperature: float, shift: float) -> None:
+@pytest.mark.parametrize("temperature, shift", [(1, 1), (1, 3), (1.3, 1)])
+def test_ancestral_has_the_moments_of_its_recursion(kind: str, temperature: float, shift: float) -> None:
     """The denoiser is linear, so that mean and variance can be followed from step to step."""
     steps, mean, variance = 20, torch.zeros(3), torch.ones(3)
-    ramp = [1 - i / steps for i in range(steps + 1)]
-    sigmas = [shift * s / (1 + (shift - 1) * s) for s in ramp]
-    for sigma, lower in zip(sigmas, sigmas[1:], strict=False):
+    for sigma, lower in pairwise(flow_sigmas(steps, shift)):
         slope = (1 - sigma) * VARIANCE / ((1 - sigma) ** 2 * VARIANCE + sigma**2)
-        estimate = MEAN + slope * (mean - (1 - sigma) * MEAN)
-        keep = math.sqrt(1 - eta**2)
-        factor = (1 - lower) * slope + lower * keep * (1 - (1 - sigma) * slope) / sigma
-        mean = (1 - lower) * estimate + lower * keep * (mean - (1 - sigma) * estimate) / sigma
-        variance = factor**2 * variance + (lower * eta * temperature) ** 2
-    noise = draw(rows=4, side=64)
-    x = ancestral(model(kind), noise, steps, eta=eta, temperature=temperature, shift=shift)
+        mean = (1 - lower) * (MEAN + slope * (mean - (1 - sigma) * MEAN))
+        variance = ((1 - lower) * slope) ** 2 * variance + (lower * temperature) ** 2
+    sampling = Sampling("ancestral", steps, temperature=temperature, shift=shift)
+    x = run(sampling, model(kind), draw(rows=4, side=64))
     torch.testing.assert_close(mean, MEAN, rtol=1e-5, atol=1e-5)
-    expected = variance.sqrt() / DEVIATION
     error, deviation = moments(x)
     assert error.abs().max() < MEAN_ERROR
-    assert ((deviation / expected - 1).abs() < DEVIATION_ERROR).all()
+    assert ((deviation / (variance.sqrt() / DEVIATION) - 1).abs() < DEVIATION_ERROR).all()
 
 
-def test_ancestral_without_fresh_noise_is_euler() -> None:
+def test_ancestral_is_the_plain_loop() -> None:
+    """Fresh noise of the canvas at every step but the last, which ends at the estimate."""
+    noise, steps = draw(), 7
+    z = noise.next()
+    for i in range(steps):
+        x0, lower = bent(z, 1 - i / steps), 1 - (i + 1) / steps
+        z = x0 if i == steps - 1 else (1 - lower) * x0 + lower * 1.2 * noise.next()
+    # Rounding of another order of operations.
+    result = run(Sampling("ancestral", steps, temperature=1.2), BENT, draw())
+    torch.testing.assert_close(result, z, rtol=1e-5, atol=1e-5)
+
+
+def test_euler_is_the_plain_loop() -> None:
     z, steps = draw().next(), 15
     for i in range(steps):
         sigma = 1 - i / steps
-        z = z + (z - bent(z, 1 - sigma, sigma)) / sigma * (-1 / steps)
+        z = z + (z - bent(z, sigma)) / sigma * (-1 / steps)
     # Rounding of 15 steps of another order of operations.
-    torch.testing.assert_close(euler(BENT, draw(), steps), z, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(run(Sampling("euler", steps), BENT, draw()), z, rtol=1e-5, atol=1e-5)
 
 
 # Diffusers' schedulers
 
-Scheduler = Callable[..., diffusers.SchedulerMixin]
-FLOW_DPM = partial(diffusers.DPMSolverMultistepScheduler, use_flow_sigmas=True, prediction_type="flow_prediction")
-SCHEDULERS: dict[str, Scheduler] = {
-    "dpm sample": partial(diffusers.DPMSolverMultistepScheduler, prediction_type="sample"),
-    "dpm v": partial(diffusers.DPMSolverMultistepScheduler, prediction_type="v_prediction"),
-    "dpm karras": partial(diffusers.DPMSolverMultistepScheduler, use_karras_sigmas=True),
-    "dpm flow": FLOW_DPM,
-    "unipc": diffusers.UniPCMultistepScheduler,
-    "ddim": partial(diffusers.DDIMScheduler, clip_sample=False, timestep_spacing="trailing"),
-    "ddim v": partial(diffusers.DDIMScheduler, clip_sample=False, prediction_type="v_prediction"),
-    "euler": diffusers.EulerDiscreteScheduler,
-    "euler leading": partial(diffusers.EulerDiscreteScheduler, timestep_spacing="leading"),
-    "euler v": partial(diffusers.EulerDiscreteScheduler, prediction_type="v_prediction"),
-    "flow euler": partial(diffusers.FlowMatchEulerDiscreteScheduler, shift=3.0),
-}
-
-
-def network_output(kind: str, z: Tensor, alpha: float, sigma: float) -> Tensor:
-    """What a network of a scheduler's prediction type says that estimates x as `bent` does."""
-    x0 = bent(z, alpha, sigma)
-    epsilon = (z - alpha * x0) / sigma
-    velocity = alpha * epsilon - sigma * x0
-    return {"epsilon": epsilon, "sample": x0, "v_prediction": velocity, "flow_prediction": epsilon - x0}[kind]
-
 
 @pytest.mark.parametrize("strength", [None, 0.6])
 @pytest.mark.parametrize("name", SCHEDULERS)
-def test_diffusers_sampler_is_the_plain_loop(name: str, strength: float | None) -> None:
+def test_a_scheduler_of_diffusers_is_the_plain_loop(name: str, strength: float | None) -> None:
     """The loop of a diffusers pipeline, image to image where there is a strength.
 
-    To rounding: single precision tables, and estimates that go from x to the prediction and back.
+    To rounding: single precision tables, and tokens that are scaled to and fro.
     """
-    scheduler, flow = SCHEDULERS[name](), "flow" in name
-    scheduler.set_timesteps(12)
-    kind = scheduler.config.get("prediction_type", "flow_prediction")
+    scheduler = diffusers_scheduler(name, 12)
     ratios = (1 / ALPHA_BARS - 1).sqrt()
 
     sketch = 0.5 * torch.randn(1, 16, 3, generator=torch.Generator().manual_seed(8))
-    heights = scheduler.timesteps / (1000 if flow else 999)
-    first = 0 if strength is None else int((heights > strength).sum())
+    first = 0 if strength is None else int((scheduler.timesteps / 999 > strength).sum())
     noise, t = draw().next(), scheduler.timesteps[first : first + 1]
-    if strength is None:
-        z = noise * getattr(scheduler, "init_noise_sigma", 1.0)
-    else:
-        z = scheduler.scale_noise(sketch, t, noise) if name == "flow euler" else scheduler.add_noise(sketch, noise, t)
-    for i, t in enumerate(scheduler.timesteps):
-        if i < first:
-            continue
-        if flow:
-            sigma = float(scheduler.sigmas[i])
-            alpha = 1 - sigma
-        else:  # between time steps diffusers interpolates sigma / alpha, unless it spaces that itself
-            ratio = float(scheduler.sigmas[i]) if "karras" in name else np.interp(t, np.arange(1000), ratios)
-            alpha, sigma = 1 / math.hypot(1, ratio), ratio / math.hypot(1, ratio)
-        scaled = scheduler.scale_model_input(z, t) if hasattr(scheduler, "scale_model_input") else z
-        z = scheduler.step(network_output(kind, scaled, alpha, sigma), t, z).prev_sample
+    z = noise * scheduler.init_noise_sigma if strength is None else scheduler.add_noise(sketch, noise, t)
+    for t in scheduler.timesteps[first:]:
+        ratio = np.interp(t, np.arange(1000), ratios)  # sigma / alpha of the diffusion
+        alpha, sigma = 1 / math.hypot(1, ratio), ratio / math.hypot(1, ratio)
+        x0 = bent(z / (alpha + sigma), sigma / (alpha + sigma))  # on the path from 1 to 0, shares add up to 1
+        z = scheduler.step(x0, t, z).prev_sample
 
-    sampler = diffusers_sampler(SCHEDULERS[name]())
-    result = sampler(BENT, draw(), 12) if strength is None else sampler(BENT, draw(), 12, sketch, strength)
-    torch.testing.assert_close(result, z, rtol=0, atol=2e-4)
-
-
-@pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "EulerAncestralDiscreteScheduler"])
-def test_noise_of_a_scheduler_follows_the_seeds(name: str) -> None:
-    config = {"algorithm_type": "sde-dpmsolver++"} if name.startswith("DPM") else {}
-    results = []
-    for seed, everything in ((1, 10), (1, 11), (2, 11)):
-        torch.manual_seed(everything)
-        results.append(diffusers_sampler(getattr(diffusers, name)(**config))(BENT, draw(seed), 8))
-    assert torch.equal(results[0], results[1])
-    assert not torch.equal(results[1], results[2])
-
-
-def test_sketch_where_a_scheduler_repeats_a_time_step() -> None:
-    """Karras' levels lie so close at the end that two round to time step 1; both are stepped through, then 0."""
-    done: list[tuple[int, int]] = []
-    sampler = diffusers_sampler(SCHEDULERS["dpm karras"]())
-    sampler(BENT, draw(), 100, torch.zeros(1, 16, 3), 0.0015, callback=lambda *step: done.append(step[:2]))
-    assert done == [(1, 3), (2, 3), (3, 3)]
-
-
-def test_scheduler_of_several_calls_is_refused() -> None:
-    with pytest.raises(ValueError, match="HeunDiscreteScheduler"):
-        diffusers_sampler(diffusers.HeunDiscreteScheduler())
+    start = {} if strength is None else {"sketch": sketch, "strength": strength}
+    torch.testing.assert_close(run(Sampling(name, 12), BENT, draw(), **start), z, rtol=0, atol=2e-4)
 
 
 def test_diffusers_is_imported_only_when_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "diffusers", None)  # an import would fail
-    monkeypatch.delitem(sys.modules, "lazydiff.diffusion.samplers")
-    samplers = importlib.import_module("lazydiff.diffusion.samplers")
-    samplers.SAMPLERS["euler"](BENT, draw(), 4)
+    run(Sampling("euler", 4), BENT, draw())
     with pytest.raises(ImportError, match="pip install diffusers"):
-        samplers.SAMPLERS["ddim"](BENT, draw(), 4)
+        make_sampler(Sampling("ddim", 4))
 
 
 # What all samplers promise
 
-EVERY = [*SAMPLERS, "flow euler"]
-
-
-def sampler_of(name: str) -> Sampler:
-    return SAMPLERS[name] if name in SAMPLERS else diffusers_sampler(SCHEDULERS[name]())
-
 
 @pytest.mark.parametrize("kind", ["flow", "iddpm"])
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_same_seed_same_result(name: str, kind: str) -> None:
-    first, second, other = (sampler_of(name)(model(kind, 6), draw(seed), 6) for seed in (1, 1, 2))
+    first, second, other = (run(Sampling(name, 6), model(kind, 6), draw(seed)) for seed in (1, 1, 2))
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
     assert first.isfinite().all() and not first.requires_grad
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_a_row_does_not_depend_on_its_batch(name: str) -> None:
     """With a model that does not mix tokens, rows of different length are what they are alone."""
     masks = torch.rand(3, 4, 5, generator=torch.Generator().manual_seed(6)) < 0.5
-    hole = HoleTokens.from_grid_mask(masks)
-    batch = sampler_of(name)(BENT, CanvasNoise([1, 2, 3], hole, 3), 6)
+    hole, sampling = HoleTokens.from_grid_mask(masks), Sampling(name, 6)
+    batch = run(sampling, BENT, CanvasNoise([1, 2, 3], hole, 3))
     for row in range(3):
-        alone = sampler_of(name)(BENT, CanvasNoise([row + 1], HoleTokens.from_grid_mask(masks[row : row + 1]), 3), 6)
+        alone = run(sampling, BENT, CanvasNoise([row + 1], HoleTokens.from_grid_mask(masks[row : row + 1]), 3))
         torch.testing.assert_close(batch[row][hole.valid[row]], alone[0], rtol=1e-5, atol=1e-5)
 
 
+def asked(name: str, **start: Tensor | float) -> list[tuple[Tensor, float]]:
+    """The calls of a model in ten steps."""
+    calls: list[tuple[Tensor, float]] = []
+
+    def predict(z: Tensor, sigma: float) -> tuple[Tensor, None]:
+        calls.append((z, sigma))
+        return bent(z, sigma), None
+
+    run(Sampling(name, 10), Denoiser(predict), draw(), **start)  # type: ignore[arg-type]
+    return calls
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_the_model_is_asked_at_all_levels_of_the_schedule_but_the_last(name: str) -> None:
+    _, sigmas = make_sampler(Sampling(name, 10))
+    calls = asked(name)
+    assert [sigma for _, sigma in calls] == sigmas[:-1]
+    # Pure noise, of the variance that tokens have at the first level: all of it, or the share of the first time step.
+    torch.testing.assert_close(calls[0][0], draw().next() * vp_scale(sigmas[0]), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("strength", [1.0, 0.8, 0.33])
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_sketch_starts_at_its_noise_level(name: str, strength: float) -> None:
     """The model first sees the sketch and the first noise, in the shares of the first level allowed."""
-    asked: list[tuple[Tensor, float, float]] = []
-    done = []
-
-    def predict(z: Tensor, alpha: float, sigma: float) -> tuple[Tensor, None]:
-        asked.append((z, alpha, sigma))
-        return bent(z, alpha, sigma), None
-
-    def height(alpha: float, sigma: float) -> float:
-        if name in ("ancestral", "euler", "flow euler"):
-            return sigma
-        return (ALPHA_BARS - alpha**2).abs().argmin().item() / 999
-
-    def sample(*start: Tensor | float) -> list[tuple[Tensor, float, float]]:
-        asked.clear()
-        done.clear()
-        sampler_of(name)(Denoiser(predict), draw(), 10, *start, callback=lambda *step: done.append(step[:2]))
-        return list(asked)
-
-    everything = [level[1:] for level in sample()]
     sketch = torch.full((1, 16, 3), 0.7)
-    some = sample(sketch, strength)
-    allowed = [level for level in everything if height(*level) <= strength]
-    assert [level[1:] for level in some] == allowed
-    assert len(allowed) == 10 if strength == 1 else 2 <= len(allowed) < 10
-    z, alpha, sigma = some[0]
-    torch.testing.assert_close(z, alpha * sketch + sigma * draw().next(), rtol=1e-5, atol=1e-5)
-    assert done == [(i + 1, len(allowed)) for i in range(len(allowed))]
+    calls = asked(name, sketch=sketch, strength=strength)
+    z, sigma = calls[0]
+    assert len(calls) == 10 if strength == 1 else 2 <= len(calls) < 10
+    torch.testing.assert_close(z, (1 - sigma) * sketch + sigma * draw().next(), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["flow", "iddpm"])
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_weak_sketching_returns_the_sketch(name: str, kind: str) -> None:
     """At strength 0.02 nothing is left to sample, or what noise of 0.08 can change (time steps up to 19 of 999)."""
     sketch = MEAN + DEVIATION * torch.randn(1, 16, 3, generator=torch.Generator().manual_seed(7))
-    result = sampler_of(name)(model(kind), draw(), 50, sketch, 0.02)
+    result = run(Sampling(name, 50), model(kind), draw(), sketch=sketch, strength=0.02)
     assert (result - sketch).square().mean().sqrt() < (1 - ALPHA_BARS[19]).sqrt()
 
 
-@pytest.mark.parametrize("strength", [0.0, -0.5, 1.1])
-def test_strength_out_of_range(strength: float) -> None:
-    with pytest.raises(ValueError, match="strength"):
-        euler(BENT, draw(), 4, torch.zeros(1, 16, 3), strength)
-
-
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_callback_follows_and_can_cancel(name: str) -> None:
     class Cancelled(Exception):
         pass
@@ -358,14 +303,14 @@ def test_callback_follows_and_can_cancel(name: str) -> None:
         if done == 3:
             raise Cancelled
 
-    sampler, steps = sampler_of(name), []
+    sampling, steps = Sampling(name, 6), []
     whole: list[tuple[int, int, Tensor]] = []
-    expected = sampler(BENT, draw(), 6, callback=lambda *step: whole.append(step))
+    expected = run(sampling, BENT, draw(), lambda *step: whole.append(step))
     assert [step[:2] for step in whole] == [(i, 6) for i in range(1, 7)]
     with pytest.raises(Cancelled):
-        sampler(BENT, draw(), 6, callback=cancel)
+        run(sampling, BENT, draw(), cancel)
     assert steps == [(1, 6), (2, 6), (3, 6)]
-    assert torch.equal(sampler(BENT, draw(), 6), expected)  # nothing is left over from the cancelled run
+    assert torch.equal(run(sampling, BENT, draw()), expected)  # nothing is left over from the cancelled run
 
 
 class NoScalarReads(TorchDispatchMode):
@@ -379,8 +324,27 @@ class NoScalarReads(TorchDispatchMode):
 @pytest.mark.parametrize("kind", ["flow", "iddpm"])
 @pytest.mark.parametrize("name", ["iddpm", "ancestral", "euler"])
 def test_sampling_reads_no_values(name: str, kind: str) -> None:
+    sampler, sigmas = make_sampler(Sampling(name, 5))
     denoise, noise = model(kind), draw()
+    x = begin(noise.next(), sigmas[0])
     with NoScalarReads():
-        SAMPLERS[name](denoise, noise, 5)
+        sampler(denoise, x, sigmas, noise.next)
         with pytest.raises(AssertionError):
             noise.next().sum().item()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sampler": "magic"}, "no sampler called magic: choose iddpm, ancestral, euler, dpmpp, ddim, unipc"),
+        ({"steps": 0}, "0 steps"),
+        ({"steps": 1001}, "1001 steps"),
+        ({"guidance": -1.0}, "guidance -1.0"),
+        ({"guidance": math.nan}, "guidance nan"),
+        ({"shift": 0.0}, "shift 0.0"),
+        ({"temperature": math.inf}, "temperature inf"),
+    ],
+)
+def test_settings_out_of_range_are_told(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_sampler(replace(Sampling("euler"), **changes))  # type: ignore[arg-type]
