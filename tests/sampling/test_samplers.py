@@ -32,7 +32,6 @@ from lazydiff.sampling.samplers import (
 )
 from lazydiff.sampling.schedules import flow_sigmas, from_strength, timestep_sigma, vp_scale
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers and numpy
 MEAN, DEVIATION = torch.tensor([0.0, 0.8, -1.5]), torch.tensor([1.0, 0.4, 0.6])
 VARIANCE = DEVIATION**2
 

@@ -11,7 +11,6 @@ from lazydiff.sampling.iddpm import ALPHA_BARS, respace
 from lazydiff.sampling.samplers import FLOW_SAMPLERS, SAMPLERS, SCHEDULERS, diffusers_scheduler, make_sampler
 from lazydiff.sampling.schedules import flow_sigmas, from_strength, iddpm_sigmas, scheduler_sigmas, timestep_sigma
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers and numpy
 # Of four steps, as the samplers of the first version were seen to ask for them; how many are left at strength 0.6.
 FOUR = {
     "iddpm": ([0.993687159, 0.904661302, 0.593884996, 0.009901480], 2),
