@@ -114,7 +114,7 @@ def test_a_hole_that_is_everything_is_computed_as_ever(dense_model: LazyDiffusio
 def test_keys_of_the_same_step_are_exact(dense_model: LazyDiffusion, ring: int, guidance: float) -> None:
     """Tolerance: attention sums its keys in another order, and smaller matrix products are summed otherwise."""
     context = canvas(dense_model)
-    z, session = noisy(context), KVCache(KVSettings(anchors=1, ring=ring)).session([0.5, 0.0])
+    z, session = noisy(context), KVCache(KVSettings(anchors=1, ring=ring)).session([0.5, 0.25, 0.0])
     lazy = dense_denoiser(dense_model, context, PROMPTS, SEEDS, guidance, session=session)
     expected = dense_denoiser(dense_model, context, PROMPTS, SEEDS, guidance)(z, 0.5)
     with spied() as calls:
@@ -196,7 +196,7 @@ def test_kept_in_eight_bits_it_is_nearly_the_same(dense_model: LazyDiffusion, pr
     """Eight bits change keys and values by a sixteenth at most, and what comes out of softmax and sums by less."""
     context = canvas(dense_model)
     settings = KVSettings(anchors=1, precision=precision, place="host")  # type: ignore[arg-type]
-    z, session = noisy(context), KVCache(settings).session([0.5, 0.0])
+    z, session = noisy(context), KVCache(settings).session([0.5, 0.25, 0.0])
     lazy = dense_denoiser(dense_model, context, PROMPTS, SEEDS, 2.0, session=session)
     expected = lazy(z, 0.5)
     error = (lazy(z, 0.5) - expected).norm() / expected.norm()
