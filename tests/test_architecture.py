@@ -1,6 +1,6 @@
 """The house keeps its shape: who may import whom, one name for one thing, few parameters, few lines.
 
-    core < model < sampling, cache, vae < pipeline < auto_mask < training, evaluation < cli
+core < model < sampling, cache, vae < pipeline < auto_mask < training, evaluation < cli
 """
 
 from __future__ import annotations

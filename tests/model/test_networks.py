@@ -98,9 +98,7 @@ def test_positions_are_those_of_diffusers(preset, sample_size, grid):
     theirs = get_2d_sincos_pos_embed(
         config.width, grid, base_size=sample_size // 2, interpolation_scale=max(sample_size // 64, 1), output_type="pt"
     )
-    ours = position_table(
-        grid, config.width, config.grid, config.interpolation, torch.device("cpu"), torch.float32
-    )
+    ours = position_table(grid, config.width, config.grid, config.interpolation, torch.device("cpu"), torch.float32)
     torch.testing.assert_close(ours, theirs.float(), atol=1e-6, rtol=0)  # both round from fp64
 
 
