@@ -188,7 +188,7 @@ class Gates(SkipPolicy):
         return rows
 
     def fixed(self, ratio: float | None = None) -> SkipTable:
-        """Decisions for all rows alike, by the mean scores: below the threshold, or the `ratio` of lowest ones."""
+        """SkipPolicy for all rows alike, by the mean scores: below the threshold, or the `ratio` of lowest ones."""
         open_gates = self.scores.masked_fill(~torch.tensor(self.trained), torch.inf)
         if ratio is None:
             return SkipTable(self.levels, open_gates < self.threshold, self.model)

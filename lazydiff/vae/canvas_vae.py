@@ -88,7 +88,7 @@ class LazyVAE:
 
     def __init__(self, vae: Any, scale: float = 1.0, shift: float = 0.0):
         self.vae, self.scale, self.shift = vae, scale, shift
-        self.passes: dict[Half, PassCache] = {"encode": PassCache(), "decode": PassCache()}
+        self.memory: dict[Half, PassCache] = {"encode": PassCache(), "decode": PassCache()}
 
     def encode(self, image: Tensor, whole: bool = False) -> VAEOutput:
         moments = self.each("encode", image * 2 - 1, whole)
@@ -113,7 +113,7 @@ class LazyVAE:
         return result.state
 
     def _one(self, half: Half, x: Tensor, whole: bool) -> VAEOutput:
-        memory = self.passes[half]
+        memory = self.memory[half]
         found = None if whole else memory.nearest(x)
         if found is None:
             state = self.run(half, x, None, None, 1.0)

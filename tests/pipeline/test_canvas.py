@@ -51,7 +51,7 @@ def cells(mask: Tensor, like: Tensor) -> Tensor:
 
 def kept(vae: LazyVAE) -> list[Tensor]:
     """All that a VAE remembers."""
-    entries = [entry for memory in vae.passes.values() for entry in memory.kept]
+    entries = [entry for memory in vae.memory.values() for entry in memory.kept]
     return [
         tensor
         for x, state in entries
@@ -103,7 +103,7 @@ def test_the_twentieth_edit_costs_and_keeps_what_the_first_did(vae: LazyVAE, mon
     assert 0 < encoded[0] < encoded[1] < lazy_vae.LIMIT and len(encoded) == 20
     assert len(set(encoded[2::2])) == len(set(encoded[3::2])) == 1 and max(encoded[2:]) <= encoded[1]
     assert len(set(sizes[1:])) == 1
-    assert all(len(memory.kept) == KEPT for memory in vae.passes.values())
+    assert all(len(memory.kept) == KEPT for memory in vae.memory.values())
 
 
 def test_nothing_is_ever_written_to(vae: LazyVAE) -> None:
