@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 from samples import tiny_model
@@ -48,14 +50,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how many tests had a ComfyUI to run in: a run without one passes too, and should not look the same."""
-    reports = {
-        kind: [r for r in terminalreporter.getreports(kind) if "host" in getattr(r, "keywords", {})]
+    """Say why tests were skipped, one line for each reason, and how many had a ComfyUI to run in: a run without one
+    passes too, and should not look the same."""
+    skipped = terminalreporter.getreports("skipped")
+    for reason, count in sorted(Counter(map(reason_of, skipped)).items()):
+        terminalreporter.write_line(f"{count} skipped: {reason}")
+    host = {
+        kind: [report for report in terminalreporter.getreports(kind) if "host" in getattr(report, "keywords", {})]
         for kind in ("passed", "failed", "error", "skipped")
     }
-    ran = len(reports["passed"]) + len(reports["failed"]) + len(reports["error"])
-    if ran or reports["skipped"]:
-        terminalreporter.write_line(f"host tests: {ran} ran, {len(reports['skipped'])} skipped")
+    ran = len(host["passed"]) + len(host["failed"]) + len(host["error"])
+    if ran or host["skipped"]:
+        terminalreporter.write_line(f"host tests: {ran} ran, {len(host['skipped'])} skipped")
+
+
+def reason_of(report: pytest.TestReport) -> str:
+    """Of a skip, whose report has file, line and “Skipped: reason”."""
+    text = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    return text.removeprefix("Skipped: ")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

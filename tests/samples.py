@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lazydiff.core.pictures import from_array
-from lazydiff.model.config import PRESETS, ModelConfig, Sampling
+from lazydiff.model.config import PRESETS, ModelConfig, NetworkConfig, Sampling
 from lazydiff.model.lazydiffusion import LazyDiffusion
 from lazydiff.scenes import random_sample
 
@@ -21,10 +21,13 @@ def scene(number: int) -> tuple[Tensor, Tensor, str]:
     return from_array(sample.image), torch.from_numpy(sample.mask)[None, None].float(), sample.caption
 
 
-def tiny_model(prediction: Literal["flow", "iddpm"], vocabulary: bytes, preset: str) -> LazyDiffusion:
-    """A model of the preset's shape with next to no width and random weights."""
+def tiny_model(
+    prediction: Literal["flow", "iddpm"], vocabulary: bytes, shape: str | NetworkConfig = "small"
+) -> LazyDiffusion:
+    """A model of that shape, or that preset's, with next to no width and random weights."""
+    shape = PRESETS[shape] if isinstance(shape, str) else shape
     network = replace(
-        PRESETS[preset], width=24, heads=2, decoder_depth=2, encoder_depth=min(PRESETS[preset].encoder_depth, 2),
+        shape, width=24, heads=2, decoder_depth=2, encoder_depth=min(shape.encoder_depth, 2),
         text_width=16, channels=12, learned_variance=prediction == "iddpm",
     )  # fmt: skip
     sampler = {"flow": "ancestral", "iddpm": "iddpm"}[prediction]

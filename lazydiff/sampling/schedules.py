@@ -13,6 +13,8 @@ from typing import Any
 
 from .iddpm import ALPHA_BARS, TIMESTEPS, respace
 
+SAME = 1e-5  # noise levels that differ by less are one: a scheduler's are rounded, and no two time steps are so near
+
 
 def flow_sigmas(steps: int, shift: float = 1.0) -> list[float]:
     """Even steps on the flow path. shift: above 1, more of them at high levels (Esser et al. 2024, equation 23)
@@ -60,5 +62,5 @@ def from_strength(sigmas: Sequence[float], strength: float, diffusion: bool) -> 
     """
     if not 0 < strength <= 1:
         raise ValueError(f"strength is above 0 and at most 1, not {strength}")
-    highest = timestep_sigma(math.floor(strength * (TIMESTEPS - 1))) if diffusion else strength
-    return [sigma for sigma in sigmas if sigma <= highest + 1e-9]
+    highest = timestep_sigma(math.floor(strength * (TIMESTEPS - 1) + SAME)) if diffusion else strength
+    return [sigma for sigma in sigmas if sigma <= highest + SAME]

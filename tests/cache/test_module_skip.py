@@ -28,9 +28,11 @@ from lazydiff.cache.module_skip import (
 from lazydiff.model.config import Sampling
 from lazydiff.model.context import LazyContext
 from lazydiff.model.lazydiffusion import LazyDiffusion
-from lazydiff.pipeline.edit import edit, encode, sample
-from lazydiff.sampling.denoiser import noise_levels
-from lazydiff.sampling.samplers import SAMPLERS
+from lazydiff.pipeline.edit import edit
+from lazydiff.pipeline.encode import encode
+from lazydiff.pipeline.sample import SampleSettings, sample
+from lazydiff.sampling.samplers import make_sampler
+from lazydiff.sampling.schedules import from_strength
 
 PROMPTS, SEEDS, STEPS = ["a red tree", "another one"], [3, 4], 6
 MODULES = 4  # of the tiny decoder's two blocks
@@ -45,7 +47,7 @@ def sampling_of(model: LazyDiffusion, guidance: float = 1.0) -> Sampling:
 
 
 def levels_of(model: LazyDiffusion) -> list[float]:
-    return noise_levels(SAMPLERS[SAMPLER[model.config.prediction]], STEPS)
+    return make_sampler(sampling_of(model))[1]
 
 
 def gates_of(model: LazyDiffusion, scale: float, seed: int = 0) -> Gates:
@@ -70,8 +72,11 @@ def canvases(model: LazyDiffusion) -> LazyContext:
     return context._replace(hole=context.hole.keep_padding())
 
 
-def sampled(model: LazyDiffusion, gates: SkipPolicy | None, guidance: float = 1.0, **options: Any) -> Tensor:
-    return sample(model, canvases(model), PROMPTS, SEEDS, sampling_of(model, guidance), gates=gates, **options)
+def sampled(
+    model: LazyDiffusion, gates: SkipPolicy | None, guidance: float = 1.0, callback: Any = None, **options: Any
+) -> Tensor:
+    settings = SampleSettings(sampling_of(model, guidance), skip=gates, **options)
+    return sample(model, canvases(model), PROMPTS, SEEDS, settings, callback)
 
 
 @contextmanager
@@ -113,8 +118,8 @@ def test_rows_decide_for_themselves(model: LazyDiffusion, guidance: float) -> No
     for row in range(2):
         image, mask, _ = scene(row + 1)
         context = encode(model, image, mask)
-        alone = sample(model, context, PROMPTS[row : row + 1], SEEDS[row : row + 1], sampling_of(model, guidance),
-                       gates=gates_of(model, 0.05))  # fmt: skip
+        settings = SampleSettings(sampling_of(model, guidance), skip=gates_of(model, 0.05))
+        alone = sample(model, context, PROMPTS[row : row + 1], SEEDS[row : row + 1], settings)
         assert torch.allclose(together[row : row + 1, : context.hole.count], alone, atol=CLOSE)
 
 
@@ -129,7 +134,7 @@ def test_disagreement_in_a_batch_is_the_loop_over_its_rows(model: LazyDiffusion)
     def one(values: Any, row: int) -> Any:
         return values[row : row + 1]
 
-    together, alone = gates.run(model.fingerprint, levels), [gates.run(model.fingerprint, levels) for _ in range(rows)]
+    together, *alone = (gates.session(model.fingerprint, levels) for _ in range(1 + rows))
     for level in levels[:-1]:
         x, t = torch.randn(rows, hole.count, context.canvas.shape[-1]), torch.full((rows,), 1000 * level)
         before = gates.skipped
@@ -152,7 +157,7 @@ def replace_rows(text: Any, row: int) -> Any:
 def test_what_stands_in_is_the_output_of_the_step_before(model: LazyDiffusion) -> None:
     """Against a decoder whose modules are replaced by hand by what they said a step earlier."""
     context, text = encode(model, *scene(1)[:2]), model.prompt(PROMPTS[:1])
-    run, levels = all_skips(model).run("", levels_of(model)), levels_of(model)
+    run, levels = all_skips(model).session("", levels_of(model)), levels_of(model)
     said: list[Tensor] = []
 
     def remember(part: Callable[..., Tensor], prepare: Callable[[], Tensor], *others: Any) -> Tensor:
@@ -199,7 +204,7 @@ def test_decisions_made_beforehand_read_nothing_back(model: LazyDiffusion) -> No
     context, text, levels = encode(model, *scene(1)[:2]), model.prompt(PROMPTS[:1]), levels_of(model)
     waits = {}
     for name, gates in {"fixed": all_skips(model), "gates": gates_of(model, 0.05)}.items():
-        run, Spy.seen = gates.run(model.fingerprint, levels), []
+        run, Spy.seen = gates.session(model.fingerprint, levels), []
         for level in levels[:-1]:
             x, t = torch.randn(1, context.hole.count, context.canvas.shape[-1]), torch.full((1,), 1000 * level)
             with Spy():
@@ -232,7 +237,7 @@ def test_nothing_is_left_for_the_next_sampling(model: LazyDiffusion, kind: Any, 
 
 
 def test_prompts_that_do_not_share_a_call_do_not_share_what_is_kept(model: LazyDiffusion) -> None:
-    run, ask = all_skips(model).run("", levels_of(model)), lambda *unused: torch.zeros(1, 1, 1)
+    run, ask = all_skips(model).session("", levels_of(model)), lambda *unused: torch.zeros(1, 1, 1)
     a, b = run.call(levels_of(model)[0], "a"), run.call(levels_of(model)[0], "b")
     a(lambda z: z, lambda: torch.ones(1, 1, 1))
     b(lambda z: z, lambda: 2 * torch.ones(1, 1, 1))
@@ -243,7 +248,7 @@ def test_prompts_that_do_not_share_a_call_do_not_share_what_is_kept(model: LazyD
 def test_what_is_kept_is_never_older_than_a_step(model: LazyDiffusion) -> None:
     """A prompt that shares a call with another one at some steps and has its own at others."""
     levels, zero, one = levels_of(model), torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
-    run = all_skips(model).run("", levels)
+    run = all_skips(model).session("", levels)
 
     def ask(step: int, prompts: str) -> float:
         return float(run.call(levels[step], prompts)(lambda z: z, lambda: one if step else zero))
@@ -288,7 +293,7 @@ def test_watching_measures_how_outputs_change(model: LazyDiffusion) -> None:
     outputs: list[Tensor] = []
     parts = [part for block in model.decoder.blocks for part in (block.attn, block.mlp)]
     handles = [part.register_forward_hook(lambda m, args, out: outputs.append(out)) for part in parts]
-    edit(model, *image[:2], "a tree", sampling=sampling_of(model), gates=watch)
+    edit(model, *image[:2], "a tree", settings=SampleSettings(sampling_of(model), skip=watch))
     for handle in handles:
         handle.remove()
     said = torch.stack(outputs).unflatten(0, (STEPS, MODULES))[:, :, 0]
@@ -312,11 +317,11 @@ def test_gates_of_another_model_or_schedule_are_refused(model: LazyDiffusion) ->
         sampled(model, other)
     context, fewer = canvases(model), replace(sampling_of(model), steps=5)
     with pytest.raises(ValueError, match=r"for 6 steps \(noise levels .* this sampling has 5 steps"):
-        sample(model, context, PROMPTS, SEEDS, fewer, gates=gates)
+        sample(model, context, PROMPTS, SEEDS, SampleSettings(fewer, skip=gates))
     with pytest.raises(ValueError, match="this sampling has 12 steps"):
-        sample(model, context, PROMPTS, SEEDS, replace(fewer, steps=12), gates=gates)
+        sample(model, context, PROMPTS, SEEDS, SampleSettings(replace(fewer, steps=12), skip=gates))
     with pytest.raises(ValueError, match="between its steps, at noise level"):
-        gates.run(model.fingerprint, gates.levels).call((gates.levels[2] + gates.levels[3]) / 2, "a")
+        gates.session(model.fingerprint, gates.levels).call((gates.levels[2] + gates.levels[3]) / 2, "a")
 
 
 def test_a_sketch_takes_the_last_steps(model: LazyDiffusion) -> None:
@@ -324,27 +329,22 @@ def test_a_sketch_takes_the_last_steps(model: LazyDiffusion) -> None:
     sketch = torch.rand(1, 3, 96, 96)
     with counted(model) as rows:
         sampled(model, gates, sketch=sketch, strength=0.6)
-    steps = len(noise_levels(SAMPLERS[SAMPLER[model.config.prediction]], STEPS, 0.6)) - 1
+    steps = len(from_strength(levels_of(model), 0.6, model.config.prediction == "iddpm")) - 1
     assert 2 <= steps < STEPS and gates.asked == steps * MODULES * 2 and gates.asked - gates.skipped == sum(rows)
     assert 0 < gates.ratio <= 0.5
 
 
 def test_a_part_of_the_steps_takes_their_gates(model: LazyDiffusion) -> None:
     gates, levels = gates_of(model, 0.1), levels_of(model)
-    run = gates.run(model.fingerprint, levels[1:4])
+    run = gates.session(model.fingerprint, levels[1:4])
     assert [run.call(level, "a").step for level in levels[1:3]] == [1, 2]
     with pytest.raises(ValueError, match="between its steps"):
         run.call(levels[4], "a")
 
 
-def test_models_that_compute_every_token_are_refused(dense_model: LazyDiffusion) -> None:
-    with pytest.raises(ValueError, match="hole tokens alone"):
-        sampled(dense_model, SkipPolicy(levels_of(dense_model)))
-
-
 def test_pixels_outside_the_mask_stay(model: LazyDiffusion) -> None:
     image, mask, prompt = scene(3)
-    result = edit(model, image, mask, prompt, sampling=sampling_of(model), gates=all_skips(model))
+    result = edit(model, image, mask, prompt, settings=SampleSettings(sampling_of(model), skip=all_skips(model)))
     assert torch.equal(result[mask.expand_as(result) == 0], image[mask.expand_as(image) == 0])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -15,16 +16,17 @@ from safetensors.torch import load_file
 from samples import tiny_model
 
 from lazydiff.core.tokens import HoleTokens
+from lazydiff.evaluation.regenerate import WEIGHTS, paint_baseline
 from lazydiff.model.checkpoint import SHIPPED
 from lazydiff.model.layers import explicit_attention, sdpa
 from lazydiff.model.lazydiffusion import LazyDiffusion
 from lazydiff.pipeline.fit import crop_all
-from lazydiff.sampling.flow import Network, Preconditioning, flow_loss, noise_levels, predict_clean
+from lazydiff.sampling.flow import Network, Preconditioning, draw_sigmas, flow_loss, predict_clean
 from lazydiff.training import train as loop
 from lazydiff.training.config import TrainingConfig
 from lazydiff.training.data import Batch, SceneStream
 from lazydiff.training.objective import Objective
-from lazydiff.training.pictures import sample_grid
+from lazydiff.training.pictures import paint_lazy, sample_grid
 from lazydiff.training.train import rate, train
 
 
@@ -39,7 +41,7 @@ def config(model: LazyDiffusion) -> TrainingConfig:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "FIT_SCENES", 20)
-    monkeypatch.setattr(loop, "sample_grid", lambda model, seed: Image.new("RGB", (1, 1)))
+    monkeypatch.setattr(loop, "sample_grid", lambda *unused: Image.new("RGB", (1, 1)))
 
 
 def log(folder: Path) -> list[list[str]]:
@@ -51,7 +53,8 @@ def log(folder: Path) -> list[list[str]]:
 def test_killed_run_goes_on_without_losing_or_repeating_a_step(
     config: TrainingConfig, preset: str, vocabulary: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = replace(config, model=tiny_model(config.model.prediction, vocabulary, preset).config)
+    trained = tiny_model(config.model.prediction, vocabulary, preset).config
+    config = replace(config, model=trained, crop=preset == "small-crop")
     train(config, tmp_path / "whole")
 
     forward, calls = Objective.forward, [0]
@@ -87,12 +90,13 @@ def test_a_baseline_computes_everything_and_is_judged_by_the_hole(
 
     monkeypatch.setattr("lazydiff.training.objective.flow_loss", watch)
     model = tiny_model("flow", vocabulary, preset)
-    config = TrainingConfig(model.config, noise_levels=1, drop_text=0.0, weigh_variance_from=99)
+    crop = preset == "small-crop"
+    config = TrainingConfig(model.config, noise_levels=1, drop_text=0.0, weigh_variance_from=99, crop=crop)
     batch = next(iter(SceneStream(0, 0, 2, 8, pool=1)))
     loss = float(Objective(model, config)(batch, torch.Generator().manual_seed(0), step=0))
 
     image, mask, side = batch.image.float() / 127.5 - 1, batch.mask.float(), model.config.network.canvas
-    if preset == "small-crop":
+    if crop:
         image, mask = crop_all(image, mask, side)
     rows = []
     for i in range(2):
@@ -111,7 +115,8 @@ def test_a_baseline_computes_everything_and_is_judged_by_the_hole(
 
 @pytest.mark.parametrize("preset", ["small", "small-image", "small-crop"])
 def test_grid_of_samples_shows_edits(preset: str, vocabulary: bytes) -> None:
-    picture = sample_grid(tiny_model("flow", vocabulary, preset), seed=0, columns=2, rows=1)
+    paint = paint_lazy if preset == "small" else partial(paint_baseline, crop=preset == "small-crop")
+    picture = sample_grid(tiny_model("flow", vocabulary, preset), 0, paint, columns=2, rows=1)
     before, after = (np.asarray(picture)[8:200, x : x + 192].astype(int) for x in (8, 208))
     changed = (before != after).any(-1)
     assert 0.01 < changed.mean() < 0.9 and picture.width == 2 * 200 + 8
@@ -129,7 +134,7 @@ def test_training_lowers_the_loss_on_one_batch(config: TrainingConfig, vocabular
         loss.backward()
         assert all(p.grad is not None for p in model.parameters()), "a parameter that nothing trains"
         optimiser.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     assert losses[-1] < 0.9 * losses[0]
 
 
@@ -181,11 +186,10 @@ def test_flow_loss_ignores_padding() -> None:
     assert torch.allclose(loss(x), (first + second) / 2)
 
 
-def test_channels_count_by_their_variance_from_a_step_on(config: TrainingConfig) -> None:
-    if config.model.prediction == "iddpm":
-        pytest.skip("the paper's loss has no such weight")
-    model = loop.new_model(config.model, 0)
-    plan = replace(config, weigh_variance_from=3)
+def test_channels_count_by_their_variance_from_a_step_on(vocabulary: bytes) -> None:
+    """On the flow path; the paper's loss has no such weight."""
+    model = loop.new_model(tiny_model("flow", vocabulary).config, 0)
+    plan = TrainingConfig(model.config, noise_levels=2, weigh_variance_from=3)
     batch = next(iter(SceneStream(0, 0, 2, 8, pool=1)))
     alike, still, weighed = (
         float(Objective(model, plan)(batch, torch.Generator().manual_seed(0), step).detach()) for step in (0, 2, 3)
@@ -195,7 +199,7 @@ def test_channels_count_by_their_variance_from_a_step_on(config: TrainingConfig)
 
 
 def test_noise_levels_are_stratified_and_cover_everything() -> None:
-    sigma = noise_levels(500, 4, 0.7, 1.3, torch.Generator().manual_seed(0))
+    sigma = draw_sigmas(500, 4, 0.7, 1.3, torch.Generator().manual_seed(0))
     assert sigma.shape == (2000,) and 0 < sigma.min() < 0.02 and 0.98 < sigma.max() < 1
     assert abs(sigma.median() - torch.sigmoid(torch.tensor(0.7))) < 0.03
 
@@ -213,6 +217,13 @@ def test_explicit_attention_equals_the_fused_one() -> None:
     mask[..., 0] = True
     for m in (None, mask):
         assert torch.allclose(explicit_attention(q, k, v, m), sdpa(q, k, v, m), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["image", "crop"])
+def test_configurations_of_the_baselines_read(kind: str) -> None:
+    config = TrainingConfig.read(WEIGHTS / f"regenerate-{kind}.toml")
+    assert config.model.network.dense and config.crop == (kind == "crop")
+    assert config.model.network.canvas == (48 if config.crop else 96)
 
 
 def test_configuration_of_the_shipped_model_reads(tmp_path: Path) -> None:

@@ -60,6 +60,16 @@ def rewrite(path: Path, change: Callable[[dict[str, torch.Tensor]], object], **c
 
 
 BIAS = "model.diffusion_model.ctx_fuse.bias"
+
+
+def test_settings_that_are_no_more_are_passed_over(model: LazyDiffusion, path: Path) -> None:
+    """Older files name them among their sizes; they changed no weight, and change no fingerprint."""
+    network = json.loads(metadata(path)[METADATA])["network"]
+    rewrite(path, lambda tensors: None, network={**network, "crop": True, "encoder_window": 8})
+    loaded = load_checkpoint(path)
+    assert loaded.config == model.config and loaded.fingerprint == model.fingerprint
+
+
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing file": (lambda path: path.unlink(), "no such file"),
     "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-1000]), "not a whole safetensors file"),
@@ -94,7 +104,7 @@ def test_failed_save_leaves_the_old_file(model: LazyDiffusion, path: Path, monke
         Path(target).write_bytes(b"half a fi")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("lazydiff.checkpoint.save_file", full_disk)
+    monkeypatch.setattr("lazydiff.model.checkpoint.save_file", full_disk)
     with pytest.raises(OSError, match="no space left"):
         save_checkpoint(model, path)
     assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]

@@ -1,4 +1,4 @@
-"""The square around a hole: where it lies, what is read from it, and what goes back."""
+"""Canvases of any size for a model of one size: whole, or the square around a hole, there and back."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import torch
 from samples import scene
 from torch import Tensor
 
-from lazydiff.model.lazydiffusion import LazyDiffusion
-from lazydiff.pipeline.edit import edit
-from lazydiff.pipeline.fit import Crop, crop_all
+from lazydiff.pipeline.fit import Crop, Fit, crop_all
 
 
 def box(x: int, y: int, width: int, height: int, canvas: tuple[int, int] = (96, 96)) -> Tensor:
@@ -98,22 +96,27 @@ def test_each_of_a_batch_has_its_own_square() -> None:
         assert torch.equal(images[i : i + 1], view) and torch.equal(masks[i : i + 1], hole)
 
 
-def test_nothing_outside_the_square_reaches_the_model(crop_model: LazyDiffusion) -> None:
-    """The baseline's blindness: pasted, its answer does not change with the rest of the canvas."""
-    image, mask = torch.rand(1, 3, 96, 96), box(30, 30, 30, 30)
-    other = torch.rand(1, 3, 96, 96)
-    other[..., 30:60, 30:60] = image[..., 30:60, 30:60]
-    first, second = (edit(crop_model, i, mask, "a red tree", [1], blend="paste") for i in (image, other))
-    inside = mask.expand_as(image) > 0
-    assert torch.equal(first[inside], second[inside]) and torch.equal(first[~inside], image[~inside])
+# Whole canvases of any size
 
 
-@pytest.mark.parametrize("height, width", [(96, 96), (40, 100), (200, 150)])
-def test_pixels_outside_the_mask_stay(crop_model: LazyDiffusion, height: int, width: int) -> None:
-    image, mask = torch.rand(1, 3, height, width), box(3, 2, 31, 20, (height, width))
-    sketch = torch.rand_like(image)
-    for options in ({}, {"sketch": sketch, "strength": 0.5}):
-        result = edit(crop_model, image, mask, "a red tree", [1, 2], **options)  # type: ignore[arg-type]
-        outside = (mask == 0).expand_as(result)
-        assert torch.equal(result[outside], image.expand_as(result)[outside])
-        assert result.shape == (2, 3, height, width) and not torch.equal(result[0], result[1])
+@pytest.mark.parametrize(("height", "width"), [(96, 96), (192, 192), (64, 64), (100, 50), (33, 200), (8, 500)])
+def test_a_canvas_goes_through_a_model_of_one_size_and_comes_back(height: int, width: int) -> None:
+    image, mask = torch.rand(1, 3, height, width), torch.zeros(1, 1, height, width)
+    mask[..., height // 2, width // 2] = 1
+    fit = Fit.of(image, 96)
+    small, hole = fit.to_model(image, mask)
+    assert small.shape == (1, 3, 96, 96) and hole.shape == (1, 1, 96, 96) and hole.any()
+    assert not hole[..., fit.inner[0] :, :].any() and not hole[..., fit.inner[1] :].any()  # what fills it up is visible
+    assert fit.from_model(small).shape == image.shape
+    if max(height, width) == 96:
+        assert torch.equal(fit.from_model(small), image)
+
+
+@pytest.mark.parametrize(("height", "width"), [(192, 192), (48, 96), (150, 100)])
+def test_scaled_for_a_model_and_back_a_smooth_canvas_is_the_same(height: int, width: int) -> None:
+    """Bicubic scaling of a slow wave; tolerance: two grey levels."""
+    wave = (torch.linspace(0, 1, height)[:, None] + torch.linspace(0, 1, width)) / 2
+    image = wave.expand(1, 3, height, width)
+    fit = Fit.of(image, 96)
+    small, _ = fit.to_model(image, torch.zeros(1, 1, height, width))
+    assert (fit.from_model(small) - image).abs().max() < 2 / 255

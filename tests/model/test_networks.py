@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import PixArtTransformer2DModel
 from diffusers.models.embeddings import get_2d_sincos_pos_embed
+from tiny_networks import SMALL, TINY, plain_attention, random_inputs, random_mask, random_prompts
 from torch import Tensor, nn
 
 from lazydiff.core.tokens import HoleTokens, patchify, unpatchify
@@ -23,11 +24,6 @@ from lazydiff.model.decoder import LazyDecoder
 from lazydiff.model.layers import position_table, sdpa
 from lazydiff.model.pixart_weights import from_pixart
 
-TINY = NetworkConfig(
-    canvas=1024, cell=8, channels=4, patch=2, width=48, heads=4, decoder_depth=2, encoder_depth=3,
-    text_width=32, text_length=12,
-)  # fmt: skip
-SMALL = replace(PRESETS["small"], decoder_depth=2)  # a token is one latent cell; no variance
 REAL_WIDTH = replace(PIXART_1024, decoder_depth=1, text_width=32)
 
 close = dict(atol=1e-5, rtol=0.0)
@@ -38,12 +34,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of diffusers
 def no_gradients():
     with torch.no_grad():
         yield
-
-
-def plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Softmax attention in separate steps, which every counter and every device knows."""
-    scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
-    return (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(-1) @ v
 
 
 def stock_pixart(config: NetworkConfig) -> PixArtTransformer2DModel:
@@ -72,29 +62,6 @@ def run_stock(stock, config, latent, t, text, text_mask, attention_mask=None) ->
         latent, encoder_hidden_states=text, encoder_attention_mask=text_mask, timestep=t, added_cond_kwargs=conditions,
         attention_mask=attention_mask,
     ).sample  # fmt: skip
-
-
-def random_prompts(config: NetworkConfig, *lengths: int) -> tuple[Tensor, Tensor]:
-    """Text [B, L, text_width] and its key mask; what lies under the padding is large and must not matter."""
-    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-    text = torch.randn(*mask.shape, config.text_width)
-    return text.where(mask[..., None], torch.tensor(100.0)), mask
-
-
-def random_mask(grid: tuple[int, int], *counts: int) -> Tensor:
-    """[B, h, w] bool with that many holes in each row."""
-    rows = [torch.randperm(grid[0] * grid[1]) < count for count in counts]
-    return torch.stack(rows).unflatten(1, grid)
-
-
-def random_inputs(config: NetworkConfig, hole: HoleTokens) -> tuple[Tensor, Tensor, Tensor]:
-    """Noisy tokens, times and context for `LazyDecoder`."""
-    b, n = hole.index.shape
-    return (
-        torch.randn(b, n, config.channels * config.patch**2),
-        torch.randint(0, 1000, (b,)),
-        torch.randn(b, n, config.width),
-    )
 
 
 @pytest.mark.parametrize("grid", [(6, 6), (4, 9), (8, 3)], ids=str)
@@ -131,9 +98,7 @@ def test_positions_are_those_of_diffusers(preset, sample_size, grid):
     theirs = get_2d_sincos_pos_embed(
         config.width, grid, base_size=sample_size // 2, interpolation_scale=max(sample_size // 64, 1), output_type="pt"
     )
-    ours = position_table(
-        grid, config.width, config.grid, config.interpolation, torch.device("cpu"), torch.float32
-    )
+    ours = position_table(grid, config.width, config.grid, config.interpolation, torch.device("cpu"), torch.float32)
     torch.testing.assert_close(ours, theirs.float(), atol=1e-6, rtol=0)  # both round from fp64
 
 

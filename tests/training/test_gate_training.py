@@ -9,26 +9,27 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from samples import tiny_model
 
 from lazydiff.cache.module_skip import Gates, SkipPolicy, load_gates
 from lazydiff.cli import main
 from lazydiff.model.checkpoint import save_checkpoint
 from lazydiff.model.lazydiffusion import LazyDiffusion
-from lazydiff.sampling.denoiser import lazy, noise_levels
+from lazydiff.pipeline.sample import PROMPTS
+from lazydiff.sampling.denoiser import lazy_denoiser
 from lazydiff.sampling.noise import CanvasNoise
-from lazydiff.sampling.samplers import euler
+from lazydiff.sampling.samplers import sample_euler
+from lazydiff.sampling.schedules import flow_sigmas
 from lazydiff.training.data import SceneStream
-from lazydiff.training.gates import PROMPT, GateTraining, Scene, Soft, distillation, prepare, step_before, train_gates
+from lazydiff.training.gates import GateTraining, Scene, Soft, distillation, prepare, step_before, train_gates
 
 STEPS, MODULES = 4, 4
-LEVELS = noise_levels(euler, STEPS)
+LEVELS = flow_sigmas(STEPS)
 
 
-@pytest.fixture
-def flow(model: LazyDiffusion) -> LazyDiffusion:
-    if model.config.prediction != "flow":
-        pytest.skip("gates are trained for flow models")
-    return model
+@pytest.fixture(scope="module")
+def flow(vocabulary: bytes) -> LazyDiffusion:
+    return tiny_model("flow", vocabulary)
 
 
 def batch(model: LazyDiffusion) -> Scene:
@@ -38,24 +39,23 @@ def batch(model: LazyDiffusion) -> Scene:
 
 def test_a_step_is_the_samplers_own(flow: LazyDiffusion) -> None:
     """Of Euler's method, written out: x̂ and ε̂ at the level before, put together at the level."""
-    scene, run = batch(flow), SkipPolicy(LEVELS).run("", LEVELS)
-    sampling = replace(flow.config.sampling, sampler="euler", steps=STEPS)
-    z = step_before(flow, scene, sampling, LEVELS, 2, run)
+    scene, session = batch(flow), SkipPolicy(LEVELS).session("", LEVELS)
+    z = step_before(flow, scene, sample_euler, LEVELS[1:3], session)
     noise = CanvasNoise(scene.seeds, scene.context.hole, scene.clean.shape[-1]).next()
     high, low = LEVELS[1], LEVELS[2]
     noisy = (1 - high) * scene.clean + high * noise
-    x0 = lazy(flow, scene.context, scene.text, scene.seeds, 1.0, None)(noisy, 1 - high, high)
+    x0 = lazy_denoiser(flow, scene.context, scene.captions, guidance=1.0)(noisy, high)
     expected = (1 - low) * x0 + low * (noisy - (1 - high) * x0) / high
     assert torch.allclose(z, expected, atol=1e-5)  # the same sums
-    assert len(run.kept[PROMPT]) == MODULES
+    assert len(session.kept[PROMPTS]) == MODULES
 
 
 def test_soft_gates_go_from_the_kept_outputs_to_the_models_own(flow: LazyDiffusion) -> None:
-    scene, run = batch(flow), SkipPolicy(LEVELS).run("", LEVELS)
-    z = step_before(flow, scene, replace(flow.config.sampling, sampler="euler", steps=STEPS), LEVELS, 1, run)
+    scene, session = batch(flow), SkipPolicy(LEVELS).session("", LEVELS)
+    z = step_before(flow, scene, sample_euler, LEVELS[:2], session)
     distances = {}
     for name, value in {"closed": -1e3, "half": 0.0, "open": 1e3}.items():
-        soft = Soft(torch.zeros(MODULES, flow.config.network.width), run.kept[PROMPT], scene.context.hole.key_mask)
+        soft = Soft(torch.zeros(MODULES, flow.config.network.width), session.kept[PROMPTS], scene.context.hole.key_mask)
         with torch.no_grad(), pytest.MonkeyPatch.context() as patched:
             patched.setattr(
                 "lazydiff.training.gates.score",
@@ -79,7 +79,7 @@ def test_penalties_close_gates_and_distance_opens_them(
 
     back = load_gates(tmp_path / "a.gates.safetensors")
     assert torch.equal(back.weights, gates.weights) and back.settings["attention_penalty"] == penalty
-    back.run(flow.fingerprint, LEVELS)  # for this model and these steps
+    back.session(flow.fingerprint, LEVELS)  # for this model and these steps
     rows = list(csv.DictReader((tmp_path / "a.gates.csv").open()))
     assert [row["step"] for row in rows] == list("012345")
     assert {float(row["noise_level"]) for row in rows} <= {0.75, 0.25}

@@ -63,12 +63,13 @@ def test_edit_writes_one_picture_per_seed(folder: Path, changes: dict[str, list[
 
 
 @pytest.mark.parametrize("preset", ["small-image", "small-crop"])
-def test_edit_takes_the_baselines_too(folder: Path, preset: str, vocabulary: bytes) -> None:
+def test_a_baseline_edits_nothing(
+    folder: Path, preset: str, vocabulary: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
     save_checkpoint(tiny_model("flow", vocabulary, preset), folder / "baseline.safetensors")
-    assert main(arguments(folder, checkpoint=[f"{folder}/baseline.safetensors"])) == 0
-    before, after = pixels(folder / "in.png"), pixels(folder / "out" / "edit-0.png")
-    inside = pixels(folder / "mask.png") > 0
-    assert (after[~inside] == before[~inside]).all() and (after[inside] != before[inside]).any()
+    assert main(arguments(folder, checkpoint=[f"{folder}/baseline.safetensors"])) == 2
+    assert "it is a baseline of the evaluation" in capsys.readouterr().err
+    assert not list((folder / "out").iterdir())
 
 
 def write(path: Path, mode: str, size: tuple[int, int]) -> list[str]:
@@ -113,10 +114,10 @@ def test_an_empty_picture_is_refused(folder: Path, capsys: pytest.CaptureFixture
 
 
 def test_stop_leaves_no_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*args: object) -> None:
+    def interrupt(*args: object, **others: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lazydiff.networks.decoder.LazyDecoder.forward", interrupt)
+    monkeypatch.setattr("lazydiff.model.decoder.LazyDecoder.forward", interrupt)
     assert main(arguments(folder)) == 130
     assert not list((folder / "out").iterdir())
 

@@ -33,10 +33,10 @@ def keys(seed: int = 0, rows: int = 1, tokens: int = 6, scale: float = 1.0) -> t
     return k, v
 
 
-def step(run: CacheSession, sigma: float, k: Tensor, v: Tensor, prompts: tuple[str, ...] = ("a",)) -> bool:
+def step(session: CacheSession, sigma: float, k: Tensor, v: Tensor, prompts: tuple[str, ...] = ("a",)) -> bool:
     """One call of a model with one attention, of tokens 0…5 of which 4 and 5 are computed and watched; whether it
     recorded."""
-    call = run.call(sigma, prompts)
+    call = session.call(sigma, prompts)
     if isinstance(call, CacheWriter):
         call(k, v, PLACES, torch.tensor([4, 5]))
     else:
@@ -45,14 +45,14 @@ def step(run: CacheSession, sigma: float, k: Tensor, v: Tensor, prompts: tuple[s
     return isinstance(call, CacheWriter)
 
 
-def recorded(anchors: KVCache, scales: list[float], finish: bool = True) -> list[float]:
+def recorded(cache: KVCache, scales: list[float], finish: bool = True) -> list[float]:
     """The levels at which a sampling records whose keys are scaled so at its steps."""
-    run, levels = anchors.run(SIGMAS), []
+    session, levels = cache.session(SIGMAS), []
     for sigma, scale in zip(SIGMAS, scales, strict=False):
-        if step(run, sigma, *keys(scale=scale)):
+        if step(session, sigma, *keys(scale=scale)):
             levels.append(sigma)
     if finish:
-        run.finish()
+        session.finish()
     return levels
 
 
@@ -97,16 +97,16 @@ def test_probes_are_visible_tokens_where_there_are_any() -> None:
     ("count", "levels"), [(1, [1.0]), (2, [1.0, 0.6]), (4, [1.0, 0.8, 0.6, 0.4]), (5, SIGMAS[:5]), (9, SIGMAS[:5])]
 )
 def test_fixed_anchors_are_spread_over_the_steps(count: int, levels: list[float]) -> None:
-    anchors = KVCache(KVSettings(anchors=count))
-    assert recorded(anchors, [1] * 5) == levels and anchors.count == len(levels)
+    cache = KVCache(KVSettings(anchors=count))
+    assert recorded(cache, [1] * 5) == levels and cache.count == len(levels)
 
 
 def test_each_step_replays_the_nearest_anchor_that_is_no_less_noisy() -> None:
-    anchors = KVCache(KVSettings(anchors=2))
-    run = anchors.run(SIGMAS)
+    cache = KVCache(KVSettings(anchors=2))
+    session = cache.session(SIGMAS)
     made = {sigma: keys(i) for i, sigma in enumerate(SIGMAS)}
     for sigma, serves in ((1.0, 1.0), (0.8, 1.0), (0.6, 0.6), (0.4, 0.6), (0.2, 0.6)):
-        call = run.call(sigma, ("a",))
+        call = session.call(sigma, ("a",))
         if isinstance(call, CacheWriter):
             call(*made[sigma], PLACES, PLACES)
         else:
@@ -126,45 +126,45 @@ def test_automatic_anchors_follow_the_change_of_the_keys() -> None:
 
 
 def test_the_prompt_whose_keys_change_most_decides() -> None:
-    anchors = KVCache(KVSettings())
-    run = anchors.run(SIGMAS)
+    cache = KVCache(KVSettings())
+    session = cache.session(SIGMAS)
     (k, v), more = keys(rows=2), torch.tensor([1.0, 1 + 2 * module.THRESHOLD]).view(2, 1, 1, 1)
-    assert step(run, 1.0, k, v, ("a", "b"))
+    assert step(session, 1.0, k, v, ("a", "b"))
     for sigma, scale in ((0.8, 1.0), (0.8, more)):  # both branches of guidance, one call each or together
-        call = run.call(sigma, ("a", "b"))
+        call = session.call(sigma, ("a", "b"))
         assert isinstance(call, CacheReader)
         call((k * scale)[..., 4:, :], v[..., 4:, :], torch.tensor([0, 1]))
         call.end()
-    assert step(run, 0.6, k, v, ("a", "b"))
+    assert step(session, 0.6, k, v, ("a", "b"))
 
 
 # Who shares them
 
 
 def test_later_samplings_of_the_schedule_record_nothing() -> None:
-    anchors = KVCache(KVSettings())
-    recorded(anchors, [1, 1.5, 1.5, 1, 1])
-    kept = anchors.bytes
-    assert recorded(anchors, [3, 1, 5, 1, 7]) == [] and anchors.bytes == kept
+    cache = KVCache(KVSettings())
+    recorded(cache, [1, 1.5, 1.5, 1, 1])
+    kept = cache.bytes
+    assert recorded(cache, [3, 1, 5, 1, 7]) == [] and cache.bytes == kept
 
 
 def test_a_sampling_that_was_stopped_leaves_the_rest_to_the_next() -> None:
-    anchors = KVCache(KVSettings())
-    assert recorded(anchors, [1, 1], finish=False) == [1.0]
-    assert recorded(anchors, [1, 1.5, 1.5, 1.5, 1.5]) == [0.6]
-    assert recorded(anchors, [1, 9, 9, 9, 9]) == []
+    cache = KVCache(KVSettings())
+    assert recorded(cache, [1, 1], finish=False) == [1.0]
+    assert recorded(cache, [1, 1.5, 1.5, 1.5, 1.5]) == [0.6]
+    assert recorded(cache, [1, 9, 9, 9, 9]) == []
 
 
 def test_a_block_that_is_left_out_takes_its_attentions_with_it() -> None:
     """Blocks of one, two and one attentions; the second makes none of its own when it is replayed."""
-    run, made = KVCache(KVSettings(anchors=1)).run(SIGMAS), [keys(seed) for seed in range(4)]
-    call = run.call(1.0, ("a",))
+    session, made = KVCache(KVSettings(anchors=1)).session(SIGMAS), [keys(seed) for seed in range(4)]
+    call = session.call(1.0, ("a",))
     for block in (made[:1], made[1:3], made[3:]):
         call.block()
         for k, v in block:
             call(k, v, PLACES, torch.tensor([4, 5]))
     call.end()
-    call = run.call(0.8, ("a",))
+    call = session.call(0.8, ("a",))
     for block in (made[:1], [], made[3:]):
         call.block()
         for k, v in block:
@@ -173,27 +173,27 @@ def test_a_block_that_is_left_out_takes_its_attentions_with_it() -> None:
 
 
 def test_another_schedule_has_anchors_of_its_own() -> None:
-    anchors = KVCache(KVSettings(anchors=2))
-    recorded(anchors, [1] * 5)
-    run = anchors.run([1.0, 0.5, 0.0])
-    assert step(run, 1.0, *keys()) and step(run, 0.5, *keys()) and anchors.count == 4
-    assert recorded(anchors, [1] * 5) == []
+    cache = KVCache(KVSettings(anchors=2))
+    recorded(cache, [1] * 5)
+    session = cache.session([1.0, 0.5, 0.0])
+    assert step(session, 1.0, *keys()) and step(session, 0.5, *keys()) and cache.count == 4
+    assert recorded(cache, [1] * 5) == []
 
 
 def test_another_prompt_of_the_same_sampling_is_recorded_beside_the_first() -> None:
-    anchors = KVCache(KVSettings(anchors=1))
-    run = anchors.run(SIGMAS)
-    assert step(run, 1.0, *keys(), ("a",)) and step(run, 1.0, *keys(), ("b",))
-    assert not step(run, 0.8, *keys(rows=2), ("a", "b")) and anchors.count == 1
+    cache = KVCache(KVSettings(anchors=1))
+    session = cache.session(SIGMAS)
+    assert step(session, 1.0, *keys(), ("a",)) and step(session, 1.0, *keys(), ("b",))
+    assert not step(session, 0.8, *keys(rows=2), ("a", "b")) and cache.count == 1
 
 
 def test_fewer_pictures_serve_more_and_more_serve_fewer() -> None:
-    anchors = KVCache(KVSettings(anchors=1))
-    run = anchors.run(SIGMAS)
+    cache = KVCache(KVSettings(anchors=1))
+    session = cache.session(SIGMAS)
     k, v = keys(rows=4)
-    step(run, 1.0, k, v, ("a", "b"))  # two pictures, two prompts
+    step(session, 1.0, k, v, ("a", "b"))  # two pictures, two prompts
     for rows, order in ((2, [0, 2]), (4, [0, 1, 2, 3]), (8, [0, 1, 0, 1, 2, 3, 2, 3])):
-        call = run.call(0.8, ("a", "b"))
+        call = session.call(0.8, ("a", "b"))
         assert isinstance(call, CacheReader)
         extended, _ = call(*keys(rows=rows, tokens=2), PLACES[:1])
         assert torch.equal(extended[..., 2:, :], k[order][..., :4, :])
@@ -253,31 +253,31 @@ def large() -> tuple[Tensor, Tensor]:
     return k, v
 
 
-def record_large(run: CacheSession, sigma: float) -> None:
-    call = run.call(sigma, ("a",))
+def record_large(session: CacheSession, sigma: float) -> None:
+    call = session.call(sigma, ("a",))
     assert isinstance(call, CacheWriter)
     call(*large(), torch.arange(2**17), torch.tensor([0]))
     call.end()
 
 
 def test_within_the_limit_the_noisiest_anchor_of_the_least_used_schedule_goes_first() -> None:
-    anchors = KVCache(KVSettings(anchors=2, limit=3))
+    cache = KVCache(KVSettings(anchors=2, limit=3))
     for schedule in (SIGMAS, [1.0, 0.5, 0.0]):
-        run = anchors.run(schedule)
-        for level in run.planned:
-            record_large(run, level)
-            assert anchors.bytes <= 3 * 2**20
-    first, second = anchors.kept.values()
+        session = cache.session(schedule)
+        for level in session.planned:
+            record_large(session, level)
+            assert cache.bytes <= 3 * 2**20
+    first, second = cache.kept.values()
     assert list(first) == [0.6] and list(second) == [1.0, 0.5]
-    record_large(anchors.run(SIGMAS), 1.0)  # what was forgotten is recorded again
-    assert [list(levels) for levels in anchors.kept.values()] == [[0.5], [0.6, 1.0]]
+    record_large(cache.session(SIGMAS), 1.0)  # what was forgotten is recorded again
+    assert [list(levels) for levels in cache.kept.values()] == [[0.5], [0.6, 1.0]]
 
 
 def test_an_anchor_beyond_the_limit_is_told() -> None:
-    anchors = KVCache(KVSettings(anchors=1, limit=1))
-    call = anchors.run(SIGMAS).call(1.0, ("a", "b"))
+    cache = KVCache(KVSettings(anchors=1, limit=1))
+    call = cache.session(SIGMAS).call(1.0, ("a", "b"))
     assert isinstance(call, CacheWriter)
     k, v = (x.expand(2, -1, -1, -1) for x in large())
     with pytest.raises(CacheFull, match="memory limit of 1 MB"):
         call(k, v, torch.arange(2**17), torch.tensor([0]))
-    assert anchors.bytes == 0
+    assert cache.bytes == 0

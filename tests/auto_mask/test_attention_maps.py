@@ -13,17 +13,15 @@ from lazydiff.auto_mask.attention_mask import (
     AttentionMaps,
     Thresholds,
     Word,
-    blur,
     classify,
     classify_by,
-    normalise,
     point_at,
     refine,
-    resize,
     sink,
     words_of,
     words_to_maps,
 )
+from lazydiff.auto_mask.maps import blur, normalise, resize
 
 SIZE = (24, 32)
 TREE = (slice(2, 5), slice(1, 4))

@@ -42,6 +42,16 @@ def test_index_lists_holes_in_row_order(fractions):
         assert y * GRID[1] + x == place
 
 
+@pytest.mark.parametrize("value", [1.0, 1e-6, True])
+def test_any_hole_pixel_makes_a_hole_token(value):
+    """Of tokens of 4 px: a mask across the corner of four of them, and one pixel of the last."""
+    mask = torch.zeros(2, 1, 12, 16, dtype=torch.tensor(value).dtype)
+    mask[0, :, 3:5, 7:9], mask[1, :, 11, 15] = value, value
+    hole = HoleTokens.from_mask(mask, 4)
+    assert hole.grid == (3, 4) and hole.counts == (4, 1)
+    assert hole.index[0].tolist() == [1, 2, 5, 6] and hole.index[1, 0] == 11
+
+
 @MASKS
 def test_gather_and_scatter_against_a_loop(fractions):
     mask = random_masks(*fractions)

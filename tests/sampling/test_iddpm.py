@@ -17,9 +17,9 @@ from lazydiff.core.tokens import HoleTokens
 from lazydiff.sampling.guidance import branches, guide
 from lazydiff.sampling.iddpm import ALPHA_BARS, BETAS, discretised_gaussian_nll, iddpm_loss, posterior_table, respace
 from lazydiff.sampling.noise import CanvasNoise
-from lazydiff.sampling.samplers import iddpm_denoiser, iddpm_sample
+from lazydiff.sampling.samplers import begin, iddpm_denoiser, sample_iddpm
+from lazydiff.sampling.schedules import iddpm_sigmas
 
-torch.set_num_threads(1)
 CHAINS = [4, 10, 20, 25, 50, 100, 250]
 
 
@@ -50,7 +50,7 @@ def test_chain_of_one_step_starts_at_the_noise() -> None:
 
 def test_full_table_is_the_textbook_posterior() -> None:
     """At K = 1000 the respaced betas are the betas themselves, and the mean of noise-free x_t is noise-free x_{t-1}."""
-    alpha, sigma, clean, noisy, low, high = posterior_table(range(1000)).T
+    alpha, sigma, clean, noisy, low, high = posterior_table(ALPHA_BARS).T
     torch.testing.assert_close(high.exp(), BETAS, rtol=1e-10, atol=0)
     torch.testing.assert_close(clean[1:] + noisy[1:] * alpha[1:], alpha[:-1], rtol=1e-12, atol=0)
     torch.testing.assert_close((clean[0], noisy[0]), (clean.new_ones(()), clean.new_zeros(())), rtol=0, atol=1e-12)
@@ -60,10 +60,11 @@ def test_full_table_is_the_textbook_posterior() -> None:
 
 
 @pytest.mark.parametrize("steps", CHAINS)
-@pytest.mark.parametrize("tables, tolerance", [("stock", 2e-4), ("ours", 1e-5)])
+@pytest.mark.parametrize("tables, tolerance", [("stock", 2e-4), ("ours", 2e-5)])
 def test_chain_equals_diffusers(steps: int, tables: str, tolerance: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Step by step and at the end: to 1e-5 with tables in double precision. The stock ones are in single precision,
-    in which 1 − ᾱ is wrong by up to 2e-4 of itself."""
+    """Step by step and at the end, with tables in double precision: to 2e-5, which is the rounding of a sample divided
+    by the √ᾱ of 0.006 at the noisiest step. The stock ones are in single precision, in which 1 − ᾱ is wrong by up to
+    2e-4 of itself."""
     scheduler = ddpm_scheduler(steps)
     if tables == "ours":
         scheduler.alphas_cumprod = ALPHA_BARS
@@ -78,7 +79,9 @@ def test_chain_equals_diffusers(steps: int, tables: str, tolerance: float, monke
         x = step.prev_sample.float()
         expected.append(step.pred_original_sample.float().mT)
     estimates: list[Tensor] = []
-    result = iddpm_sample(iddpm_denoiser(network), ours, steps, callback=lambda *step: estimates.append(step[2]))
+    sigmas, denoise = iddpm_sigmas(steps), iddpm_denoiser(network)
+    start = begin(ours.next(), sigmas[0])
+    result = sample_iddpm(denoise, start, sigmas, ours.next, lambda *step: estimates.append(step[2]))
     torch.testing.assert_close(result, x.mT, rtol=0, atol=tolerance)
     torch.testing.assert_close(torch.stack(estimates), torch.stack(expected), rtol=0, atol=tolerance)
 

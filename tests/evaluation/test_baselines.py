@@ -31,12 +31,13 @@ from lazydiff.evaluation.baselines import (
     through_anchors,
 )
 from lazydiff.evaluation.baselines_report import COLUMNS, LINES
-from lazydiff.evaluation.evaluate import answer, asked_tensors
+from lazydiff.evaluation.evaluate import asked_tensors, blended
 from lazydiff.evaluation.questions import distant_siblings, ordinary_questions, sibling_pair, stream
+from lazydiff.evaluation.regenerate import regenerate
 from lazydiff.model.checkpoint import save_checkpoint
 from lazydiff.model.decoder import LazyDecoder
 from lazydiff.model.lazydiffusion import LazyDiffusion
-from lazydiff.pipeline.edit import edit
+from lazydiff.pipeline.decode import composite
 from lazydiff.pipeline.fit import Crop
 
 CPU = torch.device("cpu")
@@ -69,14 +70,15 @@ def test_distant_siblings_are_not_in_the_crop() -> None:
 # Pictures
 
 
-@pytest.mark.parametrize("name", ["lazy", "image", "crop"])
-def test_answers_are_those_of_edit(models: dict[str, LazyDiffusion], name: str) -> None:
+@pytest.mark.parametrize("name", ["image", "crop"])
+def test_a_baselines_pictures_are_those_of_one_canvas_at_a_time(models: dict[str, LazyDiffusion], name: str) -> None:
     """One level of 255: float sums in another order, then rounded."""
     questions = ordinary_questions(seed=7, scenes=4)
-    together = answer(models[name], questions, models[name].config.sampling)
+    together = blended(questions, generated(models[name], Setting(name, name), questions).pictures)  # type: ignore[arg-type]
     for i, question in enumerate(questions):
         canvas, mask = asked_tensors([question], CPU)
-        alone = edit(models[name], canvas, mask, question.caption, [i])[0].permute(1, 2, 0)
+        made = regenerate(models[name], canvas, mask, [question.caption], [i], crop=name == "crop")
+        alone = composite(canvas, made, mask)[0].permute(1, 2, 0)
         assert np.abs(together[i].astype(int) - (alone * 255).round().int().numpy()).max() <= 1
 
 
@@ -165,10 +167,11 @@ def test_figures_are_differences_to_the_dense_row() -> None:
 def test_the_command_writes_table_plot_and_figures(
     models: dict[str, LazyDiffusion], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paths = {name: tmp_path / f"{name}.safetensors" for name in models}
+    files = {"lazy": "lazy", "image": "regenerate-image", "crop": "regenerate-crop"}
+    paths = {name: tmp_path / f"{file}.safetensors" for name, file in files.items()}
     for name, model in models.items():
         save_checkpoint(model, paths[name])
-    monkeypatch.setattr("lazydiff.checkpoint.BASELINES", (paths["image"], paths["crop"]))
+    monkeypatch.setattr("lazydiff.evaluation.regenerate.WEIGHTS", tmp_path)
     output = tmp_path / "out"
     command = ["evaluate", "--baselines", "--quick", "--scenes", "2", "--checkpoint", str(paths["lazy"])]
     assert main([*command, "--output", str(output)]) == 0

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from lazydiff.core.masks import to_grid
 from lazydiff.model.lazydiffusion import LazyDiffusion
-from lazydiff.pipeline import edit as pipeline
-from lazydiff.pipeline.canvas import Canvas, context, finish, masked_latent, start
+from lazydiff.pipeline.canvas import Canvas, edit_canvas, encode_canvas, masked_latent, open_canvas
+from lazydiff.pipeline.decode import Blend, composite, to_latents
+from lazydiff.pipeline.edit import edit
+from lazydiff.pipeline.sample import sample
 from lazydiff.vae import lazy_vae
 from lazydiff.vae.canvas_vae import KEPT, LazyVAE, VAEOutput, WholeVAE
 
@@ -62,7 +64,7 @@ def edits(canvas: Canvas, masks: list[Tensor]) -> list[Canvas]:
     canvases = []
     for mask in masks:
         samples = canvas.latent + torch.randn_like(canvas.latent)
-        canvas = finish(canvas, samples, mask)
+        canvas = edit_canvas(canvas, samples, mask)
         inside = cells(mask, samples)
         assert torch.equal(canvas.latent[inside], samples[inside])
         canvases.append(canvas)
@@ -70,7 +72,7 @@ def edits(canvas: Canvas, masks: list[Tensor]) -> list[Canvas]:
 
 
 def test_twenty_edits_leave_the_rest_alone(vae: LazyVAE) -> None:
-    first = start(vae, picture())
+    first = open_canvas(vae, picture())
     masks = [hole(37 * number % 170, 53 * number % 150) for number in range(20)]  # 83 columns are never touched
     canvases = edits(first, masks)
     touched, last = torch.cat(masks).amax(0, keepdim=True), canvases[-1]
@@ -83,7 +85,7 @@ def test_twenty_edits_leave_the_rest_alone(vae: LazyVAE) -> None:
 
 
 def test_the_twentieth_edit_costs_and_keeps_what_the_first_did(vae: LazyVAE, monkeypatch: pytest.MonkeyPatch) -> None:
-    canvas, shares, sizes = start(vae, torch.rand(1, 3, 64, 1024)), [], []  # wider than an encoder reaches
+    canvas, shares, sizes = open_canvas(vae, torch.rand(1, 3, 64, 1024)), [], []  # wider than an encoder reaches
     masks = torch.zeros(2, 1, 1, 64, 1024)
     masks[0, ..., 10:40, 900:930], masks[1, ..., 20:50, 5:40] = 1, 1
     passes: list[VAEOutput] = []
@@ -105,11 +107,11 @@ def test_the_twentieth_edit_costs_and_keeps_what_the_first_did(vae: LazyVAE, mon
 
 
 def test_nothing_is_ever_written_to(vae: LazyVAE) -> None:
-    canvas = start(vae, picture())
+    canvas = open_canvas(vae, picture())
     held = [canvas.image, canvas.latent, *kept(vae)]
     before = [x.clone() for x in held]
     masked_latent(canvas, hole(50, 50))
-    finish(canvas, torch.randn(2, *canvas.latent.shape[1:]), hole(50, 50))
+    edit_canvas(canvas, torch.randn(2, *canvas.latent.shape[1:]), hole(50, 50))
     assert all(torch.equal(x, old) for x, old in zip(held, before, strict=True))
 
 
@@ -123,15 +125,15 @@ def test_what_is_remembered_is_a_copy(vae: LazyVAE) -> None:
 
 
 @pytest.mark.parametrize("blend", ["poisson", "mixed", "paste"])
-def test_an_edit_is_that_of_a_full_decode(vae: LazyVAE, network: object, blend: pipeline.Blend) -> None:
+def test_an_edit_is_that_of_a_full_decode(vae: LazyVAE, network: object, blend: Blend) -> None:
     """Bit for bit, where the VAE knows nothing of the canvas; lazily, as exactly as a lazy decode is."""
-    canvas, mask = start(vae, picture()), hole(70, 90)
+    canvas, mask = open_canvas(vae, picture()), hole(70, 90)
     samples = canvas.latent + 0.5 * torch.randn_like(canvas.latent)
-    lazily = finish(canvas, samples, mask, blend)
+    lazily = edit_canvas(canvas, samples, mask, blend)
     fresh = LazyVAE(network, vae.scale, vae.shift)
-    full = finish(canvas._replace(vae=fresh), samples, mask, blend)
+    full = edit_canvas(canvas._replace(vae=fresh), samples, mask, blend)
     assert lazily.share < lazy_vae.LIMIT and full.share == 1
-    expected = pipeline.composite(canvas.image, fresh.decode(full.latent, whole=True).output, mask, blend)
+    expected = composite(canvas.image, fresh.decode(full.latent, whole=True).output, mask, blend)
     assert torch.equal(full.image, expected)
     # Lazily with other statistics, and random weights, with which they matter far more than with trained ones.
     inside = (mask > 0).expand_as(canvas.image)
@@ -141,10 +143,10 @@ def test_an_edit_is_that_of_a_full_decode(vae: LazyVAE, network: object, blend: 
 
 def test_an_earlier_canvas_can_be_gone_back_to(vae: LazyVAE) -> None:
     """Far more edits than are remembered ago: computed in full then, and right."""
-    canvas = start(vae, picture())
+    canvas = open_canvas(vae, picture())
     chain = edits(canvas, [hole(37 * i % 170, 53 * i % 220) for i in range(8)])
     samples = torch.randn_like(canvas.latent)
-    again = finish(canvas, samples, hole(10, 10))
+    again = edit_canvas(canvas, samples, hole(10, 10))
     assert again.share == 1 and chain[-1].share < lazy_vae.LIMIT
     outside = (hole(10, 10) == 0).expand_as(canvas.image)
     assert torch.equal(again.image[outside], canvas.image[outside])
@@ -156,7 +158,7 @@ def test_what_a_context_encoder_sees(vae: LazyVAE) -> None:
     Where it does, all norms know of the grey: against a full encode of the masked picture, after an edit, the error is
     a small part of the latents' deviation; of weights that are trained this says nothing.
     """
-    canvas = start(vae, torch.rand(1, 3, 64, 1024))  # far wider than an encoder reaches, 115 px on each side
+    canvas = open_canvas(vae, torch.rand(1, 3, 64, 1024))  # far wider than an encoder reaches, 115 px on each side
     masks = torch.zeros(2, 1, 1, 64, 1024)
     masks[0, ..., 10:40, 900:930], masks[1, ..., 20:50, 5:40] = 1, 1
     (edited,) = edits(canvas, [masks[0]])
@@ -170,15 +172,15 @@ def test_what_a_context_encoder_sees(vae: LazyVAE) -> None:
 
 @pytest.mark.parametrize("lazy", [True, False])
 def test_variations_are_canvases(vae: LazyVAE, model: LazyDiffusion, lazy: bool) -> None:
-    canvas = start(vae if lazy else WholeVAE(model.latent), picture())
+    canvas = open_canvas(vae if lazy else WholeVAE(model.latent), picture())
     samples = canvas.latent + 0.5 * torch.randn(3, *canvas.latent.shape[1:])
-    together = finish(canvas, samples, hole(60, 60))
-    again = finish(together, samples.flip(0), hole(10, 100))
+    together = edit_canvas(canvas, samples, hole(60, 60))
+    again = edit_canvas(together, samples.flip(0), hole(10, 100))
     assert not lazy or max(together.share, again.share) < lazy_vae.LIMIT
     for i in range(3):
-        once = finish(canvas, samples[i : i + 1], hole(60, 60))
+        once = edit_canvas(canvas, samples[i : i + 1], hole(60, 60))
         assert torch.equal(together.latent[i : i + 1], once.latent)
-        twice = finish(once, samples[2 - i : 3 - i], hole(10, 100))
+        twice = edit_canvas(once, samples[2 - i : 3 - i], hole(10, 100))
         assert torch.equal(again.latent[i : i + 1], twice.latent)
         if not lazy:  # a batch is blended in other matrix products than a single picture: some units in the last place
             assert (together.image[i] - once.image[0]).abs().max() < 1e-5
@@ -189,14 +191,14 @@ def test_variations_are_canvases(vae: LazyVAE, model: LazyDiffusion, lazy: bool)
 
 def test_holes_of_one_canvas_are_all_filled(model: LazyDiffusion) -> None:
     """As if one after the other: where they overlap the last counts. With variations, hole by hole for each of them."""
-    canvas, masks = start(WholeVAE(model.latent), picture()), [hole(60, 60), hole(70, 70), hole(130, 10)]
+    canvas, masks = open_canvas(WholeVAE(model.latent), picture()), [hole(60, 60), hole(70, 70), hole(130, 10)]
     samples = torch.randn(6, *canvas.latent.shape[1:])
-    merged = finish(canvas, samples, torch.cat(masks))
+    merged = edit_canvas(canvas, samples, torch.cat(masks))
     assert len(merged.image) == 2
     for variation in range(2):
         one = canvas
-        for mask, sample in zip(masks, samples[3 * variation :].split(1), strict=False):
-            one = finish(one, sample, mask)
+        for mask, one_sample in zip(masks, samples[3 * variation :].split(1), strict=False):
+            one = edit_canvas(one, one_sample, mask)
         torch.testing.assert_close(merged.image[variation], one.image[0], atol=SAME, rtol=0)
         assert torch.equal(merged.latent[variation], one.latent[0])
 
@@ -204,21 +206,21 @@ def test_holes_of_one_canvas_are_all_filled(model: LazyDiffusion) -> None:
 def test_an_edit_is_the_pipelines(model: LazyDiffusion) -> None:
     """First edit with a model of ours: the same picture, bit for bit."""
     image, mask, caption = scene(1)
-    canvas = start(WholeVAE(model.latent), image)
-    told = context(model, canvas, mask)
-    latents = pipeline.to_latents(told, pipeline.sample(model, told, [caption] * 2, [3, 4]))
-    expected = pipeline.edit(model, image, mask, caption, [3, 4])
-    assert torch.equal(finish(canvas, latents, mask).image, expected)
+    canvas = open_canvas(WholeVAE(model.latent), image)
+    context = encode_canvas(model, canvas, mask)
+    latents = to_latents(context, sample(model, context, [caption] * 2, [3, 4]))
+    expected = edit(model, image, mask, caption, [3, 4])
+    assert torch.equal(edit_canvas(canvas, latents, mask).image, expected)
 
 
 def test_edits_in_the_latents_are_not_encoded_again(model: LazyDiffusion) -> None:
     """The next context is of the latents that were sampled, which pixels in 0…1 cannot hold."""
     image, mask, _ = scene(2)
-    canvas = start(WholeVAE(model.latent), image)
+    canvas = open_canvas(WholeVAE(model.latent), image)
     samples = 3 * torch.randn_like(canvas.latent)
-    told = context(model, finish(canvas, samples, mask), mask)
+    context = encode_canvas(model, edit_canvas(canvas, samples, mask), mask)
     inside = cells(mask, samples)
-    latents = pipeline.to_latents(told, told.hole.gather(told.canvas))
+    latents = to_latents(context, context.hole.gather(context.canvas))
     assert torch.equal(latents[inside], samples[inside]) and torch.equal(latents[~inside], canvas.latent[~inside])
 
 
@@ -231,29 +233,29 @@ def test_videos_latents_have_one_dimension_more(model: LazyDiffusion) -> None:
             return super().decode(latent[:, :, 0])
 
     image, mask, _ = scene(3)
-    plain, framed = (start(kind(model.latent), image) for kind in (WholeVAE, Frames))
+    plain, framed = (open_canvas(kind(model.latent), image) for kind in (WholeVAE, Frames))
     samples = torch.randn_like(plain.latent)
-    edited = finish(framed, samples.unsqueeze(2), mask)
-    assert torch.equal(edited.image, finish(plain, samples, mask).image) and edited.latent.ndim == 5
+    edited = edit_canvas(framed, samples.unsqueeze(2), mask)
+    assert torch.equal(edited.image, edit_canvas(plain, samples, mask).image) and edited.latent.ndim == 5
 
 
 def test_an_empty_mask_changes_nothing(vae: LazyVAE) -> None:
-    canvas = start(vae, picture())
-    edited = finish(canvas, torch.randn_like(canvas.latent), torch.zeros_like(hole(0, 0)))
+    canvas = open_canvas(vae, picture())
+    edited = edit_canvas(canvas, torch.randn_like(canvas.latent), torch.zeros_like(hole(0, 0)))
     assert torch.equal(edited.image, canvas.image) and torch.equal(edited.latent, canvas.latent) and not edited.share
 
 
 def test_what_does_not_go_together_is_refused_in_words(vae: LazyVAE) -> None:
-    canvas, mask = start(vae, picture(2)), hole(0, 0)
+    canvas, mask = open_canvas(vae, picture(2)), hole(0, 0)
     with pytest.raises(ValueError, match="2 pictures and 1 holes, and there are 3 latents"):
-        finish(canvas, torch.randn(3, *canvas.latent.shape[1:]), mask)
+        edit_canvas(canvas, torch.randn(3, *canvas.latent.shape[1:]), mask)
     with pytest.raises(ValueError, match="2 pictures, and there are 3 masks"):
-        finish(canvas, canvas.latent, mask.repeat(3, 1, 1, 1))
+        edit_canvas(canvas, canvas.latent, mask.repeat(3, 1, 1, 1))
     with pytest.raises(ValueError, match="of 4 channels, 31×24, the canvas's of 4 channels, 32×24"):
-        finish(canvas, canvas.latent[..., 1:], mask)
+        edit_canvas(canvas, canvas.latent[..., 1:], mask)
     with pytest.raises(ValueError, match="the mask is 256×184 and the canvas 256×192"):
         masked_latent(canvas, mask[..., 8:, :])
     with pytest.raises(ValueError, match="not numbers"):
-        finish(canvas, canvas.latent * torch.nan, mask)
+        edit_canvas(canvas, canvas.latent * torch.nan, mask)
     with pytest.raises(ValueError, match="multiples of 8"):
-        start(vae, torch.rand(1, 3, 100, 64))
+        open_canvas(vae, torch.rand(1, 3, 100, 64))
