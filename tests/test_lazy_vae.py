@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import lazy_vae as benchmark
 from lazydiff.vae import lazy_vae, passes
 from lazydiff.vae.lazy_vae import decode, encode, lazy_decode, lazy_encode, plan_decode
 from lazydiff.vae.stages import Box, decoder_stages, encoder_stages, needed, reached
@@ -283,14 +282,6 @@ def test_sizes_that_do_not_fit_say_so(vae):
         encode(vae, torch.rand(1, 3, 64, 100))
     with pytest.raises(ValueError, match="encoded at another size"):
         lazy_encode(vae, torch.rand(1, 3, 64, 64), encode(vae, torch.rand(1, 3, 64, 128)), mask_of((8, 8)))
-
-
-def test_the_benchmark_measures_tabulates_and_plots(tmp_path):
-    rows = benchmark.measure(benchmark.make_vae((8, 8, 8, 8), 4), 96, (1, 50), 1, "cpu", torch.float32)
-    assert all(row.error < SAME and row.milliseconds > 0 for row in rows)
-    assert rows[0].share < rows[1].share == 1 and rows[1].grey_levels < 1e-3  # the larger hole is decoded in full
-    assert len(benchmark.table(rows).splitlines()) == 3
-    benchmark.plot(rows, "title").savefig(tmp_path / "lazy_vae.png")
 
 
 def test_unknown_parts_are_refused():
