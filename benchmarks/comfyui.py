@@ -83,7 +83,7 @@ def load_pack(cpu: bool) -> str:
 
     if not asyncio.run(nodes.load_custom_node(str(Path(__file__).resolve().parents[1]))):
         raise SystemExit("the host could not load the pack; its log above says why")
-    return next(name for name in sys.modules if name.endswith("nodes.host.kv")).removesuffix("nodes.host.kv")
+    return next(name for name in sys.modules if name.endswith("nodes.host.model")).removesuffix("nodes.host.model")
 
 
 def accepted(kind: str, sizes: Mapping[str, Any]) -> dict[str, Any]:

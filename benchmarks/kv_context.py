@@ -3,7 +3,7 @@
     python -m benchmarks.kv_context --output DIR [--device cpu] [--quick]
 
 Needs a ComfyUI checkout (COMFYUI_PATH, or ~/comfy/ComfyUI): its networks, with random weights, are sampled by its own
-sampler through the pack's `LazySampling`, on 4096 image tokens (1024 px) with a hole of 10 %. Prints tables and writes
+sampler through the pack's `KVSampling`, on 4096 image tokens (1024 px) with a hole of 10 %. Prints tables and writes
 `kv_context.md`, `.png` and `.json`. On a CPU, width and depth are reduced as the tables say, and times are processor
 time of one thread.
 """
@@ -74,7 +74,7 @@ def random_model(shape: Shape, sizes: Mapping[str, Any], device: str) -> Any:
 
 
 class Bench:
-    """A shape at some sizes, a canvas with a hole, and what is measured of them; kv: the pack's module of contexts."""
+    """A shape at some sizes, a canvas with a hole, and what is measured of them; kv: the pack's module of samplings."""
 
     def __init__(self, kv: Any, shape: Shape, sizes: Mapping[str, Any], grid: int, harness: Harness):
         self.kv, self.shape, self.sizes, self.image, self.harness = kv, shape, sizes, grid**2, harness
@@ -82,16 +82,18 @@ class Bench:
         self.stopwatch = Stopwatch(harness.clock)
         hole = hole_mask(grid, PERCENT)[None, None]
         self.mask = hole.repeat_interleave(2, -1).repeat_interleave(2, -2)  # latent cells
-        self.pixels = self.mask.repeat_interleave(8, -1).repeat_interleave(8, -2)
+        self.pixels = self.mask.repeat_interleave(8, -1).repeat_interleave(8, -2) > 0
         self.latent = torch.randn(1, self.model.model.latent_format.latent_channels, 2 * grid, 2 * grid)
         pooled = torch.randn(1, shape.pooled) if shape.pooled else None
         self.prompt = [[torch.randn(1, shape.text, shape.text_width), {"pooled_output": pooled}]]
 
     def context(self, **settings: Any) -> Any:
+        """A context whose samplings go on from what those before them have left."""
+        settings["reuse"] = True
         return self.kv.kv_context(self.model, self.latent, self.pixels, KVSettings(**settings), None)
 
     def lazy(self, context: Any) -> Any:
-        return self.kv.LazySampling(self.model, context).attach(self.model)
+        return self.kv.KVSampling(self.model, context).attach(self.model)
 
     def sample(self, model: Any, steps: int, callback: Callable[..., None] | None = None) -> None:
         from comfy.samplers import sampler_object
@@ -99,10 +101,11 @@ class Bench:
         self.run(model, sampler_object("euler"), self.sigmas(steps), callback)
 
     def call(self, model: Any) -> None:
-        """One call of the model from within a sampling, which the stopwatch sees."""
+        """One call of the model from within a sampling, which the stopwatch sees. The sampling claims to have two
+        steps: where each step is an anchor, nothing is kept."""
         from comfy.samplers import KSAMPLER
 
-        self.run(model, KSAMPLER(self.stopwatch.sampler), self.sigmas(STEPS)[[STEPS // 2, -1]])
+        self.run(model, KSAMPLER(self.stopwatch.sampler), self.sigmas(STEPS)[[STEPS // 2, -2, -1]])
 
     def sigmas(self, steps: int) -> Tensor:
         from comfy.samplers import calculate_sigmas
@@ -177,23 +180,22 @@ class Bench:
             context = self.context(anchors=1, precision=precision)
             self.call(self.lazy(context))
             with_anchor = tensor_bytes()
-            context.anchors.clear()
-            context.held.clear()
+            self.kv.cache_of(context).clear()
             measured, formula = with_anchor - tensor_bytes(), self.kv.anchor_bytes(self.model, context)
             rows.append(Memory(self.shape.name, precision, measured / MEGABYTE, formula / MEGABYTE, measured / formula))
         return rows
 
     def limited(self) -> Limit:
-        """A sampling of as many anchors as steps, under a limit that holds two and a half of them."""
+        """A sampling every other step of which is an anchor, under a limit that holds two and a half of them."""
         limit = math.ceil(2.5 * self.kv.anchor_bytes(self.model, self.context()) / MEGABYTE)
-        anchors = (context := self.context(anchors=ANCHORS, limit=limit)).anchors
-        sizes: list[int] = []
-        self.sample(self.lazy(context), ANCHORS, lambda *step: sizes.append(anchors.bytes))
-        return Limit(self.shape.name, limit, max(sizes) / MEGABYTE, ANCHORS, anchors.count)
+        context = self.context(anchors=ANCHORS, limit=limit)
+        cache, sizes = self.kv.cache_of(context), []
+        self.sample(self.lazy(context), 2 * ANCHORS, lambda *step: sizes.append(cache.bytes))
+        return Limit(self.shape.name, limit, max(sizes) / MEGABYTE, ANCHORS, cache.count)
 
 
 def measure(kv: Any, shapes: Sequence[Shape], grid: int, harness: Harness) -> Results:
-    """Everything of each shape in turn; kv: the pack's module of KV contexts."""
+    """Everything of each shape in turn; kv: the pack's module of samplings on KV contexts."""
     composed = "; put together from the times of calls" if harness.quick else ""
     results = Results([f"samplings: {ANCHORS} anchors, as the automatic policy takes of a trained model{composed}"])
     for shape in shapes:
@@ -216,12 +218,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = arguments(__doc__, "fewer blocks, samplings composed of calls", repeat=5)
     harness = Harness.of(parser.parse_args(argv))
     torch.manual_seed(0)
-    kv = importlib.import_module(load_pack(harness.on_cpu) + "nodes.host.kv")
+    kv = importlib.import_module(load_pack(harness.on_cpu) + "nodes.host.kv_sampling")
     results = measure(kv, SHAPES, GRID, harness)
     results.notes[:0] = [
         f"{harness.conditions}, {'fp32' if harness.on_cpu else 'bf16'}, torch {torch.__version__}; random weights",
         f"{GRID**2} image tokens, {int(hole_mask(GRID, PERCENT).sum())} of them in the hole; embeddings and output, of "
-        "all tokens and once per call, weigh the more the fewer the blocks",
+        "all tokens and once per call, weigh the more the fewer the blocks; variations reuse the first edit's anchors",
     ]
     print(results.markdown)
     harness.write("kv_context", results.figures, results.plot, notes=results.notes, **results.tables)

@@ -44,7 +44,7 @@ SHAPES = [
 def test_the_arithmetic_is_what_the_network_does(shape, pack: Pack, tmp_path):
     """Of a dense and of a replayed call, by torch's own count of what is multiplied."""
     sizes = {**shape.sizes, **shape.reduced}
-    bench = kv_context.Bench(pack.part("nodes.host.kv"), shape, sizes, GRID, Harness(tmp_path))
+    bench = kv_context.Bench(pack.part("nodes.host.kv_sampling"), shape, sizes, GRID, Harness(tmp_path))
     text = shape.text if shape.joint else 0
     lazy = bench.lazy(bench.context(anchors=1, ring=0, text=True))
     bench.call(lazy)
