@@ -59,14 +59,22 @@ def test_the_arithmetic_is_what_the_network_does(shape, pack: Pack, tmp_path):
         assert whole - modulation == macs(shape, sizes, GRID**2, image, words)
 
 
-@pytest.mark.parametrize("quick", [True, False])
 @torch.inference_mode()
-def test_everything_is_measured_and_written(quick, pack: Pack, tmp_path, monkeypatch, capsys):
+def test_whole_samplings_are_measured(pack: Pack, tmp_path, monkeypatch):
+    monkeypatch.setattr(kv_context, "STEPS", 5)
+    flux, kv = SHAPES[1], pack.part("nodes.host.kv_sampling")
+    bench = kv_context.Bench(kv, flux, {**flux.sizes, **flux.reduced}, GRID, Harness(tmp_path))
+    rows = bench.samplings()
+    assert [row.text_kept for row in rows] == [False, True] and all(row.next_ratio > 0 for row in rows)
+
+
+@torch.inference_mode()
+def test_everything_is_measured_and_written(pack: Pack, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(kv_context, "load_pack", lambda cpu: pack.module)
     monkeypatch.setattr(kv_context, "SHAPES", SHAPES)
     monkeypatch.setattr(kv_context, "GRID", GRID)
     monkeypatch.setattr(kv_context, "STEPS", 5)
-    kv_context.main(["--output", str(tmp_path), "--repeat", "1", *(["--quick"] if quick else [])])
+    kv_context.main(["--output", str(tmp_path), "--repeat", "1", "--quick"])
     report = json.loads((tmp_path / "kv_context.json").read_text("utf-8"))
 
     assert len(report["steps"]) == 2 + 4 + 4 and all(step["limit"] > 1 for step in report["steps"])
