@@ -1,6 +1,6 @@
 """A chain of edits on one canvas: what lies outside their masks, the time of the last against the first, and memory.
 
-    python benchmarks/chain.py --output DIR [--device cpu] [--edits 20] [--quick]
+    python -m benchmarks.chain --output DIR [--device cpu] [--edits 20] [--quick]
 
 Prints a table and writes `chain.png` and `chain.json`, for two models: the one that ships, whose latents are a linear
 transform of pixels, and one with a small VAE of Stable Diffusion's kind at 512 px, random weights, run lazily. Masks go
@@ -14,37 +14,28 @@ On a CPU, times are processor time of one thread.
 
 from __future__ import annotations
 
-import gc
 import statistics
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks.common import arguments, machine, write  # noqa: E402
-from benchmarks.lazy_vae import make_vae  # noqa: E402
-from lazydiff.model.checkpoint import SHIPPED, load_checkpoint  # noqa: E402
-from lazydiff.model.config import (  # noqa: E402
-    PIXART_1024,  # noqa: E402
-    ModelConfig,
-    Sampling,
-)
-from lazydiff.model.latent_space import DiffusersVAE  # noqa: E402
+from lazydiff.model.checkpoint import SHIPPED, load_checkpoint
+from lazydiff.model.config import PIXART_1024, ModelConfig, Sampling
+from lazydiff.model.latent_space import DiffusersVAE
 from lazydiff.model.lazydiffusion import LazyDiffusion
-from lazydiff.pipeline.canvas import Canvas, context, finish, start  # noqa: E402
-from lazydiff.pipeline.edit import sample, to_latents  # noqa: E402
-from lazydiff.vae.canvas_vae import CanvasVAE, LazyVAE, WholeVAE  # noqa: E402
+from lazydiff.pipeline.canvas import Canvas, edit_canvas, encode_canvas, open_canvas
+from lazydiff.pipeline.decode import to_latents
+from lazydiff.pipeline.sample import sample
+from lazydiff.vae.canvas_vae import CanvasVAE, LazyVAE, WholeVAE
 
-SIDE = 0.25  # of the canvas, a mask's
-PLACES = ((0.1, 0.12), (0.55, 0.6), (0.15, 0.55), (0.6, 0.1), (0.35, 0.35))  # top and left; a margin is never touched
+from .harness import Harness, arguments, tensor_bytes
+from .subjects import make_vae, square_mask
+
+PERCENT = 6.25  # of the canvas, a mask's
+PLACES = ((0.13, 0.16), (0.73, 0.8), (0.2, 0.73), (0.8, 0.13), (0.47, 0.47))  # see `square_mask`; a margin stays
 PROMPTS = ("a red ball", "a green tree", "a blue box", "a yellow flower", "an orange mug")
 
 
@@ -88,47 +79,27 @@ def with_lazy_vae(size: int, channels: Sequence[int], groups: int) -> tuple[Lazy
 
 
 @torch.inference_mode()
-def measure(name: str, model: LazyDiffusion, vae: CanvasVAE, edits: int, device: str) -> list[Row]:
+def measure(name: str, model: LazyDiffusion, vae: CanvasVAE, edits: int, harness: Harness) -> list[Row]:
     """One row per edit, of one canvas."""
-    size = model.config.network.canvas
+    size, device = model.config.network.canvas, harness.device
     model.to(device)
     generator = torch.Generator().manual_seed(0)
-    canvas = first = start(vae, torch.rand(1, 3, size, size, generator=generator).to(device))
-    clock = time.process_time if device == "cpu" else time.perf_counter
+    canvas = first = open_canvas(vae, torch.rand(1, 3, size, size, generator=generator).to(device))
     union, rows = torch.zeros(1, 1, size, size, dtype=torch.bool, device=device), []
     for number in range(edits):
-        mask = square_at(size, PLACES[number % len(PLACES)]).to(device)
-        begin = clock()
+        mask = square_mask(size, PERCENT, PLACES[number % len(PLACES)]).to(device)
+        begin = harness.clock()
         canvas = edit(model, canvas, mask, PROMPTS[number % len(PROMPTS)], seed=number)
-        canvas.image.sum().item()  # waits for the device
-        milliseconds = 1000 * (clock() - begin)
+        milliseconds = 1000 * (harness.clock() - begin)
         union |= mask > 0
         outside = (canvas.image - first.image).abs().masked_fill(union, 0).max()
-        rows.append(Row(name, number + 1, milliseconds, tensor_megabytes(), float(outside)))
+        rows.append(Row(name, number + 1, milliseconds, tensor_bytes() / 1e6, float(outside)))
     return rows
 
 
 def edit(model: LazyDiffusion, canvas: Canvas, mask: Tensor, prompt: str, seed: int) -> Canvas:
-    encoded = context(model, canvas, mask)
-    return finish(canvas, to_latents(encoded, sample(model, encoded, [prompt], [seed])), mask)
-
-
-def square_at(size: int, place: tuple[float, float]) -> Tensor:
-    top, left = (round(size * share) for share in place)
-    mask = torch.zeros(1, 1, size, size)
-    mask[..., top : top + round(size * SIDE), left : left + round(size * SIDE)] = 1
-    return mask
-
-
-def tensor_megabytes() -> float:
-    """PassCache behind all tensors that exist, each counted once."""
-    gc.collect()
-    storages = {}
-    for each in gc.get_objects():
-        if issubclass(type(each), Tensor) and each.device.type != "meta":
-            storage = each.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
-    return sum(storages.values()) / 1e6
+    context = encode_canvas(model, canvas, mask)
+    return edit_canvas(canvas, to_latents(context, sample(model, context, [prompt], [seed])), mask)
 
 
 def figures(rows: Sequence[Row]) -> dict[str, float]:
@@ -173,22 +144,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = arguments(__doc__, "256 px for the lazy VAE")
     parser.add_argument("--edits", type=int, default=20)
     args = parser.parse_args(argv)
-    where, size = machine(args.device), 256 if args.quick else 512
-    pairs: dict[str, Any] = {
+    harness, size = Harness.of(args), 256 if args.quick else 512
+    pairs = {
         "the model that ships, 96 px": shipped(),
         f"lazy VAE, {size} px": with_lazy_vae(size, (32, 64, 128, 128), 32),
     }
-    rows = [row for name, pair in pairs.items() for row in measure(name, *pair, args.edits, args.device)]
-    setting = f"{args.edits} edits of one canvas, masks of {100 * SIDE**2:.2g} % at {len(PLACES)} places in turn"
-    report = {
-        "figures": figures(rows),
-        "setting": setting,
-        "quick": args.quick,
-        "machine": where,
-        "table": [vars(row) for row in rows],
-    }
-    print(f"{setting}; {where}\n{table(rows)}\n{report['figures']}")
-    write(args.output, "chain", report, plot(rows, f"{setting}\n{where}"))
+    rows = [row for name, pair in pairs.items() for row in measure(name, *pair, args.edits, harness)]
+    setting = f"{args.edits} edits of one canvas, masks of {PERCENT:.2g} % at {len(PLACES)} places in turn"
+    print(f"{setting}; {harness.machine}\n{table(rows)}")
+    picture = plot(rows, f"{setting}\n{harness.machine}")
+    harness.write("chain", figures(rows), picture, setting=setting, table=[vars(row) for row in rows])
 
 
 if __name__ == "__main__":

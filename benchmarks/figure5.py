@@ -1,6 +1,6 @@
 """Figure 5 of the paper: time per step, and of whole edits, against the size of the mask, for three ways to edit.
 
-    python benchmarks/figure5.py --output DIR [--device cpu] [--repeat 2] [--quick]
+    python -m benchmarks.figure5 --output DIR [--device cpu] [--repeat 2] [--quick]
 
 Prints tables and writes `figure5.png` and `figure5.json`. All ways are measured in turn, in one process, with the
 full-size architectures (PixArt-α XL/2, Stable Diffusion's VAE) and random weights, prompt keys cached for all:
@@ -22,34 +22,19 @@ of stages, and these of calls that a CPU can do, as `benchmarks/stages.py` says.
 
 from __future__ import annotations
 
-import json
 import resource
-import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from lazydiff.model.config import PIXART_1024, PRESETS, NetworkConfig
 
-from benchmarks import figure5_report as report  # noqa: E402
-from benchmarks.common import arguments, machine  # noqa: E402
-from benchmarks.stages import (  # noqa: E402
-    Autoencoder,
-    Call,
-    Networks,
-    NineChannels,
-    Setting,
-    Stage,
-    blend,
-    crop_and_scale,
-)
-from benchmarks.step import interleaved_medians  # noqa: E402
-from lazydiff.model.config import PIXART_1024, PRESETS, NetworkConfig  # noqa: E402
+from .figure5_report import plot, tables
+from .harness import Harness, arguments
+from .stages import Autoencoder, Networks, NineChannels, Setting, Stage, blend, crop_and_scale
+from .subjects import tokens_of
 
 PERCENT = (1, 5, 10, 25, 50, 100)
 STEPS = (50, 20, 8, 4, 1)
@@ -83,7 +68,7 @@ def counted(edit: Sequence[str], steps: int) -> list[tuple[str, int]]:
 
 
 def stages_of(
-    model: NetworkConfig, crop: NetworkConfig, percents: Sequence[float], setting: Setting, vae: Autoencoder
+    model: NetworkConfig, crop: NetworkConfig, setting: Setting, vae: Autoencoder
 ) -> dict[float, dict[str, Stage]]:
     """Every stage of every mask size; what does not depend on the mask is the same call in all."""
     lazy, image, small = (
@@ -92,8 +77,8 @@ def stages_of(
     same = {"image step": image.step(model.grid**2), "crop step": small.step(crop.grid**2), **vae.full(model.canvas)}
     same |= {f"crop {name}": stage for name, stage in vae.full(crop.canvas).items() if not name.startswith("open")}
     result = {}
-    for percent in percents:
-        n = tokens(model, percent)
+    for percent in PERCENT:
+        n = tokens_of(model, percent)
         result[percent] = same | vae.lazy(model.canvas, percent) | {
             "lazy step": lazy.step(n), "context": lazy.context(n), "blend": blend(model.canvas, percent, setting),
             "crop and scale": crop_and_scale(model.canvas, percent, crop.canvas, setting),
@@ -101,47 +86,35 @@ def stages_of(
     return result
 
 
-def tokens(model: NetworkConfig, percent: float) -> int:
-    return max(1, round(model.grid**2 * percent / 100))
-
-
 @torch.inference_mode()
 def measure(
-    models: Sequence[NetworkConfig], crop: NetworkConfig, percents: Sequence[float], steps: Sequence[int],
-    setting: Setting, vae: Autoencoder, repeat: int,
-) -> list[Row]:  # fmt: skip
+    models: Sequence[NetworkConfig], crop: NetworkConfig, setting: Setting, vae: Autoencoder, harness: Harness
+) -> list[Row]:
     """One row per size of canvas and of mask."""
     torch.manual_seed(0)
-    stages = {model: stages_of(model, crop, percents, setting, vae) for model in models}
+    stages = {model: stages_of(model, crop, setting, vae) for model in models}
     every = [stage for masks in stages.values() for some in masks.values() for stage in some.values()]
     calls = list({part.call: None for stage in every for part in stage})
-    seconds = dict(zip(calls, medians(calls, repeat, setting.device), strict=True))
+    milliseconds = dict(zip(calls, harness.medians(calls), strict=True))
     rows = []
     for model, masks in stages.items():
         edits: dict[str, dict[int, float]] = {}
         for percent, some in masks.items():
-            times = {name: sum(1000 * seconds[call] * n for call, n in stage) for name, stage in some.items()}
-            if setting.device == "cpu":
-                edits = {name: {k: sum(times[s] * n for s, n in counted(edit, k)) for k in steps}
-                         for name, edit in EDITS.items()}  # fmt: skip
-            else:
-                edits = whole_edits(some, steps, repeat, setting.device, known=edits)
-            rows.append(Row(model.canvas, percent, tokens(model, percent), times, edits))
+            times = {name: sum(milliseconds[call] * n for call, n in stage) for name, stage in some.items()}
+            edits = composed_edits(times) if harness.on_cpu else whole_edits(some, harness, known=edits)
+            rows.append(Row(model.canvas, percent, tokens_of(model, percent), times, edits))
     return rows
 
 
-def medians(calls: Sequence[Call], repeat: int, device: str) -> list[float]:
-    def settled(call: Call) -> None:
-        call()
-        if device != "cpu":
-            torch.cuda.synchronize(device)
-
-    clock = time.process_time if device == "cpu" else time.perf_counter
-    return interleaved_medians([partial(settled, call) for call in calls], repeat, clock)
+def composed_edits(times: Mapping[str, float]) -> dict[str, dict[int, float]]:
+    """Each edit as the sum of its stages."""
+    return {
+        name: {k: sum(times[stage] * n for stage, n in counted(edit, k)) for k in STEPS} for name, edit in EDITS.items()
+    }
 
 
 def whole_edits(
-    stages: Mapping[str, Stage], steps: Sequence[int], repeat: int, device: str, known: Mapping[str, dict[int, float]]
+    stages: Mapping[str, Stage], harness: Harness, known: Mapping[str, dict[int, float]]
 ) -> dict[str, dict[int, float]]:
     """Each edit from beginning to end, where every stage is one call.
 
@@ -155,10 +128,10 @@ def whole_edits(
                 call()
 
     edits = {name: dict(known[name]) if known and name.startswith("RegenerateImage") else {} for name in EDITS}
-    missing = [(name, k) for name, times in edits.items() if not times for k in steps]
-    seconds = medians([partial(run, counted(EDITS[name], k)) for name, k in missing], repeat, device)
-    for (name, k), second in zip(missing, seconds, strict=True):
-        edits[name][k] = 1000 * second
+    missing = [(name, k) for name, times in edits.items() if not times for k in STEPS]
+    measured = harness.medians([partial(run, counted(EDITS[name], k)) for name, k in missing])
+    for (name, k), milliseconds in zip(missing, measured, strict=True):
+        edits[name][k] = milliseconds
     return edits
 
 
@@ -186,59 +159,44 @@ def figures(rows: Sequence[Row]) -> dict[str, float]:
     }  # fmt: skip
 
 
-def memory(models: Sequence[NetworkConfig], vae: Autoencoder, device: str) -> dict[str, float]:
+def memory(models: Sequence[NetworkConfig], vae: Autoencoder, harness: Harness) -> dict[str, float]:
     """MB. Contexts in half precision; the VAE's states in the precision that was run; peak: of everything here, with
     the networks of all ways in memory at once."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    if device != "cpu":
-        peak = torch.cuda.max_memory_allocated(device)
+    if not harness.on_cpu:
+        peak = torch.cuda.max_memory_allocated(harness.device)
     result = {"peak": peak / 1e6}
     for model in models:
-        result[f"context_{model.canvas}px_10_percent"] = tokens(model, 10) * model.width * 2 / 1e6
+        result[f"context_{model.canvas}px_10_percent"] = tokens_of(model, 10) * model.width * 2 / 1e6
         result[f"vae_state_{model.canvas}px"] = vae.state_bytes(model.canvas) / 1e6
     return result
 
 
-def setting_of(device: str, quick: bool) -> Setting:
-    if device != "cpu":  # the paper's: half precision, both halves of a guided step at once
-        return Setting(device, torch.float16, 2, PIXART_1024.decoder_depth, PIXART_1024.encoder_depth)
-    return Setting(device, torch.float32, 1, 1, 2, vae_size=256 if quick else 512)
+def setting_of(harness: Harness) -> Setting:
+    if not harness.on_cpu:  # the paper's: half precision, both halves of a guided step at once
+        return Setting(harness.device, harness.dtype, 2, PIXART_1024.decoder_depth, PIXART_1024.encoder_depth)
+    return Setting("cpu", harness.dtype, 1, 1, 2, vae_size=256 if harness.quick else 512)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = arguments(__doc__, "1024 px alone; on a CPU, the VAE timed at 256 px")
-    parser.add_argument("--repeat", type=int, default=2)
-    args = parser.parse_args(argv)
+    parser = arguments(__doc__, "1024 px alone; on a CPU, the VAE timed at 256 px", repeat=2)
+    harness = Harness.of(parser.parse_args(argv))
+    setting = setting_of(harness)
+    models, vae = MODELS[:1] if harness.quick else MODELS, Autoencoder(setting)
+    rows = measure(models, CROP, setting, vae, harness)
 
-    where, setting = machine(args.device), setting_of(args.device, args.quick)
-    models = MODELS[:1] if args.quick else MODELS
-    vae = Autoencoder(setting)
-    rows = measure(models, CROP, PERCENT, STEPS, setting, vae, args.repeat)
-
+    what = "PixArt-α XL/2 and Stable Diffusion's VAE, random weights, guided steps, prompt keys cached"
     how = "whole edits measured"
-    if args.device == "cpu":
+    if harness.on_cpu:
         how = (f"composed of stages: {setting.decoder_layers} of {PIXART_1024.decoder_depth} decoder and "
                f"{setting.encoder_layers} of {PIXART_1024.encoder_depth} encoder layers timed, VAE at "
                f"{setting.vae_size} px, scaled by multiply-adds")  # fmt: skip
-    found: dict[str, Any] = {
-        "figures": figures(rows),
-        "setting": "PixArt-α XL/2 and Stable Diffusion's VAE, random weights, guided steps, prompt keys cached",
-        "how": how,
-        "quick": args.quick,
-        "machine": where,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "dtype": str(setting.dtype),
-        "repeat": args.repeat,
-        "memory_mb": memory(models, vae, args.device),
-        "table": [vars(row) for row in rows],
-    }
-    print(f"{found['setting']}; {how}; {where}, median of {args.repeat}")
-    print(report.tables(rows, found["memory_mb"]))
-    args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / "figure5.json").write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    title = f"{found['setting']}\n{how}\n{where}, median of {args.repeat}"
-    report.plot(rows, title).savefig(args.output / "figure5.png", dpi=120)
+    megabytes = memory(models, vae, harness)
+    print(f"{what}; {how}; {harness.conditions}\n{tables(rows, megabytes)}")
+    harness.write(
+        "figure5", figures(rows), plot(rows, f"{what}\n{how}\n{harness.conditions}"), setting=what, how=how,
+        dtype=str(setting.dtype), memory_mb=megabytes, table=[vars(row) for row in rows],
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

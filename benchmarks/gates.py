@@ -1,6 +1,6 @@
 """Gates against simply taking fewer steps: quality, distance to the exact sampling, and time of an edit.
 
-    python benchmarks/gates.py --output DIR [--device cpu] [--quick]
+    python -m benchmarks.gates --output DIR [--device cpu] [--quick]
 
 Prints a table and writes `gates.png` and `gates.json`. The shipped model answers the evaluation's questions with all of
 the steps that its gates were trained for, with gates, and with fewer steps; the comparison is LazyDiT's own, between
@@ -13,35 +13,27 @@ An edit is a whole one, from picture to picture, at a mask of 30 %. On a CPU, ti
 
 from __future__ import annotations
 
-import json
-import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks.common import arguments, machine  # noqa: E402
-from benchmarks.step import interleaved_medians  # noqa: E402
-from lazydiff.cache.module_skip import MODULES, SUFFIX, SkipCalibrator, SkipPolicy, SkipTable, load_gates  # noqa: E402
-from lazydiff.core.tokens import HoleTokens  # noqa: E402
-from lazydiff.evaluation.evaluate import COMPARED, MAIN, SEED, answer, percentage  # noqa: E402
-from lazydiff.evaluation.judge import Judge  # noqa: E402
-from lazydiff.evaluation.questions import ObjectQuestion, object_questions  # noqa: E402
-from lazydiff.model.checkpoint import SHIPPED, load_checkpoint  # noqa: E402
-from lazydiff.model.config import (  # noqa: E402
-    PIXART_1024,
-    NetworkConfig,
-    Sampling,  # noqa: E402
-)
-from lazydiff.model.decoder import LazyDecoder  # noqa: E402
+from lazydiff.cache.module_skip import MODULES, SUFFIX, SkipCalibrator, SkipPolicy, SkipTable, load_gates
+from lazydiff.evaluation.evaluate import COMPARED, MAIN, SEED, answer, percentage
+from lazydiff.evaluation.judge import Judge
+from lazydiff.evaluation.questions import ObjectQuestion, object_questions
+from lazydiff.model.checkpoint import SHIPPED, load_checkpoint
+from lazydiff.model.config import PIXART_1024, NetworkConfig, Sampling
+from lazydiff.model.decoder import LazyDecoder
 from lazydiff.model.lazydiffusion import LazyDiffusion
-from lazydiff.pipeline.edit import edit  # noqa: E402
+from lazydiff.pipeline.edit import edit
+from lazydiff.pipeline.sample import SampleSettings
+
+from .harness import Harness, arguments
+from .subjects import decoder_call, first_tokens, tokens_of
 
 EXACT = 40  # steps
 RATIOS = (0.3, 0.4, 0.5)
@@ -56,7 +48,7 @@ class Way:
 
     name: str
     sampling: Sampling
-    gates: SkipPolicy | None = None
+    skip: SkipPolicy | None = None
 
 
 @dataclass(frozen=True)
@@ -73,30 +65,30 @@ def ways(model: LazyDiffusion, scenes: int) -> list[Way]:
     """All steps first, then fewer, then gates."""
     trained = load_gates(SHIPPED.with_suffix(SUFFIX))
     full = Sampling(**trained.settings["sampling"])
-    watch = SkipCalibrator(trained.levels, MODULES * model.config.network.decoder_depth)
+    calibrator = SkipCalibrator(trained.levels, MODULES * model.config.network.decoder_depth)
     # On scenes of another seed than the questions'.
-    answer(model, object_questions(SEED + 1, max(scenes // 5, 10))["sibling"], full, gates=watch)
+    answer(model, object_questions(SEED + 1, max(scenes // 5, 10))["sibling"], full, gates=calibrator)
     fewer = [Way(f"{steps} steps", replace(full, steps=steps)) for steps in range(full.steps, 4, -1)]
     gated = [Way("trained gates, row by row", full, trained)]
     for ratio in RATIOS:
         gated.append(Way(f"trained gates, {ratio:.0%}".replace("%", " %"), full, trained.fixed(ratio)))
-        gated.append(Way(f"calibrated skips, {ratio:.0%}".replace("%", " %"), full, watch.table_of(ratio)))
+        gated.append(Way(f"calibrated skips, {ratio:.0%}".replace("%", " %"), full, calibrator.table_of(ratio)))
     return [*fewer, *gated]
 
 
-def measure(model: LazyDiffusion, scenes: int, repeat: int, clock: Callable[[], float]) -> list[Row]:
+def measure(model: LazyDiffusion, scenes: int, harness: Harness) -> list[Row]:
     tried = ways(model, scenes)
     asked = {kind: questions for kind, questions in object_questions(SEED, scenes).items() if kind in COMPARED}
     judge = Judge(SEED, scenes=400)
     exact = answer(model, asked["sibling"], replace(tried[0].sampling, steps=EXACT))
-    milliseconds = edit_times(model, tried, repeat, clock)
+    milliseconds = edit_times(model, tried, harness)
     rows = []
     for way, time_taken in zip(tried, milliseconds, strict=True):
-        if way.gates is not None:
-            way.gates.reset()
-        answers = {kind: answer(model, questions, way.sampling, gates=way.gates) for kind, questions in asked.items()}
+        if way.skip is not None:
+            way.skip.reset()
+        answers = {kind: answer(model, questions, way.sampling, gates=way.skip) for kind, questions in asked.items()}
         quality = float(np.mean([percentage(judge, figure, asked, answers) for figure in MAIN]))
-        ratio = 0.0 if way.gates is None else way.gates.ratio
+        ratio = 0.0 if way.skip is None else way.skip.ratio
         distance = difference(answers["sibling"], exact, asked["sibling"])
         rows.append(Row(way.name, way.sampling.steps, ratio, time_taken, quality, distance))
         print(line(rows[-1]), flush=True)
@@ -108,38 +100,25 @@ def difference(pictures: np.ndarray, exact: np.ndarray, questions: Sequence[Obje
     return float(np.abs(pictures.astype(np.float32) - exact.astype(np.float32))[holes].mean())
 
 
-def edit_times(model: LazyDiffusion, tried: Sequence[Way], repeat: int, clock: Callable[[], float]) -> list[float]:
+def edit_times(model: LazyDiffusion, tried: Sequence[Way], harness: Harness) -> list[float]:
     """Milliseconds of a whole edit each way, one row, the ways in turn."""
-    device = model.latent.mean.device
-    image = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0)).to(device)
-    mask = torch.zeros(1, 1, 96, 96, device=device)
+    image = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0)).to(harness.device)
+    mask = torch.zeros(1, 1, 96, 96, device=harness.device)
     mask[0, 0][BOX] = 1
-    calls = [
-        lambda way=way: edit(model, image, mask, "a red tree", sampling=way.sampling, gates=way.gates).cpu()
-        for way in tried
-    ]
-    return [1000 * seconds for seconds in interleaved_medians(calls, repeat, clock)]
+    settings = [SampleSettings(way.sampling, skip=way.skip) for way in tried]
+    return harness.medians([partial(edit, model, image, mask, "a red tree", settings=each) for each in settings])
 
 
 @torch.inference_mode()
-def full_size_saving(
-    ratio: float, repeat: int, device: str, clock: Callable[[], float], config: NetworkConfig
-) -> float:
+def full_size_saving(ratio: float, config: NetworkConfig, harness: Harness) -> float:
     """Share of the decoder's time that a ratio saves: of the time between all modules computed and none."""
-    decoder = LazyDecoder(config, device=device).eval()
-    n = round(0.3 * config.grid**2)
-    mask = (torch.arange(config.grid**2) < n).view(1, config.grid, config.grid)
-    hole = HoleTokens.from_grid_mask(mask).to(device)
-    x = torch.randn(1, n, config.channels * config.patch**2, device=device)
-    context, t = torch.randn(1, n, config.width, device=device), torch.full((1,), 500, device=device)
-    text = decoder.text_keys(torch.randn(1, config.text_length, config.text_width, device=device))
+    decoder = LazyDecoder(config, device=harness.device).eval()
+    call = decoder_call(decoder, first_tokens(config, [tokens_of(config, 30)]))
     table = torch.tensor([[False], [True]]).expand(2, MODULES * config.decoder_depth)
-    run = SkipTable([1.0, 0.5, 0.0], table).run("", [1.0, 0.5, 0.0])
-    calls = [
-        lambda level=level: decoder(x, t, text, hole, context, gate=run.call(level, "a")).sum().item()
-        for level in (1.0, 0.5)
-    ]
-    everything, nothing = interleaved_medians(calls, repeat, clock)
+    levels = (1.0, 0.5, 0.0)
+    session = SkipTable(levels, table).session("", levels)
+    calls = [lambda level=level: call(gate=session.call(level, "a")) for level in levels[:-1]]
+    everything, nothing = harness.medians(calls)
     return ratio * (1 - nothing / everything)
 
 
@@ -178,19 +157,16 @@ def plot(rows: Sequence[Row], title: str) -> Figure:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = arguments(__doc__, "20 scenes for each question instead of 100, few repeats")
+    parser = arguments(__doc__, "20 scenes for each question instead of 100", repeat=15)
     parser.add_argument("--scenes", type=int, default=100, help="for each question (%(default)s)")
-    parser.add_argument("--repeat", type=int, default=15)
     args = parser.parse_args(argv)
-    scenes, repeat, large = (20, 3, 1) if args.quick else (args.scenes, args.repeat, 3)
-    where = machine(args.device)
-    clock = time.process_time if args.device == "cpu" else time.perf_counter
-    model = load_checkpoint(SHIPPED).to(args.device)
-    print(f"{where}\n{HEAD}")
-    rows = measure(model, scenes, repeat, clock)
+    harness, scenes = Harness.of(args), 20 if args.quick else args.scenes
+    model = load_checkpoint(SHIPPED).to(harness.device)
+    print(f"{harness.conditions}\n{HEAD}")
+    rows = measure(model, scenes, harness)
     full, chosen = rows[0], next(row for row in rows if row.name == CHOSEN)
     other = rival(chosen, rows)
-    saved = full_size_saving(chosen.ratio, large, args.device, clock, replace(PIXART_1024, decoder_depth=LAYERS))
+    saved = full_size_saving(chosen.ratio, replace(PIXART_1024, decoder_depth=LAYERS), harness)
     figures = {
         "skip_ratio": chosen.ratio,
         "quality_loss": full.quality - chosen.quality,
@@ -202,15 +178,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         "fewer_steps": other.steps,
     }
     setting = f"{SHIPPED.stem}, {full.steps} steps, {scenes} scenes for each question"
-    report = {
-        "figures": {name: round(value, 4) for name, value in figures.items()},
-        "chosen": CHOSEN, "setting": setting, "machine": where, "threads": torch.get_num_threads(),
-        "torch": torch.__version__, "repeat": repeat, "table": [vars(row) for row in rows],
-    }  # fmt: skip
-    print(json.dumps(report["figures"], indent=2))
-    args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / "gates.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    plot(rows, f"{setting}\n{where}, median of {repeat}").savefig(args.output / "gates.png", dpi=120)
+    harness.write(
+        "gates", {name: round(value, 4) for name, value in figures.items()},
+        plot(rows, f"{setting}\n{harness.conditions}"), chosen=CHOSEN, setting=setting,
+        table=[vars(row) for row in rows],
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

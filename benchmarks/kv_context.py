@@ -1,42 +1,30 @@
 """Time and memory of a KV context on stock transformers of the host, against the same transformers on all tokens.
 
-    python benchmarks/kv_context.py --output DIR [--device cpu] [--quick]
+    python -m benchmarks.kv_context --output DIR [--device cpu] [--quick]
 
 Needs a ComfyUI checkout (COMFYUI_PATH, or ~/comfy/ComfyUI): its networks, with random weights, are sampled by its own
-sampler through the pack's `LazySampling`, on 4096 image tokens (1024 px) with a hole of 10 %. Prints tables and writes
+sampler through the pack's `KVSampling`, on 4096 image tokens (1024 px) with a hole of 10 %. Prints tables and writes
 `kv_context.md`, `.png` and `.json`. On a CPU, width and depth are reduced as the tables say, and times are processor
-time of one thread: what the clock shows on an idle machine, and undisturbed by other programs on a busy one.
+time of one thread.
 """
 
 from __future__ import annotations
 
-import asyncio
-import gc
 import importlib
-import json
 import math
-import os
-import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+from lazydiff.cache.kv_cache import MEGABYTE, KVSettings, dilate
 
-from host.boot import stand_in  # noqa: E402
-from host.tiny_models import accepted  # noqa: E402
-
-from benchmarks.common import arguments, machine  # noqa: E402
-from benchmarks.kv_report import STEPS, Limit, Memory, Results, Sampling, Step  # noqa: E402
-from benchmarks.kv_shapes import SHAPES, Shape, macs, setting  # noqa: E402
-from benchmarks.step import interleaved_medians  # noqa: E402
-from lazydiff.cache.kv_cache import MEGABYTE, KVSettings  # noqa: E402
+from .comfyui import accepted, load_pack
+from .harness import Harness, arguments, tensor_bytes
+from .kv_report import STEPS, Limit, Memory, Results, Sampling, Step
+from .kv_shapes import SHAPES, Shape, macs, setting
 
 GRID = 64  # tokens per side of the canvas
 PERCENT = 10  # of them in the hole
@@ -61,11 +49,6 @@ class Stopwatch:
         return x
 
 
-def synchronised() -> float:
-    torch.cuda.synchronize()
-    return time.perf_counter()
-
-
 def hole_mask(grid: int, percent: float) -> Tensor:
     """A mask [grid, grid] of tokens, as near to a square in the middle as that share of them can be."""
     count = round(grid**2 * percent / 100)
@@ -82,7 +65,7 @@ def random_model(shape: Shape, sizes: Mapping[str, Any], device: str) -> Any:
     import comfy.supported_models
     from comfy.model_patcher import ModelPatcher
 
-    config = getattr(comfy.supported_models, shape.kind)(accepted(shape.kind, dict(sizes)))
+    config = getattr(comfy.supported_models, shape.kind)(accepted(shape.kind, sizes))
     config.set_inference_dtype(torch.float32 if device == "cpu" else torch.bfloat16, None)
     model = config.get_model({}, "", device=torch.device(device)).to(device).eval()
     for tensor in model.diffusion_model.state_dict().values():
@@ -91,24 +74,26 @@ def random_model(shape: Shape, sizes: Mapping[str, Any], device: str) -> Any:
 
 
 class Bench:
-    """A shape at some sizes, a canvas with a hole, and what is measured of them."""
+    """A shape at some sizes, a canvas with a hole, and what is measured of them; kv: the pack's module of samplings."""
 
-    def __init__(self, kv: Any, shape: Shape, sizes: Mapping[str, Any], grid: int, device: str = "cpu"):
-        self.kv, self.shape, self.sizes, self.image = kv, shape, sizes, grid**2
-        self.model = random_model(shape, sizes, device)
-        self.stopwatch = Stopwatch(time.process_time if device == "cpu" else synchronised)
+    def __init__(self, kv: Any, shape: Shape, sizes: Mapping[str, Any], grid: int, harness: Harness):
+        self.kv, self.shape, self.sizes, self.image, self.harness = kv, shape, sizes, grid**2, harness
+        self.model = random_model(shape, sizes, harness.device)
+        self.stopwatch = Stopwatch(harness.clock)
         hole = hole_mask(grid, PERCENT)[None, None]
         self.mask = hole.repeat_interleave(2, -1).repeat_interleave(2, -2)  # latent cells
-        self.pixels = self.mask.repeat_interleave(8, -1).repeat_interleave(8, -2)
+        self.pixels = self.mask.repeat_interleave(8, -1).repeat_interleave(8, -2) > 0
         self.latent = torch.randn(1, self.model.model.latent_format.latent_channels, 2 * grid, 2 * grid)
         pooled = torch.randn(1, shape.pooled) if shape.pooled else None
         self.prompt = [[torch.randn(1, shape.text, shape.text_width), {"pooled_output": pooled}]]
 
     def context(self, **settings: Any) -> Any:
+        """A context whose samplings go on from what those before them have left."""
+        settings["reuse"] = True
         return self.kv.kv_context(self.model, self.latent, self.pixels, KVSettings(**settings), None)
 
     def lazy(self, context: Any) -> Any:
-        return self.kv.LazySampling(self.model, context).attach(self.model)
+        return self.kv.KVSampling(self.model, context).attach(self.model)
 
     def sample(self, model: Any, steps: int, callback: Callable[..., None] | None = None) -> None:
         from comfy.samplers import sampler_object
@@ -116,10 +101,11 @@ class Bench:
         self.run(model, sampler_object("euler"), self.sigmas(steps), callback)
 
     def call(self, model: Any) -> None:
-        """One call of the model from within a sampling, which the stopwatch sees."""
+        """One call of the model from within a sampling, which the stopwatch sees. The sampling claims to have two
+        steps: where each step is an anchor, nothing is kept."""
         from comfy.samplers import KSAMPLER
 
-        self.run(model, KSAMPLER(self.stopwatch.sampler), self.sigmas(STEPS)[[STEPS // 2, -1]])
+        self.run(model, KSAMPLER(self.stopwatch.sampler), self.sigmas(STEPS)[[STEPS // 2, -2, -1]])
 
     def sigmas(self, steps: int) -> Tensor:
         from comfy.samplers import calculate_sigmas
@@ -134,23 +120,23 @@ class Bench:
             self.mask, callback, disable_pbar=True, seed=0,
         )  # fmt: skip
 
-    def steps(self, repeat: int) -> list[Step]:
+    def steps(self) -> list[Step]:
         kept = (False, True) if self.shape.joint else (False,)
         settings = [{"ring": ring, "text": text} for text in kept for ring in (0, KVSettings().ring)]
         # The turn that warms up makes the anchor.
         models = [self.lazy(self.context(anchors=1, **each)) for each in settings]
         calls = [partial(self.call, model) for model in (self.model, *models)]
-        dense, *replayed = interleaved_medians(calls, repeat, self.stopwatch)
+        dense, *replayed = self.harness.medians(calls, self.stopwatch)
         rows = []
-        for each, seconds in zip(settings, replayed, strict=True):
-            (tokens, limit), ratio = self.limit(**each), dense / seconds
-            times = 1000 * dense, 1000 * seconds
+        for each, milliseconds in zip(settings, replayed, strict=True):
+            (tokens, limit), ratio = self.limit(**each), dense / milliseconds
+            times = dense, milliseconds
             rows.append(Step(self.shape.name, *each.values(), tokens, *times, ratio, limit, ratio / limit))
         return rows
 
     def limit(self, ring: int, text: bool) -> tuple[int, float]:
         """Tokens that a replayed call computes, and how many times less work it is than a dense one."""
-        image, words = self.kv.dilate(self.context().hole, ring).count, self.shape.text if self.shape.joint else 0
+        image, words = dilate(self.context().hole, ring).count, self.shape.text if self.shape.joint else 0
         computed_words = min(words, 1) if text else words
         work = partial(macs, self.shape, self.sizes, self.image)
         return image + computed_words, work(self.image, words) / work(image, computed_words)
@@ -170,18 +156,18 @@ class Bench:
             rows.append(self.sampling(text, dense, seconds(lazy), seconds(lazy)))
         return rows
 
-    def samplings_of_calls(self, steps: Sequence[Step], repeat: int) -> list[Sampling]:
+    def samplings_of_calls(self, steps: Sequence[Step]) -> list[Sampling]:
         """The same, put together from the times of calls."""
 
         def record(text: bool) -> None:
             self.call(self.lazy(self.context(anchors=1, text=text)))
 
         steps = [step for step in steps if step.ring == KVSettings().ring]
-        recorded = interleaved_medians([partial(record, step.text_kept) for step in steps], repeat, self.stopwatch)
+        recorded = self.harness.medians([partial(record, step.text_kept) for step in steps], self.stopwatch)
         rows = []
         for step, anchor in zip(steps, recorded, strict=True):
             dense, replayed = step.dense_ms / 1000, step.replayed_ms / 1000
-            first = ANCHORS * anchor + (STEPS - ANCHORS) * replayed
+            first = ANCHORS * anchor / 1000 + (STEPS - ANCHORS) * replayed
             rows.append(self.sampling(step.text_kept, STEPS * dense, first, STEPS * replayed))
         return rows
 
@@ -193,62 +179,34 @@ class Bench:
         for precision in ("model", "fp8"):
             context = self.context(anchors=1, precision=precision)
             self.call(self.lazy(context))
-            with_anchor = live_bytes()
-            context.anchors.clear()
-            context.held.clear()
-            measured, formula = with_anchor - live_bytes(), self.kv.anchor_bytes(self.model, context)
+            with_anchor = tensor_bytes()
+            self.kv.cache_of(context).clear()
+            measured, formula = with_anchor - tensor_bytes(), self.kv.anchor_bytes(self.model, context)
             rows.append(Memory(self.shape.name, precision, measured / MEGABYTE, formula / MEGABYTE, measured / formula))
         return rows
 
     def limited(self) -> Limit:
-        """A sampling of as many anchors as steps, under a limit that holds two and a half of them."""
+        """A sampling every other step of which is an anchor, under a limit that holds two and a half of them."""
         limit = math.ceil(2.5 * self.kv.anchor_bytes(self.model, self.context()) / MEGABYTE)
-        anchors = (context := self.context(anchors=ANCHORS, limit=limit)).anchors
-        sizes: list[int] = []
-        self.sample(self.lazy(context), ANCHORS, lambda *step: sizes.append(anchors.bytes))
-        return Limit(self.shape.name, limit, max(sizes) / MEGABYTE, ANCHORS, anchors.count)
+        context = self.context(anchors=ANCHORS, limit=limit)
+        cache, sizes = self.kv.cache_of(context), []
+        self.sample(self.lazy(context), 2 * ANCHORS, lambda *step: sizes.append(cache.bytes))
+        return Limit(self.shape.name, limit, max(sizes) / MEGABYTE, ANCHORS, cache.count)
 
 
-def live_bytes() -> int:
-    """Memory of all tensors that there are, each storage once, and whole, however little of it a tensor shows."""
-    gc.collect()
-    tensors = [x for x in gc.get_objects() if issubclass(type(x), Tensor)]
-    return sum({x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}.values())
-
-
-def boot(device: str) -> Any:
-    """Start the host in this process and load the pack as it would; returns the pack's module of KV contexts.
-
-    Errors: SystemExit where there is no host.
-    """
-    path = Path(os.environ.get("COMFYUI_PATH") or "~/comfy/ComfyUI").expanduser().resolve()
-    if not (path / "nodes.py").is_file():
-        raise SystemExit(f"no ComfyUI at {path}: clone github.com/comfyanonymous/ComfyUI and set COMFYUI_PATH")
-    stand_in()
-    sys.path.insert(0, str(path))
-    from comfy.cli_args import args
-
-    args.cpu = device == "cpu"
-    args.use_pytorch_cross_attention = True  # what the host takes on a GPU; its default on a CPU is for little memory
-    import nodes
-
-    if not asyncio.run(nodes.load_custom_node(str(ROOT))):
-        raise SystemExit("the host could not load the pack; its log above says why")
-    return importlib.import_module(next(name for name in sys.modules if name.endswith("nodes.host.kv")))
-
-
-def measure(kv: Any, shapes: Sequence[Shape], device: str, quick: bool, repeat: int, grid: int) -> Results:
-    """Everything of each shape in turn; kv: the pack's module of KV contexts."""
-    composed = "; put together from the times of calls" if quick else ""
+def measure(kv: Any, shapes: Sequence[Shape], grid: int, harness: Harness) -> Results:
+    """Everything of each shape in turn; kv: the pack's module of samplings on KV contexts."""
+    composed = "; put together from the times of calls" if harness.quick else ""
     results = Results([f"samplings: {ANCHORS} anchors, as the automatic policy takes of a trained model{composed}"])
     for shape in shapes:
-        sizes = shape.sizes if device != "cpu" else {**shape.sizes, **(shape.quick if quick else shape.reduced)}
+        reduced = {} if not harness.on_cpu else shape.quick if harness.quick else shape.reduced
+        sizes = {**shape.sizes, **reduced}
         results.notes.append(setting(shape, sizes))
-        bench = Bench(kv, shape, sizes, grid, device)
-        steps = bench.steps(repeat)
+        bench = Bench(kv, shape, sizes, grid, harness)
+        steps = bench.steps()
         results.steps += steps
         if shape.sampled:
-            results.samplings += bench.samplings_of_calls(steps, repeat) if quick else bench.samplings()
+            results.samplings += bench.samplings_of_calls(steps) if harness.quick else bench.samplings()
         if shape.limited:
             results.limits.append(bench.limited())
         results.memory += bench.memory()
@@ -257,22 +215,19 @@ def measure(kv: Any, shapes: Sequence[Shape], device: str, quick: bool, repeat: 
 
 @torch.inference_mode()
 def main(argv: Sequence[str] | None = None) -> None:
-    args = arguments(__doc__, "fewer blocks and repeats, samplings composed of calls").parse_args(argv)
+    parser = arguments(__doc__, "fewer blocks, samplings composed of calls", repeat=5)
+    harness = Harness.of(parser.parse_args(argv))
     torch.manual_seed(0)
-    repeat = 2 if args.quick else 5
-    where = f"{machine(args.device)}, {'fp32' if args.device == 'cpu' else 'bf16'}"
-    results = measure(boot(args.device), SHAPES, args.device, args.quick, repeat, GRID)
+    kv = importlib.import_module(load_pack(harness.on_cpu) + "nodes.host.kv_sampling")
+    results = measure(kv, SHAPES, GRID, harness)
     results.notes[:0] = [
-        f"{where}, torch {torch.__version__}; median of {repeat}; random weights",
+        f"{harness.conditions}, {'fp32' if harness.on_cpu else 'bf16'}, torch {torch.__version__}; random weights",
         f"{GRID**2} image tokens, {int(hole_mask(GRID, PERCENT).sum())} of them in the hole; embeddings and output, of "
-        "all tokens and once per call, weigh the more the fewer the blocks",
+        "all tokens and once per call, weigh the more the fewer the blocks; variations reuse the first edit's anchors",
     ]
     print(results.markdown)
-    args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / "kv_context.md").write_text(results.markdown, "utf-8")
-    report = json.dumps(results.json, indent=2, ensure_ascii=False)
-    (args.output / "kv_context.json").write_text(report + "\n", "utf-8")
-    results.plot.savefig(args.output / "kv_context.png", dpi=120)
+    harness.write("kv_context", results.figures, results.plot, notes=results.notes, **results.tables)
+    (harness.output / "kv_context.md").write_text(results.markdown, "utf-8")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
@@ -117,13 +117,9 @@ class Results:
         return "\n\n".join(parts) + "\n"
 
     @property
-    def json(self) -> dict[str, Any]:
-        rows = {name: value for name, value in asdict(self).items() if name != "notes"}
-        return {
-            "figures": self.figures,
-            "notes": self.notes,
-            **{name: [row._asdict() for row in value] for name, value in rows.items()},
-        }
+    def tables(self) -> dict[str, list[dict[str, Any]]]:
+        rows = {name: value for name, value in vars(self).items() if name != "notes"}
+        return {name: [row._asdict() for row in value] for name, value in rows.items()}
 
     @property
     def plot(self) -> Figure:

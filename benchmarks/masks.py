@@ -1,6 +1,6 @@
 """How well the masks that a model finds fit the objects: intersection over union on scenes that it never saw.
 
-    python benchmarks/masks.py --output DIR [--device cpu] [--scenes 200] [--seed 1] [--quick] [--only METHOD]
+    python -m benchmarks.masks --output DIR [--device cpu] [--scenes 200] [--seed 1] [--quick] [--only METHOD]
 
 Prints a table and writes `masks.json` and `masks.png`; of one method alone it prints the row and writes nothing. The
 model is RegenerateImage, the trained baseline that computes every token. In one half of the scenes an object stands
@@ -17,14 +17,10 @@ scenes of seed 2. Cost is processor time, in units of one denoising step of the 
 
 from __future__ import annotations
 
-import json
 import statistics
-import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -33,22 +29,23 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from lazydiff.auto_mask.attention_mask import Thresholds, attention_mask
+from lazydiff.auto_mask.difference_mask import DIFFEDIT_THRESHOLD, diffedit_heat, prompt_difference_mask
+from lazydiff.auto_mask.evidence import Evidence
+from lazydiff.auto_mask.maps import resize
+from lazydiff.auto_mask.noisy_picture import Found, NoisyPicture
+from lazydiff.core.masks import guided_filter
+from lazydiff.core.pictures import from_array, grid
+from lazydiff.evaluation.evaluate import SEED
+from lazydiff.evaluation.questions import stream
+from lazydiff.evaluation.regenerate import WEIGHTS
+from lazydiff.model.checkpoint import load_checkpoint
+from lazydiff.model.lazydiffusion import LazyDiffusion
+from lazydiff.scenes import TOKEN, Placed, Scene, describe, random_scene, random_thing, render, silhouette
 
-from benchmarks.common import arguments, machine  # noqa: E402
-from lazydiff.auto_mask.attention_mask import Thresholds, resize  # noqa: E402
-from lazydiff.auto_mask.difference_mask import DIFFEDIT_THRESHOLD, diffedit_heat  # noqa: E402
-from lazydiff.auto_mask.evidence import Evidence  # noqa: E402
-from lazydiff.auto_mask.find_masks import Found, NoisyPicture, attention_mask, prompt_difference_mask  # noqa: E402
-from lazydiff.core.masks import guided_filter  # noqa: E402
-from lazydiff.core.pictures import from_array, grid  # noqa: E402
-from lazydiff.evaluation.evaluate import SEED  # noqa: E402
-from lazydiff.evaluation.questions import stream  # noqa: E402
-from lazydiff.model.checkpoint import BASELINES, load_checkpoint  # noqa: E402
-from lazydiff.model.lazydiffusion import LazyDiffusion  # noqa: E402
-from lazydiff.scenes import TOKEN, Placed, Scene, describe, random_scene, random_thing, render  # noqa: E402
-from lazydiff.scenes.scene import silhouette  # noqa: E402
+from .harness import Harness, arguments
 
+MODEL = WEIGHTS / "regenerate-image.safetensors"
 QUICK = 6  # scenes
 SHOWN = 8
 SEEDS = (0, 1, 2)
@@ -105,7 +102,7 @@ def diffedit_mask(
 ) -> Found:
     """DiffEdit's mask of a picture: the prompt's estimate of the half noisy picture against that without a prompt."""
     noisy = NoisyPicture(model, image, SEEDS, strength=0.5)
-    named, unnamed = (noisy.cells(noisy.denoiser(text)(noisy.start, 0.5, 0.5)) for text in (prompt, ""))
+    named, unnamed = (noisy.cells(noisy.denoiser(text)(noisy.start, 0.5)) for text in (prompt, ""))
     gained = Evidence()
     gained.add(noisy.picture, named, unnamed)
     heat = noisy.finish(diffedit_heat(named, unnamed), gained if evidence else None, edges)
@@ -207,18 +204,18 @@ def ceilings(asked: Sequence[MaskQuestion]) -> list[Row]:
     return [row(name, [(h > 0.5).float() for h in heats], heats, truths) for name, heats in kinds.items()]
 
 
-def cost(model: LazyDiffusion, asked: Sequence[MaskQuestion], method: Method) -> float:
-    """Processor time of a mask in denoising steps of one picture, the median of turns."""
+def cost(model: LazyDiffusion, asked: Sequence[MaskQuestion], method: Method, clock: Callable[[], float]) -> float:
+    """Time of a mask in denoising steps of one picture, the median of turns."""
     ratios = []
     for one in asked:
         noisy = NoisyPicture(model, one.image, [0], strength=0.5)
         step = noisy.denoiser(one.source)
-        started = time.process_time()
+        started = clock()
         for _ in range(5):
-            step(noisy.start, 0.5, 0.5)
-        stepped = time.process_time()
+            step(noisy.start, 0.5)
+        stepped = clock()
         method.find(model, one)
-        ratios.append(5 * (time.process_time() - stepped) / (stepped - started))
+        ratios.append(5 * (clock() - stepped) / (stepped - started))
     return statistics.median(ratios)
 
 
@@ -249,6 +246,17 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def examples(asked: Sequence[MaskQuestion], found: dict[str, list[Found]]) -> list[tuple[Tensor, str]]:
+    """Pictures and captions, a row for each question."""
+    cells = []
+    for i, one in enumerate(asked[:SHOWN]):
+        attention, diffedit, difference = (found[name][i] for name in (ATTENTION, DIFFEDIT, DIFFERENCE))
+        pictures = (one.image, attention.heat, attention.mask, one.truth, diffedit.mask, difference.mask)
+        names = (one.source, "attention", "its mask", "the object", "DiffEdit's mask", f"as {one.target}")
+        cells += [(picture[0].expand(3, -1, -1), name) for picture, name in zip(pictures, names, strict=True)]
+    return cells
+
+
 @torch.no_grad()
 def main(argv: Sequence[str] | None = None) -> None:
     parser = arguments(__doc__, f"{QUICK} scenes")
@@ -256,39 +264,33 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=SEED, help="of the scenes; settings were chosen on those of 2")
     parser.add_argument("--only", choices=[method.name for method in METHODS], help="one method, of all scenes")
     args = parser.parse_args(argv)
-    where = machine(args.device)
-    model = load_checkpoint(BASELINES[0]).to(args.device)
+    harness = Harness.of(args)
+    model = load_checkpoint(MODEL).to(harness.device)
     asked = mask_questions(args.seed, QUICK if args.quick else args.scenes)
-
+    methods = {method.name: method for method in METHODS}
     if args.only is not None:
-        (method,) = (method for method in METHODS if method.name == args.only)
-        measure(model, asked, [method._replace(part=1)])
+        measure(model, asked, [methods[args.only]._replace(part=1)])
         return
+
     found, rows = measure(model, asked, METHODS)
     rows += ceilings(asked)
     fits = {one.name: one.all for one in rows}
+    costs = {
+        name: round(cost(model, asked[:9], methods[name], harness.clock), 1) for name in (ATTENTION, DIFFERENCE)
+    }
     figures = {
         "attention_iou": fits[ATTENTION],
         "diffedit_iou": fits[DIFFEDIT],
         "difference_iou": fits[DIFFERENCE],
-        "attention_cost_steps": round(cost(model, asked[:9], METHODS[0]), 1),
-        "difference_cost_steps": round(cost(model, asked[:9], next(m for m in METHODS if m.name == DIFFERENCE)), 1),
+        "attention_cost_steps": costs[ATTENTION],
+        "difference_cost_steps": costs[DIFFERENCE],
     }
-    report = {
-        "figures": figures, "model": model.config.name, "seed": args.seed, "scenes": len(asked), "machine": where,
-        "torch": torch.__version__, "table": [asdict(one) for one in rows],
-    }  # fmt: skip
-    print(f"{len(asked)} scenes of seed {args.seed}, {model.config.name}\n{table(rows)}\n{figures}")
-
-    cells = []
-    for i, one in enumerate(asked[:SHOWN]):
-        heat, mask = found[ATTENTION][i].heat, found[ATTENTION][i].mask
-        pictures = (one.image, heat, mask, one.truth, found[DIFFEDIT][i].mask, found[DIFFERENCE][i].mask)
-        names = (one.source, "attention", "its mask", "the object", "DiffEdit's mask", f"as {one.target}")
-        cells += [(picture[0].expand(3, -1, -1), name) for picture, name in zip(pictures, names, strict=True)]
-    args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / "masks.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    grid(cells, columns=6, enlarge=2).save(args.output / "masks.png")
+    print(f"{len(asked)} scenes of seed {args.seed}, {model.config.name}\n{table(rows)}")
+    harness.write(
+        "masks", figures, model=model.config.name, seed=args.seed, scenes=len(asked),
+        table=[asdict(one) for one in rows],
+    )  # fmt: skip
+    grid(examples(asked, found), columns=6, enlarge=2).save(harness.output / "masks.png")
 
 
 if __name__ == "__main__":

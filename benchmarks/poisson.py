@@ -1,6 +1,6 @@
 """The Poisson blend against scipy's direct solver, and OpenCV's seamlessClone where it is installed: time and error.
 
-    python benchmarks/poisson.py --output DIR [--device cpu] [--repeat 5] [--quick]
+    python -m benchmarks.poisson --output DIR [--device cpu] [--repeat 5] [--quick]
 
 Prints a table and writes `poisson.png` and `poisson.json`. Pictures are white noise, the hardest content there is, with
 a square hole of 10 % of the canvas. scipy solves for three channels, one by one; beside it, one factorisation for all.
@@ -14,11 +14,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,16 +25,14 @@ from scipy.sparse import csc_matrix, csr_matrix
 from scipy.sparse.linalg import spsolve
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from lazydiff.core.poisson import poisson_blend
 
-from benchmarks.common import arguments, machine, write  # noqa: E402
-from benchmarks.lazy_vae import square  # noqa: E402
-from benchmarks.step import interleaved_medians  # noqa: E402
-from lazydiff.core.poisson import poisson_blend  # noqa: E402
+from .harness import Call, Harness, arguments, finish
+from .subjects import square_mask
 
 SIZES = (256, 512, 1024, 2048)
 PERCENT = 10
-DIRECT = 1024  # px, the largest canvas that scipy gets
+DIRECT = 1024  # px, the largest canvas that scipy gets, and that of the figures
 
 
 @dataclass(frozen=True)
@@ -78,7 +73,7 @@ def system(f: np.ndarray, g: np.ndarray, hole: np.ndarray) -> tuple[csc_matrix, 
     return matrix.tocsc(), rhs
 
 
-def opencv_clone(f: Tensor, g: Tensor, mask: Tensor) -> Callable[[], object] | None:
+def opencv_clone(f: Tensor, g: Tensor, mask: Tensor) -> Call | None:
     """A call of seamlessClone on the same pictures, if OpenCV is there."""
     if importlib.util.find_spec("cv2") is None:
         return None
@@ -89,12 +84,11 @@ def opencv_clone(f: Tensor, g: Tensor, mask: Tensor) -> Callable[[], object] | N
     return lambda: cv2.seamlessClone(g8, f8, mask8, centre, cv2.NORMAL_CLONE)
 
 
-def measure(size: int, repeat: int, device: str) -> Row:
+def measure(size: int, harness: Harness) -> Row:
     torch.manual_seed(0)
-    f, g = torch.rand(1, 3, size, size, device=device), torch.rand(1, 3, size, size, device=device)
-    mask = square(size, PERCENT).to(device)
-    # Reading a number back waits for the device.
-    calls: dict[str, Callable[[], object]] = {"ours": lambda: poisson_blend(f, g, mask).sum().item()}
+    f, g = (torch.rand(1, 3, size, size, device=harness.device) for _ in range(2))
+    mask = square_mask(size, PERCENT).to(harness.device)
+    calls: dict[str, Call] = {"ours": lambda: poisson_blend(f, g, mask)}
     error = None
     if size <= DIRECT:
         hole = mask[0, 0].bool().cpu().numpy()
@@ -105,17 +99,15 @@ def measure(size: int, repeat: int, device: str) -> Row:
         calls["scipy_one_factorisation"] = lambda: spsolve(matrix, rhs)
     if clone := opencv_clone(f, g, mask):
         calls["opencv"] = clone
-    clock = time.process_time if device == "cpu" else time.perf_counter
-    seconds = interleaved_medians(list(calls.values()), repeat, clock)
-    times = {name: 1000 * second for name, second in zip(calls, seconds, strict=True)}
+    times = dict(zip(calls, harness.medians(list(calls.values())), strict=True))
     return Row(size, int(mask.sum()), error_grey_levels=error, **times)
 
 
 def figures(rows: Sequence[Row]) -> dict[str, float]:
-    row = next(row for row in rows if row.size == 1024)
+    row = next(row for row in rows if row.size == DIRECT)
     assert row.scipy is not None and row.scipy_one_factorisation is not None
     return {
-        "ms_1024_at_10_percent": row.ours,
+        f"ms_{DIRECT}_at_{PERCENT}_percent": row.ours,
         "scipy_over_ours": row.scipy / row.ours,
         "scipy_one_factorisation_over_ours": row.scipy_one_factorisation / row.ours,
         "error_grey_levels": max(row.error_grey_levels for row in rows if row.error_grey_levels is not None),
@@ -142,32 +134,20 @@ def plot(rows: Sequence[Row], title: str) -> Figure:
         points = [(row.size, getattr(row, name)) for row in rows if getattr(row, name) is not None]
         if points:
             axes.plot(*zip(*points, strict=True), "o-", label=name.replace("_", " "))
-    axes.set_xticks([row.size for row in rows], [str(row.size) for row in rows], minor=False)
-    axes.minorticks_off()
-    axes.grid(alpha=0.3)
-    axes.set_title(title, fontsize=9)
-    axes.legend()
+    finish(axes, [row.size for row in rows], title)
     return figure
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = arguments(__doc__, "up to 1024 px, two repeats")
-    parser.add_argument("--repeat", type=int, default=5)
-    args = parser.parse_args(argv)
-    where, repeat = machine(args.device), 2 if args.quick else args.repeat
-    rows = [measure(size, repeat, args.device) for size in (SIZES[:-1] if args.quick else SIZES)]
+    harness = Harness.of(arguments(__doc__, "up to 1024 px", repeat=5).parse_args(argv))
+    rows = [measure(size, harness) for size in (SIZES[:-1] if harness.quick else SIZES)]
     setting = f"white noise, hole of {PERCENT} %, three channels, float32"
-    report = {
-        "figures": figures(rows),
-        "setting": setting,
-        "opencv": "not installed" if rows[0].opencv is None else importlib.import_module("cv2").__version__,
-        "quick": args.quick,
-        "machine": where,
-        "repeat": repeat,
-        "table": [vars(row) for row in rows],
-    }
-    print(f"{setting}; {where}, median of {repeat}, ms\n{table(rows)}")
-    write(args.output, "poisson", report, plot(rows, f"{setting}\n{where}, median of {repeat}"))
+    opencv = "not installed" if rows[0].opencv is None else importlib.import_module("cv2").__version__
+    print(f"{setting}; {harness.conditions}, ms\n{table(rows)}")
+    picture = plot(rows, f"{setting}\n{harness.conditions}")
+    harness.write(
+        "poisson", figures(rows), picture, setting=setting, opencv=opencv, table=[vars(row) for row in rows]
+    )
 
 
 if __name__ == "__main__":

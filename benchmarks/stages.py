@@ -8,7 +8,6 @@ alike) beside what they do only once, and a smaller picture's VAE times the rati
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any, NamedTuple
@@ -16,9 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from benchmarks.lazy_vae import make_vae, square
 from lazydiff.core.poisson import poisson_blend
-from lazydiff.core.tokens import HoleTokens
 from lazydiff.model.config import NetworkConfig
 from lazydiff.model.context_encoder import ContextEncoder
 from lazydiff.model.decoder import LazyDecoder, PatchEmbedder
@@ -26,7 +23,9 @@ from lazydiff.pipeline.fit import Crop
 from lazydiff.vae.lazy_vae import LIMIT, decode, encode, lazy_decode, lazy_encode, plan_decode, plan_encode
 from lazydiff.vae.passes import VAEState
 
-Call = Callable[[], object]
+from .harness import Call
+from .subjects import decoder_call, first_tokens, make_vae, square_mask
+
 VAE_PERCENT = 10  # the mask of a lazy pass that is timed at another size than the canvas's
 PLANS = {"encode": plan_encode, "decode": plan_decode}
 
@@ -73,16 +72,9 @@ class NineChannels(LazyDecoder):
 
 
 def step(decoder: LazyDecoder, n: int, setting: Setting) -> Call:
-    """One call of a decoder on n tokens, bound to all that is known before the first step: where a faster form of it
-    (a captured graph) would come in, for every method alike."""
-    config, rows = decoder.config, setting.rows
-    text = decoder.text_keys(setting.noise(rows, config.text_length, config.text_width))
-    t = torch.full((rows,), 500, device=setting.device)
-    mask = (torch.arange(config.grid**2) < n).view(1, config.grid, config.grid)
-    hole = HoleTokens.from_grid_mask(mask.expand(rows, -1, -1)).to(setting.device)
-    x = setting.noise(rows, n, decoder.x_embedder.proj.weight[0].numel())
-    context = None if isinstance(decoder, NineChannels) else setting.noise(rows, n, config.width)
-    return lambda: decoder(x, t, text, hole, context)
+    """One call of a decoder on n tokens."""
+    hole = first_tokens(decoder.config, [n] * setting.rows)
+    return decoder_call(decoder, hole, context=not isinstance(decoder, NineChannels))
 
 
 class Networks:
@@ -125,8 +117,7 @@ class Networks:
         config, setting, side = self.config, self.setting, self.config.canvas
         latent = setting.noise(1, config.channels, side // config.cell, side // config.cell)
         mask = torch.zeros(1, 1, side, side, device=setting.device, dtype=setting.dtype)
-        grid = (torch.arange(config.grid**2) < n).view(1, config.grid, config.grid)
-        hole, encoder = HoleTokens.from_grid_mask(grid).to(setting.device), self._encoder(layers)
+        hole, encoder = first_tokens(config, [n]).to(setting.device), self._encoder(layers)
         return lambda: encoder(latent, mask, hole)
 
 
@@ -208,7 +199,7 @@ def crop_and_scale(canvas: int, percent: float, side: int, setting: Setting) -> 
 
 
 def mask(canvas: int, percent: float) -> Tensor:
-    return square(canvas, percent) if percent < 100 else torch.ones(1, 1, canvas, canvas)
+    return square_mask(canvas, percent) if percent < 100 else torch.ones(1, 1, canvas, canvas)
 
 
 def tensors(state: VAEState) -> list[Tensor]:

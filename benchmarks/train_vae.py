@@ -1,6 +1,6 @@
 """Train a small VAE of Stable Diffusion's architecture on pictures of the world of scenes, for `lazy_vae.py`.
 
-    python benchmarks/train_vae.py --output benchmarks/weights [--steps 5000] [--seed 0]
+    python -m benchmarks.train_vae --output benchmarks/weights [--steps 5000] [--seed 0]
 
 Writes `tiny-vae.safetensors` (half precision), `tiny-vae.json` (architecture and quality on held-out pictures) and
 `tiny-vae.csv` (the log). All randomness is a function of seed and step: the same command goes on where a stopped run
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,11 +24,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from lazydiff.core.files import whole_file
 
-from benchmarks.common import machine  # noqa: E402
-from benchmarks.vae_pictures import picture  # noqa: E402
-from lazydiff.core.files import whole_file  # noqa: E402
+from .harness import Harness
+from .vae_pictures import picture
 
 WEIGHTS = Path(__file__).parent / "weights"
 NAME = "tiny-vae"
@@ -146,14 +144,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
 
-    where = machine("cpu")
+    harness = Harness(args.output)
     args.output.mkdir(parents=True, exist_ok=True)
     vae = train(args.output, args.steps, args.seed)
     path = args.output / f"{NAME}.safetensors"
     with whole_file(path) as unfinished:
         save_file({name: tensor.half().contiguous() for name, tensor in vae.state_dict().items()}, unfinished)
     report = {
-        "architecture": ARCHITECTURE, "steps": args.steps, "seed": args.seed, "machine": where,
+        "architecture": ARCHITECTURE, "steps": args.steps, "seed": args.seed, "machine": harness.machine,
         "torch": torch.__version__, **quality(load_vae(path)),
     }  # fmt: skip
     (args.output / f"{NAME}.json").write_text(json.dumps(report, indent=2) + "\n", "utf-8")

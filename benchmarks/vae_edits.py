@@ -18,16 +18,18 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from benchmarks.train_vae import held_out
 from lazydiff.core.masks import to_grid
 from lazydiff.core.poisson import poisson_blend
+from lazydiff.pipeline.decode import composite_latents
 from lazydiff.vae import lazy_vae
 from lazydiff.vae.lazy_vae import VAEState, decode, encode, lazy_decode, lazy_encode
 from lazydiff.vae.passes import Statistics
 from lazydiff.vae.stages import Box, size_of
 
+from .subjects import INSIDE, square_mask
+from .train_vae import held_out
+
 CELL = 8  # px
-INSIDE = (0.505, 0.505)
 PLACES = {"inside": INSIDE, "border": (0.3, 0.0), "corner": (1.0, 1.0)}
 CONTENTS = ("another picture", "brighter", "darker")
 LIGHT = 0.7  # added or taken away, of values in -1…1
@@ -51,15 +53,6 @@ class EditRow:
     latent_error: dict[str, float]  # by variant: of a lazy encode, mean inside the hole, by the latents' deviation
 
 
-def square(size: int, percent: float, place: tuple[float, float] = INSIDE) -> Tensor:
-    """A mask [1, 1, size, size] of that share, off the grid of latents; place: from 0, at top or left, to 1."""
-    side = round(size * (percent / 100) ** 0.5)
-    top, left = (int(along * (size - side)) for along in place)
-    mask = torch.zeros(1, 1, size, size)
-    mask[..., top : top + side, left : left + side] = 1
-    return mask
-
-
 def all_edits(percents: Sequence[float], canvases: int) -> list[Edit]:
     """Every size at every place with every content, on the canvases in turn."""
     cases = [(percent, place, content) for percent in percents for place in PLACES for content in CONTENTS]
@@ -76,10 +69,10 @@ def measure_edits(vae: Any, size: int, edits: Iterable[Edit]) -> Iterator[EditRo
             encoded = encode(vae, canvas)
             canvases[edit.canvas] = canvas, encoded, decode(vae, latents(encoded.output))
         canvas, encoded, decoded = canvases[edit.canvas]
-        mask = square(size, edit.percent, PLACES[edit.place])
+        mask = square_mask(size, edit.percent, PLACES[edit.place])
         image = pasted(canvas, mask, edit.content, 1000 + number)
         full = latents(encode(vae, image).output)
-        latent = composite(latents(encoded.output), full, mask)
+        latent = composite_latents(latents(encoded.output), full, mask, CELL)
         right = blend(canvas, decode(vae, latent).output, mask)
 
         alone = blend(canvas, crop_decode(vae, latent, decoded.output, mask), mask)
@@ -103,9 +96,9 @@ def measure_chain(vae: Any, size: int, length: int, number: int) -> list[float]:
     state, differences = decode(vae, latent), []
     for i in range(length):
         place = float(rng.random()), float(rng.random())
-        mask = square(size, float(rng.uniform(1, 10)), place)
+        mask = square_mask(size, float(rng.uniform(1, 10)), place)
         image = pasted(canvas, mask, CONTENTS[i % len(CONTENTS)], 1000 * (number + 1) + i)
-        latent = composite(latent, latents(encode(vae, image).output), mask)
+        latent = composite_latents(latent, latents(encode(vae, image).output), mask, CELL)
         lazy = lazy_decode(vae, latent, state, mask, math.inf)
         blended = blend(canvas, lazy.output, mask)
         differences.append(grey_levels(blended, blend(canvas, decode(vae, latent).output, mask), mask))
@@ -124,11 +117,6 @@ def pasted(canvas: Tensor, mask: Tensor, content: str, number: int) -> Tensor:
 
 def latents(moments: Tensor) -> Tensor:
     return moments.chunk(2, 1)[0]
-
-
-def composite(canvas: Tensor, new: Tensor, mask: Tensor) -> Tensor:
-    """Latents [1, C, h, w] of the canvas, new ones where a cell has any hole."""
-    return torch.where(to_grid(mask, CELL) > 0.5, new, canvas)
 
 
 def blend(canvas: Tensor, decoded: Tensor, mask: Tensor) -> Tensor:

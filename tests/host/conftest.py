@@ -16,16 +16,17 @@ from types import ModuleType
 
 import pytest
 
-from .boot import stand_in
+from benchmarks.comfyui import find_checkout, stand_in
+
 from .in_process import Pack
 from .running_server import PACK, Server, running
 
 
 def checkout() -> Path:
-    path = Path(os.environ.get("COMFYUI_PATH") or "~/comfy/ComfyUI").expanduser().resolve()
-    if not (path / "nodes.py").is_file():
-        pytest.skip(f"no ComfyUI at {path}: clone github.com/comfyanonymous/ComfyUI and set COMFYUI_PATH")
-    return path
+    try:
+        return find_checkout()
+    except FileNotFoundError as missing:
+        pytest.skip(str(missing))
 
 
 @pytest.fixture(scope="session")

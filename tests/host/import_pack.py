@@ -7,8 +7,11 @@ import os
 import socket
 import sys
 import time
+from pathlib import Path
 
-from boot import stand_in
+sys.path[0] = str(Path(__file__).parents[2])
+
+from benchmarks.comfyui import stand_in  # noqa: E402
 
 
 def no_network(*args: object, **kwargs: object) -> None:

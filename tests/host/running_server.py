@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 PACK = Path(__file__).parents[2]
-BOOT = Path(__file__).with_name("boot.py")
+BOOT = PACK / "benchmarks/comfyui.py"
 
 
 @dataclass

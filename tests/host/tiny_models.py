@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.comfyui import accepted
+
 from .in_process import Pack
 
 FLUX = {
@@ -138,16 +140,6 @@ UNETS: dict[str, tuple[str, dict[str, Any], int, int]] = {
         12,
     ),
 }  # fmt: skip
-
-
-def accepted(kind: str, sizes: dict[str, Any]) -> dict[str, Any]:
-    """The sizes that this release of the host knows."""
-    import comfy.ldm.chroma.model
-    import comfy.ldm.flux.model
-
-    modules = {"Flux": comfy.ldm.flux.model.FluxParams, "Chroma": comfy.ldm.chroma.model.ChromaParams}
-    known = next((modules[name] for name in modules if kind.startswith(name)), None)
-    return {key: value for key, value in sizes.items() if known is None or key in known.__dataclass_fields__}
 
 
 def tiny(name: str, seed: int = 0, **changed: Any) -> Any:
