@@ -19,7 +19,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.pretended_gpu import PretendedGPU, pretended_gpu  # noqa: E402
+from benchmarks.pretended_gpu import pretended_gpu  # noqa: E402
 from lazydiff.core.tokens import HoleTokens  # noqa: E402
 from lazydiff.model.config import PIXART_1024  # noqa: E402
 from lazydiff.model.decoder import LazyDecoder  # noqa: E402

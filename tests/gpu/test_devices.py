@@ -22,10 +22,10 @@ from lazydiff.cache.module_skip import Gates, SkipCalibrator, SkipTable
 from lazydiff.evaluation.evaluate import answer
 from lazydiff.evaluation.questions import ordinary_questions
 from lazydiff.evaluation.regenerate import encode_everything, regenerate, sample_dense
-from lazydiff.model.config import Sampling
 from lazydiff.model.checkpoint import SHIPPED, load_checkpoint
-from lazydiff.model.lazydiffusion import LazyDiffusion
+from lazydiff.model.config import Sampling
 from lazydiff.model.latent_space import DiffusersVAE
+from lazydiff.model.lazydiffusion import LazyDiffusion
 from lazydiff.pipeline.canvas import edit_canvas, encode_canvas, open_canvas
 from lazydiff.pipeline.decode import decode, to_latents
 from lazydiff.pipeline.edit import edit

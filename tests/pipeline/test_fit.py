@@ -103,13 +103,13 @@ def test_each_of_a_batch_has_its_own_square() -> None:
 def test_a_canvas_goes_through_a_model_of_one_size_and_comes_back(height: int, width: int) -> None:
     image, mask = torch.rand(1, 3, height, width), torch.zeros(1, 1, height, width)
     mask[..., height // 2, width // 2] = 1
-    fit = Fit.of(image, 96)
+    fit = Fit.of(mask, 96)
     small, hole = fit.to_model(image, mask)
     assert small.shape == (1, 3, 96, 96) and hole.shape == (1, 1, 96, 96) and hole.any()
     assert not hole[..., fit.inner[0] :, :].any() and not hole[..., fit.inner[1] :].any()  # what fills it up is visible
-    assert fit.from_model(small).shape == image.shape
+    assert fit.from_model(small, image).shape == image.shape
     if max(height, width) == 96:
-        assert torch.equal(fit.from_model(small), image)
+        assert torch.equal(fit.from_model(small, image), image)
 
 
 @pytest.mark.parametrize(("height", "width"), [(192, 192), (48, 96), (150, 100)])
@@ -117,6 +117,24 @@ def test_scaled_for_a_model_and_back_a_smooth_canvas_is_the_same(height: int, wi
     """Bicubic scaling of a slow wave; tolerance: two grey levels."""
     wave = (torch.linspace(0, 1, height)[:, None] + torch.linspace(0, 1, width)) / 2
     image = wave.expand(1, 3, height, width)
-    fit = Fit.of(image, 96)
+    fit = Fit.whole(image, 96)
     small, _ = fit.to_model(image, torch.zeros(1, 1, height, width))
     assert (fit.from_model(small) - image).abs().max() < 2 / 255
+
+
+def test_a_small_hole_on_a_large_canvas_is_looked_at_through_a_square() -> None:
+    """Of three times its longer side, at least the model's own; what lies outside comes back bit for bit."""
+    image, mask = torch.rand(1, 3, 400, 600), box(500, 100, 40, 20, (400, 600))
+    fit = Fit.of(mask, 96)
+    assert fit.region == (50, 460, 120, 120)  # the hole is in its middle
+    small, hole = fit.to_model(image, mask)
+    assert small.shape == (1, 3, 96, 96) and 0.05 < hole.mean() < 0.1
+    back = fit.from_model(torch.zeros(2, 3, 96, 96), image)
+    inside = torch.zeros(1, 1, 400, 600)
+    fit.region.of(inside).fill_(1)
+    assert not back[inside.expand_as(back) > 0].any()
+    outside = (inside == 0).expand_as(back)
+    assert torch.equal(back[outside], image.expand_as(back)[outside])
+    assert Fit.of(box(300, 100, 8, 8, (400, 600)), 96).region[2:] == (96, 96)
+    assert Fit.of(box(0, 0, 300, 200, (400, 600)), 96) == Fit.whole(image, 96) == Fit.of(mask * 0, 96)
+    assert Fit.of(box(560, 360, 40, 40, (400, 600)), 96).region == (280, 480, 120, 120)  # moved inwards
