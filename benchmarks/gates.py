@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from lazydiff.cache.module_skip import MODULES, SUFFIX, SkipCalibrator, SkipPolicy, SkipTable, load_gates
+from lazydiff.cache.module_skip import MODULES, SHIPPED_GATES, SkipCalibrator, SkipPolicy, SkipTable, load_gates
 from lazydiff.evaluation.evaluate import COMPARED, MAIN, SEED, answer, percentage
 from lazydiff.evaluation.judge import Judge
 from lazydiff.evaluation.questions import ObjectQuestion, object_questions
@@ -63,7 +63,7 @@ class Row:
 
 def ways(model: LazyDiffusion, scenes: int) -> list[Way]:
     """All steps first, then fewer, then gates."""
-    trained = load_gates(SHIPPED.with_suffix(SUFFIX))
+    trained = load_gates(SHIPPED_GATES)
     full = Sampling(**trained.settings["sampling"])
     calibrator = SkipCalibrator(trained.levels, MODULES * model.config.network.decoder_depth)
     # On scenes of another seed than the questions'.

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lazydiff.cache.module_skip import load_gates
+from lazydiff.cache.module_skip import SHIPPED_GATES, load_gates
 from lazydiff.model.checkpoint import SHIPPED, load_checkpoint
 from lazydiff.training.config import TrainingConfig
 
@@ -235,7 +235,7 @@ def in_benchmarks() -> list[str]:
     stale, crop_alone = (sum(one[way] for one in levels) / len(levels) for way in ("stale statistics", "crop alone"))
     (ours, image, _), (quarter, _, crop) = same_vae(10, 50), same_vae(25, 50)
     opencv = next(one["opencv"] for one in POISSON["table"] if one["size"] == 1024)
-    trained = load_gates(WEIGHTS / "lazydiffusion-small.gates.safetensors").settings
+    trained = load_gates(SHIPPED_GATES).settings
     assert POISSON["figures"]["error_grey_levels"] < 0.001
     return [
         f"({KV['figures']['cache_over_formula']:.4f} of it)",

@@ -241,7 +241,7 @@ def test_every_node_is_named_and_every_name_is_a_node() -> None:
     """By its title, read off the schemas as text: the host test reads them as ComfyUI does."""
     named = re.findall(r"^\| ([A-Z][\w ]+) \|", README.split("## Nodes")[1], re.M)
     sources = "".join(path.read_text("utf-8") for path in (ROOT / "nodes").rglob("*.py"))
-    titles = re.findall(r'display_name="([A-Z][\w ]+)",\n\s+category', sources)
+    titles = re.findall(r'node_schema\(\s+"\w+",\s+"([A-Z][\w ]+)"', sources)
     assert set(named) - {"Node"} == set(titles)
 
 

@@ -20,7 +20,7 @@ SMALL = replace(PRESETS["small"], decoder_depth=2)  # a token is one latent cell
 def plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Softmax attention in separate steps, which every counter and every device knows."""
     scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
-    return (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(-1) @ v
+    return (scores if mask is None else scores + mask).softmax(-1) @ v
 
 
 def random_prompts(config: NetworkConfig, *lengths: int) -> tuple[Tensor, Tensor]:

@@ -43,7 +43,7 @@ def seen(any_model: LazyDiffusion) -> Iterator[list[Tensor]]:
 
     def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         scores = torch.einsum("bhqd,bhkd->bhqk", q, k) / q.shape[-1] ** 0.5
-        maps.append((scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(-1))
+        maps.append((scores if mask is None else scores + mask).softmax(-1))
         return sdpa(q, k, v, mask)
 
     for block in any_model.decoder.blocks:
@@ -152,7 +152,7 @@ def test_stabilised_words_attend_as_in_the_source(any_model: LazyDiffusion) -> N
 
     def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, to_target: bool) -> Tensor:
         scores = torch.einsum("bhqd,bhkd->bhqk", q, k) / q.shape[-1] ** 0.5
-        shares = (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(-1)
+        shares = (scores if mask is None else scores + mask).softmax(-1)
         if to_target:
             of_source = kept.pop(0)
             for of, to in pairs:

@@ -26,7 +26,7 @@ from lazydiff.model.checkpoint import SHIPPED, load_checkpoint
 from lazydiff.model.config import Sampling
 from lazydiff.model.latent_space import DiffusersVAE
 from lazydiff.model.lazydiffusion import LazyDiffusion
-from lazydiff.pipeline.canvas import edit_canvas, encode_canvas, open_canvas
+from lazydiff.pipeline.canvas import Canvas, edit_canvas, encode_canvas, open_canvas
 from lazydiff.pipeline.decode import decode, to_latents
 from lazydiff.pipeline.edit import edit
 from lazydiff.pipeline.encode import encode
@@ -137,15 +137,14 @@ def test_a_canvas_and_its_edits(gpu: PretendedGPU, home: str) -> None:
     mask[..., 40:60, 32:64] = 1
     samples = torch.randn(1, 4, 16, 16)
 
-    def edited(vae: LazyVAE, image: Tensor) -> Tensor:
+    def edited(vae: LazyVAE, image: Tensor) -> Canvas:
         canvas = open_canvas(vae, image)
-        return edit_canvas(edit_canvas(canvas, samples, mask), samples + 1, mask).image
+        return edit_canvas(edit_canvas(canvas, samples, mask), samples + 1, mask)
 
     expected = edited(LazyVAE(vae), image)
-    there = LazyVAE(deepcopy(vae).to("cuda"))
-    ours = edited(there, image.to(home))
-    assert ours.device.type == home and torch.equal(ours.cpu(), expected)
-    states = [state for cache in there.memory.values() for _, state in cache.kept]
+    ours = edited(LazyVAE(deepcopy(vae).to("cuda")), image.to(home))
+    assert ours.image.device.type == home and torch.equal(ours.image.cpu(), expected.image)
+    states = [each.state for each in (*ours.encoded, *ours.decoded)]
     assert states and all(x.device.type == "cuda" for state in states for x in (state.output, *state.keys))
 
 

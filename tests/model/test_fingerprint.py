@@ -10,7 +10,7 @@ import pytest
 import torch
 from samples import scene
 
-from lazydiff.cache.module_skip import SUFFIX, load_gates
+from lazydiff.cache.module_skip import SHIPPED_GATES, load_gates
 from lazydiff.model.checkpoint import SHIPPED, load_checkpoint, save_checkpoint
 from lazydiff.model.config import NetworkConfig
 from lazydiff.model.lazydiffusion import FINGERPRINTED, LazyDiffusion, fingerprint
@@ -73,6 +73,6 @@ def test_every_weight_of_the_encoder_counts(model: LazyDiffusion) -> None:
 
 
 def test_the_shipped_gates_are_for_the_shipped_model() -> None:
-    model, gates = load_checkpoint(SHIPPED), load_gates(SHIPPED.with_suffix(SUFFIX))
+    model, gates = load_checkpoint(SHIPPED), load_gates(SHIPPED_GATES)
     gates.check(model.fingerprint)
     assert gates.model == model.fingerprint

@@ -338,10 +338,10 @@ def test_sampling_reads_no_values(name: str, kind: str) -> None:
         ({"sampler": "magic"}, "no sampler called magic: choose iddpm, ancestral, euler, dpmpp, ddim, unipc"),
         ({"steps": 0}, "0 steps"),
         ({"steps": 1001}, "1001 steps"),
-        ({"guidance": -1.0}, "guidance -1.0"),
-        ({"guidance": math.nan}, "guidance nan"),
-        ({"shift": 0.0}, "shift 0.0"),
-        ({"temperature": math.inf}, "temperature inf"),
+        ({"guidance": -1.0}, "guidance is -1.0"),
+        ({"guidance": math.nan}, "guidance is nan"),
+        ({"shift": 0.0}, "shift is 0.0"),
+        ({"temperature": math.inf}, "temperature is inf"),
     ],
 )
 def test_settings_out_of_range_are_told(changes: dict[str, object], message: str) -> None:
