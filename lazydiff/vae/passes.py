@@ -32,8 +32,8 @@ class Statistics(NamedTuple):
         taken for what all unseen cells have.
         """
         cells = put(self.cells if probe is None else _drifted(self.cells, probe), patches)
-        change = _total(cells) - _total(self.cells)
-        return Statistics(self.mean + change[:, 0], (self.variance + change[:, 1]).clamp(min=0), cells)
+        mean, variance = _change(self.cells, cells).unbind(1)
+        return Statistics(self.mean + mean, (self.variance + variance).clamp(min=0), cells)
 
 
 class VAEState(NamedTuple):
@@ -127,8 +127,10 @@ class FullPass:
         if not all(inner.size):
             return Patch(patch.x.new_zeros(()), inner, self.grid)
         x = patch.cut(inner.scaled(side)).x.float()
-        mean, square = (F.avg_pool2d(x, side).unflatten(1, (module.num_groups, -1)).mean(2) for x in (x, x * x))
-        return Patch(torch.stack((mean, square - mean * mean), 1), inner, self.grid)
+        moments = torch.stack([F.avg_pool2d(each, side) for each in (x, x * x)], 1)
+        moments = moments.unflatten(2, (module.num_groups, -1)).mean(3)
+        moments[:, 1].addcmul_(moments[:, 0], moments[:, 0], value=-1)
+        return Patch(moments, inner, self.grid)
 
 
 class SparsePass(FullPass):
@@ -197,30 +199,35 @@ def _drifted(cells: Tensor, probe: Patch) -> Tensor:
     A norm of another scale moves means by how far they lie from its own: the change is a line over the old mean, as
     steep as the probe's cells show. Where they are too alike to show it, RIDGE keeps it flat.
     """
-    old, new = probe.box.of(cells), probe.x
-    middle, variance = old.mean((-2, -1), keepdim=True).unbind(1)
-    change = new[:, 0] - old[:, 0]
-    apart = old[:, 0] - middle
+    pair = torch.stack((probe.box.of(cells), probe.x))  # old and new [2, B, 2, G, h, w]
+    (middle, old_variance), (middle_now, variance) = (each.unbind(1) for each in pair.mean((-2, -1), keepdim=True))
+    apart, now = pair[:, :, 0] - middle
+    # Of the old means with the change and with themselves; a mean of what lies apart is 0, so that `now` need not be the
+    # change alone.
+    with_now, with_old = (torch.stack((now, apart)) * apart).mean((-2, -1), keepdim=True)
     spread = cells[:, 0].var((-2, -1), correction=0, keepdim=True)
-    steep = (apart * change).mean((-2, -1), keepdim=True) / (
-        apart.square().mean((-2, -1), keepdim=True) + RIDGE * spread
-    ).clamp(min=1e-12)
-    line = change.mean((-2, -1), keepdim=True) + steep.clamp(-0.5, 0.5) * (cells[:, 0] - middle)
-    ratio = new[:, 1].mean((-2, -1), keepdim=True) / variance.clamp(min=1e-12)
-    return torch.stack((cells[:, 0] + line, cells[:, 1] * ratio.clamp(0.5, 2)), 1)
+    steep = ((with_now - with_old) / torch.add(with_old, spread, alpha=RIDGE).clamp(min=1e-12)).clamp(-0.5, 0.5)
+    ratio = (variance / old_variance.clamp(min=1e-12)).clamp(0.5, 2)
+    line = torch.addcmul(middle_now, cells[:, 0] - middle, 1 + steep)
+    return torch.stack((line, cells[:, 1] * ratio), 1)
 
 
-def _total(cells: Tensor) -> Tensor:
-    """Mean and variance [B, 2, G] of the whole map from those of its cells, which are all of one size."""
-    means, variances = cells.flatten(3).unbind(1)
-    return torch.stack((means.mean(-1), variances.mean(-1) + means.var(-1, correction=0)), 1)
+def _change(old: Tensor, new: Tensor) -> Tensor:
+    """Of mean and variance [B, 2, G] of the whole map, from those of its cells, which are all of one size."""
+    cells = torch.stack((old, new)).flatten(4)  # [2, B, 2, G, h·w]
+    total = cells.mean(-1)
+    total[:, :, 1].add_(cells[:, :, 0].var(-1, correction=0))
+    return total[1] - total[0]
 
 
 def _affine(norm: Any, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight and bias [C] float32 of a group norm, by calling it: a host may keep them elsewhere, or in other bits.
+    """Weight and bias [C] float32 of a group norm. Torch's own has them; others are called: a host may keep them
+    elsewhere, or in other bits.
 
     Of a map of zeros it gives the bias, and of a spike of 1 in 257 places, which it makes 16 high, the weight.
     """
+    if type(norm) is nn.GroupNorm:
+        return norm.weight.float(), norm.bias.float()
     spike = like.new_zeros(2, norm.num_channels, 1, 257)
     spike[1, ..., 0] = 64
     bias, peak = norm(spike)[..., 0, 0].float()
