@@ -79,7 +79,6 @@ def write(path: Path, mode: str, size: tuple[int, int]) -> list[str]:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda f: {"image": write(f / "grey.png", "L", (96, 96))}, "not an opaque RGB picture"),
         (lambda f: {"image": write(f / "clear.png", "RGBA", (96, 96))}, "not an opaque RGB picture"),
         (lambda f: {"image": write(f / "small.png", "RGB", (4, 4)), "mask": write(f / "m.png", "L", (4, 4))}, "token"),
         (lambda f: {"mask": write(f / "other.png", "L", (64, 96))}, "mask is 64×96"),

@@ -21,7 +21,7 @@ from lazydiff.sampling.flow import flow_loss
 from lazydiff.training import lock
 from lazydiff.training import train as loop
 from lazydiff.training.config import TrainingConfig
-from lazydiff.training.state import ABOUT, TENSORS, UNFINISHED, State, newest_state
+from lazydiff.training.state import ABOUT, TENSORS, State, newest_state
 from lazydiff.training.train import rate, train
 
 
@@ -232,6 +232,7 @@ sys.path[:0] = {paths!r}
 import torch
 torch.set_num_threads(1)
 import test_kills as tests
+from lazydiff.training.state import UNFINISHED
 tests.loop.FIT_SCENES, tests.loop.sample_grid = 20, tests.grid
 output, vocabulary = Path(sys.argv[1]), Path(sys.argv[2]).read_bytes()
 rng, killed = random.Random(5), 0
@@ -245,7 +246,7 @@ for in_a_save in (True, False, True, False, False):
         signal.alarm(60)
         tests.train(tests.config_of(vocabulary), output)
         os._exit(0)
-    while in_a_save and not (output / tests.UNFINISHED).exists() and not gone(child):
+    while in_a_save and not (output / UNFINISHED).exists() and not gone(child):
         time.sleep(0.0005)
     time.sleep((0.01 if in_a_save else 0.8) * rng.random())
     if not gone(child):
@@ -266,7 +267,8 @@ def test_killed_at_random_moments_it_ends_with_the_same_files(
     here = Path(__file__).parent
     code = KILLER.format(paths=[str(here), str(here.parent), str(here.parents[1])])
     command = [sys.executable, "-c", code, str(tmp_path / "out"), str(tmp_path / "vocabulary")]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300, env=one_thread)
     assert run.returncode == 0, run.stderr
     assert int(run.stdout) >= 2
     assert files(tmp_path / "out") == whole
