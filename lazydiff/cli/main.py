@@ -188,9 +188,8 @@ def run_gates(options: argparse.Namespace) -> None:
     from ..cache.module_skip import SUFFIX
     from ..model.layers import explicit_attention
     from ..training.gates import GateTraining, train_gates
-    from .files import keep_inputs, writable_file
+    from .files import writable_file
 
-    keep_inputs([options.output], [options.checkpoint])
     writable_file(options.output, SUFFIX)
     given = {
         "attention_penalty": options.penalty, "mlp_penalty": options.penalty, "steps": options.updates,
