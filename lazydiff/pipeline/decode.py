@@ -43,12 +43,17 @@ def composite_latents(canvas: Tensor, sampled: Tensor, mask: Tensor, cell: int) 
 
 
 def composite(image: Tensor, generated: Tensor, mask: Tensor, blend: Blend = "poisson") -> Tensor:
-    """Generated pixels [S, 3, H, W] inside the mask, the canvas's own outside it, bit for bit."""
+    """Generated pixels [S, 3, H, W] inside the mask, the canvas's own outside it, bit for bit.
+
+    The work is done where the generated pixels are; the result has the image's device and number type.
+    Errors: ValueError for a blend that does not exist, or generated pixels that are not numbers.
+    """
     if blend not in get_args(Blend):
         raise ValueError(f"there is no blend called {blend}: choose {', '.join(get_args(Blend))}")
-    image, mask = image.expand_as(generated), mask.expand(len(generated), -1, -1, -1)
+    canvas, mask = image.to(generated.device).expand_as(generated), mask.to(generated.device)
+    mask = mask.expand(len(generated), -1, -1, -1)
     if blend != "paste":
-        generated = poisson_blend(image, generated, mask, "mixed" if blend == "mixed" else "source").clamp(0, 1)
+        generated = poisson_blend(canvas, generated, mask, "mixed" if blend == "mixed" else "source").clamp(0, 1)
     elif not torch.isfinite(generated).all():
         raise ValueError("what the model made has values that are not numbers: it cannot be pasted")
-    return torch.where(mask > 0, generated, image)
+    return torch.where(mask > 0, generated.to(canvas.dtype), canvas).to(image.device)

@@ -46,8 +46,8 @@ def edit(
     mask = binarise(mask)
     if not mask.any():
         return image.repeat(len(seeds), 1, 1, 1)
-    canvas, fit = image.float(), Fit.of(image, model.config.network.canvas)
-    context = encode(model, *fit.to_model(canvas, mask))
+    fit = Fit.of(image, model.config.network.canvas)
+    context = encode(model, *fit.to_model(image.float(), mask))
     if sketch is not None:
         check_values("sketch", sketch)
         settings = settings._replace(sketch=fit.to_model(sketch.float(), mask)[0])
@@ -56,6 +56,5 @@ def edit(
     edited = image.repeat(len(seeds), 1, 1, 1)
     rows = max(BLENDED // image[0, 0].numel(), 1)
     for some, part in zip(edited.split(rows), tokens.split(rows), strict=True):
-        made = composite(canvas, fit.from_model(decode(model, context, part)), mask, blend)
-        some.copy_(torch.where(mask > 0, made.to(image.dtype), image))
+        some.copy_(composite(image, fit.from_model(decode(model, context, part)), mask, blend))
     return edited
