@@ -142,7 +142,7 @@ def run_edit(options: argparse.Namespace) -> None:
 
     from ..cache.module_skip import load_gates
     from ..pipeline.edit import edit
-    from ..pipeline.encode import check_rows
+    from ..pipeline.encode import check_rows, check_text
     from ..pipeline.sample import SampleSettings
     from .files import keep_inputs, save_picture, writable_folder
     from .pictures import box_mask, read_image, read_mask
@@ -150,6 +150,7 @@ def run_edit(options: argparse.Namespace) -> None:
     if len(set(options.seed)) < len(options.seed):
         raise ValueError("a seed is given twice: each makes one picture, choose different ones")
     check_rows([options.prompt] * len(options.seed), options.seed)
+    check_text(options.negative)
     outputs = [options.output / f"edit-{seed}.png" for seed in options.seed]
     keep_inputs(outputs, [options.image, options.mask, options.sketch])
     image = read_image(options.image)
@@ -187,9 +188,8 @@ def run_gates(options: argparse.Namespace) -> None:
     from ..cache.module_skip import SUFFIX
     from ..model.layers import explicit_attention
     from ..training.gates import GateTraining, train_gates
-    from .files import keep_inputs, writable_file
+    from .files import writable_file
 
-    keep_inputs([options.output], [options.checkpoint])
     writable_file(options.output, SUFFIX)
     given = {
         "attention_penalty": options.penalty, "mlp_penalty": options.penalty, "steps": options.updates,

@@ -27,8 +27,8 @@ def read_image(path: Path) -> Tensor:
         lowest, _ = picture.convert("RGBA").getchannel("A").getextrema()
         if lowest != 255:
             raise ValueError(
-                f"{path} is not an opaque RGB picture but transparent in places: flatten it onto a background and save it "
-                "as RGB; if its transparent part is what to generate, give it to --mask, and the flattened copy to --image"
+                f"{path} is not an opaque RGB picture but transparent in places: flatten it onto a background and save "
+                "it as RGB; is its transparent part what to generate, give it to --mask and the flat one to --image"
             )
         picture = picture.convert("RGBA")
     return from_array(np.asarray(in_srgb(picture, path)))

@@ -121,7 +121,7 @@ class Sampling:
         if self.sampler not in SAMPLERS:
             raise ValueError(f"there is no sampler called {shortened(self.sampler)}: choose {', '.join(SAMPLERS)}")
         if not Range(1, 1000, whole=True).has(self.steps):
-            raise ValueError(f"{self.steps} steps: choose 1 to 1000")
+            raise ValueError(f"{shortened(self.steps)} steps: choose 1 to 1000")
         check_ranges(self, SAMPLING)
 
 

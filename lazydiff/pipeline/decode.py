@@ -46,6 +46,7 @@ def composite(image: Tensor, generated: Tensor, mask: Tensor, blend: Blend = "po
     """Generated pixels [S, 3, H, W] inside the mask, the canvas's own outside it, bit for bit.
 
     The work is done where the generated pixels are; the result has the image's device and number type.
+    Errors: ValueError for a blend that does not exist, or generated pixels that are not numbers.
     """
     if blend not in get_args(Blend):
         raise ValueError(f"there is no blend called {blend}: choose {', '.join(get_args(Blend))}")

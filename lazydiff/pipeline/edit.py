@@ -47,8 +47,8 @@ def edit(
     mask = binarise(mask)
     if not mask.any():
         return image.repeat(len(seeds), 1, 1, 1)
-    fit, canvas, mask = Fit.of(mask, model.config.network.canvas), image.to(model.device), mask.to(model.device)
-    context = encode(model, *fit.to_model(canvas.float(), mask))
+    fit, canvas = Fit.of(mask, model.config.network.canvas), image.to(model.device).float()
+    context = encode(model, *fit.to_model(canvas, mask.to(model.device)))
     if sketch is not None:
         check_values("sketch", sketch)
         settings = settings._replace(sketch=fit.to_model(sketch.to(model.device).float(), mask)[0])
@@ -56,6 +56,5 @@ def edit(
     # A few at a time: blending takes many times the memory of the pictures that come of it.
     rows, edited = max(BLENDED // image[0, 0].numel(), 1), []
     for part in tokens.split(rows):
-        made = fit.from_model(decode(model, context, part), canvas.float())
-        edited.append(composite(canvas, made, mask, blend).to(image.device))
+        edited.append(composite(image, fit.from_model(decode(model, context, part), canvas), mask, blend))
     return torch.cat(edited)

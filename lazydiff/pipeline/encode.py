@@ -59,7 +59,7 @@ def check_text(prompt: str) -> None:
     try:
         prompt.encode()
     except (AttributeError, UnicodeEncodeError):
-        raise ValueError(f"the prompt {prompt!r} is no text in Unicode: type it in UTF-8") from None
+        raise ValueError(f"the prompt {shortened(ascii(prompt))} is no text in Unicode: type it in UTF-8") from None
 
 
 def size_text(image: Tensor) -> str:

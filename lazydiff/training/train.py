@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from .state import State, describe, newest_state
 
 VOCABULARY = 160  # pieces
 FIT_SCENES = 400  # from which the latent space is measured
+LEFT = re.compile(r"\.(model\.safetensors|log\.csv|samples-\d+\.png)\.\d+")  # by one that was killed as it wrote
 
 
 def train(config: TrainingConfig, output: Path, paint: Paint = paint_lazy, device: torch.device | None = None) -> Path:
@@ -108,11 +110,16 @@ class Training:
         """The step to go on from, with everything there that a training leaves behind up to it."""
         state = None
         if self.accelerator.is_main_process:
+            for path in self.output.iterdir():
+                if LEFT.fullmatch(path.name):
+                    path.unlink()
             state = newest_state(self.output)
         self.accelerator.wait_for_everyone()
         if not self.accelerator.is_main_process:
             state = newest_state(self.output)
         if state is None:
+            if self.accelerator.is_main_process:
+                self.log.cut(0)
             return 0
         start, path = state
         self.state.load(path, self.description)
@@ -195,8 +202,11 @@ class Log:
     def __init__(self, path: Path):
         self.path = path
         self.rows: list[tuple[int, torch.Tensor, torch.Tensor | float, float]] = []
+        header = ",".join(self.columns) + "\n"
         if not path.exists():
-            path.write_text(",".join(self.columns) + "\n")
+            path.write_text(header)
+        elif not path.read_text("utf-8", errors="replace").startswith(header):
+            raise ValueError(f"{path} is no log of a training: move it away, or choose another --output")
 
     def add(self, step: int, loss: torch.Tensor, norm: torch.Tensor | float, rate: float) -> None:
         self.rows.append((step, loss.detach(), norm, rate))
