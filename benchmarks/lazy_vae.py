@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 
 from lazydiff.core.poisson import poisson_blend
 from lazydiff.pipeline.decode import composite_latents
-from lazydiff.vae.lazy_vae import decode, lazy_decode, plan_decode
+from lazydiff.vae.lazy_vae import full_decode, lazy_decode, plan_decode
 
 from .harness import Harness, arguments, finish
 from .subjects import PUBLISHED, make_vae, square_mask
@@ -61,12 +61,12 @@ def measure(vae: AutoencoderKL, size: int, harness: Harness) -> list[Row]:
     torch.manual_seed(0)
     vae = vae.to(harness.device)
     latent = torch.randn(1, 4, size // CELL, size // CELL, device=harness.device)
-    state = decode(vae, latent)
+    state = full_decode(vae, latent)
     rows = []
     for percent in PERCENT:
         mask = square_mask(size, percent).to(harness.device)
         edited = composite_latents(latent, torch.randn_like(latent) + 0.5, mask, CELL)
-        lazily, fully = partial(lazy_decode, vae, edited, state, mask), partial(decode, vae, edited)
+        lazily, fully = partial(lazy_decode, vae, edited, state, mask), partial(full_decode, vae, edited)
         same, lazy = lazy_decode(vae, latent, state, mask), lazily()
         blends = [poisson_blend(state.output, x, mask) for x in (lazy.output, fully().output)]
         difference = (blends[0] - blends[1]).abs()[(mask > 0).expand_as(blends[0])].mean()

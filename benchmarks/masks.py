@@ -21,7 +21,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,8 +29,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from lazydiff.auto_mask.attention_mask import Thresholds, attention_mask
-from lazydiff.auto_mask.difference_mask import DIFFEDIT_THRESHOLD, diffedit_heat, prompt_difference_mask
+from lazydiff.auto_mask.attention_mask import AttentionSettings, Thresholds, attention_mask
+from lazydiff.auto_mask.difference_mask import (
+    DIFFEDIT_THRESHOLD,
+    DifferenceSettings,
+    diffedit_heat,
+    prompt_difference_mask,
+)
 from lazydiff.auto_mask.evidence import Evidence
 from lazydiff.auto_mask.maps import resize
 from lazydiff.auto_mask.noisy_picture import Found, NoisyPicture
@@ -117,16 +122,17 @@ class Method(NamedTuple):
     part: int = 1
 
 
-def by_attention(model: LazyDiffusion, asked: MaskQuestion, **settings: object) -> Found:
-    return attention_mask(model, asked.image, asked.source, seeds=SEEDS, **settings)  # type: ignore[arg-type]
+def by_attention(model: LazyDiffusion, asked: MaskQuestion, words: str = "", **settings: Any) -> Found:
+    return attention_mask(model, asked.image, asked.source, words, AttentionSettings(SEEDS, **settings))
 
 
-def by_attention_to_words(model: LazyDiffusion, asked: MaskQuestion, **settings: object) -> Found:
+def by_attention_to_words(model: LazyDiffusion, asked: MaskQuestion, **settings: Any) -> Found:
     return by_attention(model, asked, words=asked.words, **settings)
 
 
-def by_difference(model: LazyDiffusion, asked: MaskQuestion, **settings: object) -> Found:
-    return prompt_difference_mask(model, asked.image, asked.source, asked.target, SEEDS, **settings)  # type: ignore[arg-type]
+def by_difference(model: LazyDiffusion, asked: MaskQuestion, **settings: Any) -> Found:
+    given = DifferenceSettings(SEEDS, **settings)
+    return prompt_difference_mask(model, asked.image, asked.source, asked.target, given)
 
 
 def by_diffedit(model: LazyDiffusion, asked: MaskQuestion, **settings: bool) -> Found:

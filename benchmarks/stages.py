@@ -20,7 +20,7 @@ from lazydiff.model.config import NetworkConfig
 from lazydiff.model.context_encoder import ContextEncoder
 from lazydiff.model.decoder import LazyDecoder, PatchEmbedder
 from lazydiff.pipeline.fit import Crop
-from lazydiff.vae.lazy_vae import LIMIT, decode, encode, lazy_decode, lazy_encode, plan_decode, plan_encode
+from lazydiff.vae.lazy_vae import LIMIT, full_decode, full_encode, lazy_decode, lazy_encode, plan_decode, plan_encode
 from lazydiff.vae.passes import VAEState
 
 from .harness import Call
@@ -155,7 +155,7 @@ class Autoencoder:
         meta = copy.deepcopy(self.vae).to("meta")
         image, latent = (torch.empty(1, channels, side, side, dtype=self.setting.dtype, device="meta")
                          for channels, side in ((3, canvas), (4, canvas // 8)))  # fmt: skip
-        states = encode(meta, image), decode(meta, latent)
+        states = full_encode(meta, image), full_decode(meta, latent)
         return sum(x.numel() * x.element_size() for state in states for x in tensors(state))
 
     @cached_property
@@ -165,12 +165,12 @@ class Autoencoder:
 
     def _open_canvas(self, size: int) -> tuple[Tensor, Tensor, VAEState, VAEState]:
         image, latent = self.setting.noise(1, 3, size, size), self.setting.noise(1, 4, size // 8, size // 8)
-        return image, latent, encode(self.vae, image), decode(self.vae, latent)
+        return image, latent, full_encode(self.vae, image), full_decode(self.vae, latent)
 
     def _full_calls(self, size: int) -> dict[str, Call]:
         vae, (image, latent, *_) = self.vae, self._canvas(size)
         return {"encode": lambda: vae.encode(image), "decode": lambda: vae.decode(latent),
-                "open encode": lambda: encode(vae, image), "open decode": lambda: decode(vae, latent)}  # fmt: skip
+                "open encode": lambda: full_encode(vae, image), "open decode": lambda: full_decode(vae, latent)}  # fmt: skip
 
     def _lazy_calls(self, size: int, percent: float, limit: float) -> dict[str, Call]:
         vae, (image, latent, encoded, decoded) = self.vae, self._canvas(size)

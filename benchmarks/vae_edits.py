@@ -22,7 +22,7 @@ from lazydiff.core.masks import to_grid
 from lazydiff.core.poisson import poisson_blend
 from lazydiff.pipeline.decode import composite_latents
 from lazydiff.vae import lazy_vae
-from lazydiff.vae.lazy_vae import VAEState, decode, encode, lazy_decode, lazy_encode
+from lazydiff.vae.lazy_vae import VAEState, full_decode, full_encode, lazy_decode, lazy_encode
 from lazydiff.vae.passes import Statistics
 from lazydiff.vae.stages import Box, size_of
 
@@ -66,14 +66,14 @@ def measure_edits(vae: Any, size: int, edits: Iterable[Edit]) -> Iterator[EditRo
     for number, edit in enumerate(edits):
         if edit.canvas not in canvases:
             canvas = held_out(edit.canvas, size)
-            encoded = encode(vae, canvas)
-            canvases[edit.canvas] = canvas, encoded, decode(vae, latents(encoded.output))
+            encoded = full_encode(vae, canvas)
+            canvases[edit.canvas] = canvas, encoded, full_decode(vae, latents(encoded.output))
         canvas, encoded, decoded = canvases[edit.canvas]
         mask = square_mask(size, edit.percent, PLACES[edit.place])
         image = pasted(canvas, mask, edit.content, 1000 + number)
-        full = latents(encode(vae, image).output)
+        full = latents(full_encode(vae, image).output)
         latent = composite_latents(latents(encoded.output), full, mask, CELL)
-        right = blend(canvas, decode(vae, latent).output, mask)
+        right = blend(canvas, full_decode(vae, latent).output, mask)
 
         alone = blend(canvas, crop_decode(vae, latent, decoded.output, mask), mask)
         grey, error = {CROP: grey_levels(alone, right, mask)}, {}
@@ -92,16 +92,16 @@ def measure_chain(vae: Any, size: int, length: int, number: int) -> list[float]:
     """Grey levels of edits in a row, each decoded from the state and blended onto the canvas that the last one left."""
     rng = np.random.default_rng([size, number])
     canvas = held_out(number, size)
-    latent = latents(encode(vae, canvas).output)
-    state, differences = decode(vae, latent), []
+    latent = latents(full_encode(vae, canvas).output)
+    state, differences = full_decode(vae, latent), []
     for i in range(length):
         place = float(rng.random()), float(rng.random())
         mask = square_mask(size, float(rng.uniform(1, 10)), place)
         image = pasted(canvas, mask, CONTENTS[i % len(CONTENTS)], 1000 * (number + 1) + i)
-        latent = composite_latents(latent, latents(encode(vae, image).output), mask, CELL)
+        latent = composite_latents(latent, latents(full_encode(vae, image).output), mask, CELL)
         lazy = lazy_decode(vae, latent, state, mask, math.inf)
         blended = blend(canvas, lazy.output, mask)
-        differences.append(grey_levels(blended, blend(canvas, decode(vae, latent).output, mask), mask))
+        differences.append(grey_levels(blended, blend(canvas, full_decode(vae, latent).output, mask), mask))
         canvas, state = blended, lazy.state
     return differences
 
@@ -133,7 +133,7 @@ def crop_decode(vae: Any, latent: Tensor, canvas: Tensor, mask: Tensor) -> Tenso
     rows, columns = (to_grid(mask, CELL)[0, 0].amax(axis).nonzero().flatten().tolist() for axis in (1, 0))
     box = Box(rows[0], columns[0], rows[-1] + 1, columns[-1] + 1).grown(AROUND, size_of(latent))
     result = canvas.clone()
-    box.scaled(CELL).of(result).copy_(decode(vae, box.of(latent).contiguous()).output)
+    box.scaled(CELL).of(result).copy_(full_decode(vae, box.of(latent).contiguous()).output)
     return result
 
 

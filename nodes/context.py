@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from .host.contexts import attach, describe
+from .host.contexts import attach, context_text
 from .host.encode import encode_context
 from .host.progress import show
 from .inputs import edge_inputs, kv_settings, node_schema, stock_inputs
@@ -84,6 +84,6 @@ class LazyContextInfo(io.ComfyNode):
 
     @classmethod
     def execute(cls, context: AnyContext) -> io.NodeOutput:
-        text = describe(context)
+        text = context_text(context)
         show(text)
         return io.NodeOutput(text, ui=ui.PreviewText(text))

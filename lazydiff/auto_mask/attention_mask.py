@@ -220,29 +220,39 @@ FOUND = Thresholds(mask=0.55)  # on scenes that are neither trained nor tested o
 FINE = 4  # cells of a heat map per token and side, as in InstDiffEdit: attention of 16×16 makes masks of 64×64
 
 
+class AttentionSettings(NamedTuple):
+    """How a mask is looked for.
+
+    seeds, strength, steps: noises, their share (0…1) at the first step, and steps from there to the picture
+    evidence: weigh the heat map by `Evidence`; edges: lead it to those of the picture by `guided_filter`
+    """
+
+    seeds: Sequence[int] = (0, 1, 2)
+    strength: float = 0.5
+    steps: int = 1
+    reference: Reference = "sink"
+    thresholds: Thresholds = FOUND
+    evidence: bool = True
+    edges: bool = True
+
+
 @torch.no_grad()
 def attention_mask(
     model: LazyDiffusion,
     image: Tensor,
     prompt: str,
     words: str = "",
-    seeds: Sequence[int] = (0, 1, 2),
-    strength: float = 0.5,
-    steps: int = 1,
-    reference: Reference = "sink",
-    thresholds: Thresholds = FOUND,
-    evidence: bool = True,
-    edges: bool = True,
+    settings: AttentionSettings = AttentionSettings(),  # noqa: B008
 ) -> Found:
     """Where a picture shows what a prompt speaks of.
 
     image: [1, 3, H, W] in 0…1, of any size
-    words: those of the prompt that are the object, separated by commas or spaces; found by `reference` if not given
-    seeds, strength, steps: noises, their share (0…1) at the first step, and steps from there to the picture
+    words: those of the prompt that are the object, separated by commas or spaces; found by the reference if not given
     Each step calls the decoder for the prompt, and once more for evidence or the reference “difference”.
     Errors: ValueError that says what is wrong with the input.
     Source: InstDiffEdit (Zou et al. 2024); `Evidence` and `guided_filter` are not part of it.
     """
+    seeds, strength, steps, reference, thresholds, evidence, edges = settings
     spoken = words_of(model.text.split(prompt))
     noisy = NoisyPicture(model, image, seeds, strength)
     grid, size = noisy.grid, (noisy.grid[0] * FINE, noisy.grid[1] * FINE)

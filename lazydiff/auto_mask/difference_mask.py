@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -104,28 +105,38 @@ def diffedit_heat(target: Tensor, source: Tensor) -> Tensor:
     return (difference / most).clamp(max=1)
 
 
+class DifferenceSettings(NamedTuple):
+    """How a mask is looked for.
+
+    seeds, strength, steps, evidence, edges: as for attention masks; first: the steps that are made and compared
+    stabilise: let words that both prompts have attend as they do in the source's
+    """
+
+    seeds: Sequence[int] = (0, 1, 2)
+    strength: float = 0.5
+    steps: int = 10
+    first: int = 1
+    evidence: bool = True
+    edges: bool = True
+    stabilise: bool = False
+
+
 @torch.no_grad()
 def prompt_difference_mask(
     model: LazyDiffusion,
     image: Tensor,
     source: str,
     target: str,
-    seeds: Sequence[int] = (0, 1, 2),
-    strength: float = 0.5,
-    steps: int = 10,
-    first: int = 1,
-    evidence: bool = True,
-    edges: bool = True,
-    stabilise: bool = False,
+    settings: DifferenceSettings = DifferenceSettings(),  # noqa: B008
 ) -> Found:
     """Where a picture changes when the prompt that tells of it, `source`, becomes `target`; empty if nothing would.
 
-    image, seeds, strength, steps: as for `attention_mask`; first: the steps that are made and compared
-    stabilise: let words that both prompts have attend as they do in the source's
+    image: [1, 3, H, W] in 0…1, of any size
     Each step calls the decoder for both prompts.
     Errors: ValueError that says what is wrong with the input.
     Source: FISEdit (Yu et al. 2024); `Evidence` and `guided_filter` are not part of it.
     """
+    seeds, strength, steps, first, evidence, edges, stabilise = settings
     if not 1 <= first <= steps:
         raise ValueError(f"{first} of {steps} steps cannot be compared: choose 1 to {steps}")
     noisy = NoisyPicture(model, image, seeds, strength)

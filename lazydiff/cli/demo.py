@@ -104,10 +104,8 @@ def tell(
         tokens = int(to_grid(mask, model.config.network.token).sum())
         before.append((outlined(canvas, mask)[0], f"{number}. {stroke.prompt}"))
         start = time.perf_counter()
-        canvas = edit(
-            model, canvas, mask, stroke.prompt, settings=SampleSettings(sampling), blend=stroke.blend,
-            callback=lambda done, total, x0: bar.update(),
-        )  # fmt: skip
+        settings = SampleSettings(sampling, callback=lambda done, total, x0: bar.update())
+        canvas = edit(model, canvas, mask, stroke.prompt, settings=settings, blend=stroke.blend)
         milliseconds = 1000 * (time.perf_counter() - start)
         after.append((canvas[0], f"{tokens} of {model.config.network.grid**2} tokens, {milliseconds:.0f} ms"))
         save_picture(canvas[0], folder / f"{story.name}-{number}.png", ENLARGE)

@@ -9,7 +9,7 @@ from torch import nn
 from ..model.lazydiffusion import LazyDiffusion
 
 
-def describe(model: LazyDiffusion, path: Path) -> str:
+def checkpoint_text(model: LazyDiffusion, path: Path) -> str:
     config, size, sampling = model.config, model.config.network, model.config.sampling
     rows = {
         "name": config.name,

@@ -161,11 +161,10 @@ def run_edit(options: argparse.Namespace) -> None:
     sampling = chosen(options, model.config)
     gates = load_gates(options.gates) if options.gates else None
     with tqdm(total=sampling.steps, unit="step", leave=False) as bar:
-        settings = SampleSettings(sampling, options.negative, sketch, options.strength, gates)
-        results = edit(
-            model, image, mask, options.prompt, options.seed, settings, blend=options.blend,
-            callback=lambda done, total, x0: bar.update(),
-        )  # fmt: skip
+        settings = SampleSettings(
+            sampling, options.negative, sketch, options.strength, gates, lambda done, total, x0: bar.update()
+        )
+        results = edit(model, image, mask, options.prompt, options.seed, settings, options.blend)
     if gates is not None:
         print(f"{gates.ratio:.0%} of the modules were not computed")
     for path, result in zip(outputs, results, strict=True):
@@ -215,7 +214,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     number = {} if options.scenes is None else {"scenes": options.scenes}
     if options.baselines:
         image, crop = (load(WEIGHTS / f"regenerate-{kind}.safetensors", options) for kind in ("image", "crop"))
-        evaluate_baselines(model, image, crop, folder, quick=options.quick, **number)
+        evaluate_baselines({"lazy": model, "image": image, "crop": crop}, folder, quick=options.quick, **number)
         report = folder / "baselines.md"
     else:
         evaluate(model, folder, quick=options.quick, **number)
@@ -224,6 +223,6 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
 def run_info(options: argparse.Namespace) -> None:
     from ..model.checkpoint import load_checkpoint
-    from .info import describe
+    from .info import checkpoint_text
 
-    print(describe(load_checkpoint(options.checkpoint), options.checkpoint))
+    print(checkpoint_text(load_checkpoint(options.checkpoint), options.checkpoint))

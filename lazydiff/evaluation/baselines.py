@@ -70,9 +70,7 @@ SETTINGS = (
 
 
 def evaluate_baselines(
-    lazy: LazyDiffusion,
-    image: LazyDiffusion,
-    crop: LazyDiffusion,
+    models: Mapping[str, LazyDiffusion],
     output: Path,
     scenes: int = 200,
     seed: int = SEED,
@@ -81,12 +79,12 @@ def evaluate_baselines(
 ) -> dict[str, float]:
     """Measure LazyDiffusion, RegenerateImage (dense, and with KV contexts) and RegenerateCrop; returns the figures.
 
+    models: those three, as “lazy”, “image” and “crop”
     scenes: questions of each kind; siblings all lie outside the square that the crop sees
     quick: at most QUICK scenes, and a less trained judge
     Writes baselines.json, baselines.md and baselines.png into `output`, all at the end: an interrupted run leaves none.
     Errors: ValueError for fewer than one scene, or a model that is not what it is taken for.
     """
-    models = {"lazy": lazy, "image": image, "crop": crop}
     for name, kind in {"lazy": (False, CANVAS), "image": (True, CANVAS), "crop": (True, CANVAS // 2)}.items():
         if (models[name].config.network.dense, models[name].config.network.canvas) != kind:
             raise ValueError(f"{models[name].config.name} cannot be measured as the model of kind “{name}”")
@@ -123,7 +121,7 @@ def evaluate_baselines(
     figures = headline({row.name: row.figures for row in rows})
     settings = {
         "checkpoints": {name: model.config.name for name, model in models.items()}, "seed": seed, "quick": quick,
-        "sampling": asdict(image.config.sampling), "blend": BLEND, "threshold": THRESHOLD,
+        "sampling": asdict(models["image"].config.sampling), "blend": BLEND, "threshold": THRESHOLD,
     }  # fmt: skip
     write_baselines(output, figures, settings, rows)
     return figures
@@ -148,7 +146,7 @@ def generated(model: LazyDiffusion, setting: Setting, questions: Sequence[Questi
     if not network.dense:
         _, mask = asked_tensors(questions, torch.device("cpu"))
         computed = to_grid(mask, network.token).sum((1, 2, 3)).int().tolist()
-    shares = np.array([work(network, tokens) / work(network, TOKENS) for tokens in computed])
+    shares = np.array([decoder_work(network, tokens) / decoder_work(network, TOKENS) for tokens in computed])
     dense = np.full(count, model.config.sampling.steps if setting.model == "image" else 0)
     if not network.dense:
         return Generated(painted(model, questions, model.config.sampling), dense, shares)
@@ -179,12 +177,12 @@ def through_anchors(
     tokens = sample_dense(model, context, [questions[number].caption], [number], sampling, cache)
     recorded = cache.count - there
     computed = dilate(context.hole, setting.kv.ring).count
-    replays = (sampling.steps - recorded) * work(network, computed, TOKENS)
-    cost = (recorded * work(network, TOKENS) + replays) / (sampling.steps * work(network, TOKENS))
+    replays = (sampling.steps - recorded) * decoder_work(network, computed, TOKENS)
+    cost = (recorded * decoder_work(network, TOKENS) + replays) / (sampling.steps * decoder_work(network, TOKENS))
     return decode(model, context, tokens), recorded, cost
 
 
-def work(network: NetworkConfig, tokens: int, keys: int | None = None) -> int:
+def decoder_work(network: NetworkConfig, tokens: int, keys: int | None = None) -> int:
     return network.macs(tokens, network.text_length, keys)
 
 

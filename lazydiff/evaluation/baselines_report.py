@@ -54,11 +54,11 @@ def write_baselines(
     record = {"figures": figures, "settings": settings, "table": [row._asdict() for row in rows]}
     picture = plot(rows)
     write(output / "baselines.png", picture)
-    write(output / "baselines.md", table(figures, settings, rows).encode())
+    write(output / "baselines.md", baselines_table(figures, settings, rows).encode())
     write(output / "baselines.json", (json.dumps(record, indent=2) + "\n").encode())
 
 
-def table(figures: Mapping[str, float], settings: Mapping[str, Any], rows: Sequence[Row]) -> str:
+def baselines_table(figures: Mapping[str, float], settings: Mapping[str, Any], rows: Sequence[Row]) -> str:
     """Figures and rows as Markdown."""
     sampling, scenes = settings["sampling"], [row.scenes for row in rows]
     many, few = max(scenes), min(scenes)

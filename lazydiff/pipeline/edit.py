@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ..core.masks import binarise
 from ..model.lazydiffusion import LazyDiffusion
-from ..sampling.samplers import Callback
 from .decode import Blend, composite, decode
 from .encode import check_canvas, check_rows, check_values, encode, size_text
 from .fit import Fit
@@ -26,16 +25,13 @@ def edit(
     prompt: str,
     seeds: Sequence[int] = (0,),
     settings: SampleSettings = SampleSettings(),  # noqa: B008
-    *,
     blend: Blend = "poisson",
-    callback: Callback | None = None,
 ) -> Tensor:
     """Variations [S, 3, H, W] of a canvas, one per seed; every pixel outside the mask is bit-identical to the input's.
 
     image: [1, 3, H, W] in 0…1, of any size (see `Fit`); mask: [1, 1, H, W] in 0…1, above 0.5 = hole. Both on any device:
         the work is done where the model is, the result is where the image was and of its number type
     settings: as of `sample`; a sketch is of the image's size
-    callback: called as callback(done, total, x̂) after each step; what it raises ends the edit
     Errors: ValueError that says what is wrong with the input. An empty mask returns the input without running anything.
     The result has the image's number type; what lies between is computed in fp32.
     """
@@ -52,7 +48,7 @@ def edit(
     if sketch is not None:
         check_values("sketch", sketch)
         settings = settings._replace(sketch=fit.to_model(sketch.to(model.device).float(), mask)[0])
-    tokens = sample(model, context, [prompt] * len(seeds), seeds, settings, callback)
+    tokens = sample(model, context, [prompt] * len(seeds), seeds, settings)
     # A few at a time: blending takes many times the memory of the pictures that come of it.
     rows, edited = max(BLENDED // image[0, 0].numel(), 1), []
     for part in tokens.split(rows):

@@ -81,7 +81,7 @@ class Fit:
         """Image [B, C, H, W] in 0…1 and mask [B, 1, H, W] as the model takes them; any hole pixel makes a hole."""
         image, mask = self.region.of(image), self.region.of(mask)
         if self.inner != self.region[2:]:
-            image = resize(image, self.inner).clamp(0, 1)
+            image = scale_picture(image, self.inner).clamp(0, 1)
             mask = F.adaptive_max_pool2d(mask, self.inner)
         return pad_to_multiple(image, mask, self.side)
 
@@ -92,7 +92,7 @@ class Fit:
         """
         image = image[..., : self.inner[0], : self.inner[1]]
         if self.inner != self.region[2:]:
-            image = resize(image, self.region[2:]).clamp(0, 1)
+            image = scale_picture(image, self.region[2:]).clamp(0, 1)
         if canvas is None or self.region[2:] == self.canvas:
             return image
         whole = canvas.to(image).expand(len(image), -1, -1, -1).clone()
@@ -107,7 +107,7 @@ class Fitted(NamedTuple):
     mask: Tensor  # [B, 1, H, W] bool
 
 
-def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+def scale_picture(image: Tensor, size: tuple[int, int]) -> Tensor:
     """[B, C, H, W] scaled to a size, bicubic. The result may leave the image's range."""
     # Much smaller: by area first, as a GPU's kernel cannot hold the weights of a thousand pixels for each one.
     rough = (min(image.shape[-2], ROUGH * size[0]), min(image.shape[-1], ROUGH * size[1]))
@@ -147,13 +147,13 @@ class Crop(NamedTuple):
         image, mask = self.of(image), self.of(mask)
         if self.size == side:
             return image, mask
-        image = resize(image, (side, side)).clamp(image.min(), image.max())
+        image = scale_picture(image, (side, side)).clamp(image.min(), image.max())
         return image, F.adaptive_max_pool2d(mask, (side, side))
 
     def back(self, image: Tensor, canvas: Tensor) -> Tensor:
         """Copies of the canvas [1, 3, H, W], in which the square shows `image` [B, 3, side, side]."""
         if image.shape[-1] != self.size:
-            scaled = resize(image, (self.size, self.size))
+            scaled = scale_picture(image, (self.size, self.size))
             image = scaled.clamp(image.min(), image.max())
         canvas = canvas.repeat(len(image), 1, 1, 1)
         self.of(canvas).copy_(image)

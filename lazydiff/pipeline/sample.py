@@ -28,6 +28,7 @@ class SampleSettings(NamedTuple):
     negative: what to stay away from
     sketch, strength: [1 or S, 3, H, W] in 0…1, colours to start from inside the mask, and how far they may be changed
     skip: decides which modules are computed, and counts them
+    callback: called as callback(done, total, x̂) after each step; what it raises ends the sampling
     """
 
     sampling: Sampling | None = None
@@ -35,6 +36,7 @@ class SampleSettings(NamedTuple):
     sketch: Tensor | None = None
     strength: float = 0.8
     skip: SkipPolicy | None = None
+    callback: Callback | None = None
 
 
 @torch.no_grad()
@@ -44,12 +46,10 @@ def sample(
     prompts: Sequence[str],
     seeds: Sequence[int],
     settings: SampleSettings = SampleSettings(),  # noqa: B008
-    callback: Callback | None = None,
 ) -> Tensor:
     """Clean hole tokens [S, n, C·p·p], one row for each prompt with its seed; the context is only read.
 
     A context of one canvas serves any number of rows; one of B canvases serves its rows in turn (S a multiple of B).
-    callback: called as callback(done, total, x̂) after each step; what it raises ends the sampling
     Errors: ValueError for a context that another model made, a skip policy of another model or of other steps,
     settings that cannot be, prompts or seeds that cannot be used, or an answer that is not made of numbers.
     """
@@ -74,7 +74,7 @@ def sample(
         gate_at = session.gate_at(PROMPTS)
     denoise = lazy_denoiser(model, context, prompts, sampling.guidance, settings.negative, gate_at)
     try:
-        tokens = sampler(denoise, begin(noise.next(), sigmas[0], start), sigmas, noise.next, callback)
+        tokens = sampler(denoise, begin(noise.next(), sigmas[0], start), sigmas, noise.next, settings.callback)
     finally:
         if session is not None:
             session.clear()

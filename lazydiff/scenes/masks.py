@@ -38,7 +38,7 @@ def _distance(placed: Placed, light: str) -> np.ndarray:
     return frame[edge:-edge, edge:-edge]
 
 
-def _box(rng: np.random.Generator, covered: np.ndarray) -> np.ndarray:
+def _box_mask(rng: np.random.Generator, covered: np.ndarray) -> np.ndarray:
     rows, columns = np.flatnonzero(covered.any(1)), np.flatnonzero(covered.any(0))
     top, bottom, left, right = rng.integers(2, 9, 4)
     mask = np.zeros_like(covered)
@@ -69,7 +69,7 @@ def object_mask(rng: np.random.Generator, scene: Scene, placed: Placed, spare: f
     if form == "silhouette":
         mask = _distance(placed, scene.light) <= rng.uniform(2, _REACH)
     elif form == "box":
-        mask = _box(rng, covered)
+        mask = _box_mask(rng, covered)
     else:
         mask = _blob(rng, covered, (placed.x + BOX / 2, placed.y + BOX / 2))
     if rng.random() < spare:

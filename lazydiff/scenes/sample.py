@@ -81,7 +81,7 @@ def _background(rng: np.random.Generator) -> Sample:
     return removal_sample(rng, replace(scene, things=(*scene.things, extra)), len(scene.things))
 
 
-def _surface(rng: np.random.Generator) -> Sample:
+def _surface_sample(rng: np.random.Generator) -> Sample:
     """Paint a part of the ground: the rest is there already, or still grey; or all of it."""
     scene = random_scene(rng)
     part = str(rng.choice(("upper", "lower", "all"), p=(0.35, 0.35, 0.3)))
@@ -108,7 +108,7 @@ def _blank(rng: np.random.Generator) -> Sample:
     return replace(object_sample(rng, scene, target, describe(kept[target].thing)), kind="blank")
 
 
-_MAKERS = {"object": _object, "background": _background, "surface": _surface, "blank": _blank}
+_MAKERS = {"object": _object, "background": _background, "surface": _surface_sample, "blank": _blank}
 
 
 def random_sample(rng: np.random.Generator, kind: str | None = None) -> Sample:

@@ -97,7 +97,7 @@ class Scores(Gates):
         return torch.tensor([[float(torch.stack(s).mean()) if s else 1.0 for s in step] for step in self.collected])
 
 
-class Scene(NamedTuple):
+class EncodedScenes(NamedTuple):
     """A batch of scenes as a training step sees it."""
 
     context: LazyContext
@@ -158,7 +158,7 @@ def train_gates(model: LazyDiffusion, sampling: Sampling, training: GateTraining
 
 
 @torch.no_grad()
-def prepare(model: LazyDiffusion, batch: Batch, drop_text: float, generator: torch.Generator) -> Scene:
+def prepare(model: LazyDiffusion, batch: Batch, drop_text: float, generator: torch.Generator) -> EncodedScenes:
     device = model.latent.mean.device
     image, mask = batch.image.to(device).float() / 255, batch.mask.to(device).float()
     context = encode(model, image, mask)
@@ -166,12 +166,12 @@ def prepare(model: LazyDiffusion, batch: Batch, drop_text: float, generator: tor
     dropped = torch.rand(len(image), generator=generator) < drop_text
     captions = ["" if drop else caption for drop, caption in zip(dropped.tolist(), batch.captions, strict=True)]
     seeds = torch.randint(2**62, (len(image),), generator=generator).tolist()
-    return Scene(context, captions, model.prompt(captions), context.hole.gather(model.tokens(image * 2 - 1)), seeds)
+    return EncodedScenes(context, captions, model.prompt(captions), context.hole.gather(model.tokens(image * 2 - 1)), seeds)
 
 
 @torch.no_grad()
 def step_before(
-    model: LazyDiffusion, scene: Scene, sampler: SampleFunction, levels: Sequence[float], session: SkipSession
+    model: LazyDiffusion, scene: EncodedScenes, sampler: SampleFunction, levels: Sequence[float], session: SkipSession
 ) -> Tensor:
     """Noisy tokens at the second of two noise levels, after the sampler's own step to it from the truth made noisy at
     the first; `session` keeps the modules' outputs of that step."""
@@ -181,7 +181,7 @@ def step_before(
     return sampler(full, begin(noise.next(), levels[0], scene.clean), levels, noise.next)
 
 
-def distillation(model: LazyDiffusion, scene: Scene, z: Tensor, level: float, soft: Soft) -> Tensor:
+def distillation(model: LazyDiffusion, scene: EncodedScenes, z: Tensor, level: float, soft: Soft) -> Tensor:
     """Mean squared distance between the network's own answer and the soft one, over the tokens that are no padding;
     channels count by their variance, as in the model's training."""
     sigma = z.new_full((len(z),), level)

@@ -106,7 +106,7 @@ def own(module: nn.Module) -> list[tuple[str, Tensor]]:
     return [*module.named_parameters(), *module.named_buffers()]
 
 
-def describe(config: TrainingConfig, processes: int) -> dict[str, Any]:
+def settings_record(config: TrainingConfig, processes: int) -> dict[str, Any]:
     """What decides how a training goes on, as JSON has it."""
     return json.loads(json.dumps({**asdict(config), "processes": processes}))
 

@@ -6,7 +6,8 @@ from __future__ import annotations
 import csv
 import math
 import re
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from filelock import FileLock, Timeout
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
@@ -28,10 +30,9 @@ from ..model.text import train_vocabulary
 from ..scenes import all_captions, random_sample, vocabulary
 from .config import TrainingConfig
 from .data import SceneStream, collate
-from .lock import alone
 from .objective import Objective
 from .pictures import Paint, paint_lazy, sample_grid
-from .state import State, describe, newest_state
+from .state import State, newest_state, settings_record
 
 VOCABULARY = 160  # pieces
 FIT_SCENES = 400  # from which the latent space is measured
@@ -69,7 +70,7 @@ class Training:
         self.average = average.to(accelerator.device)
         self.objective, self.optimiser = accelerator.prepare(Objective(self.model, config), optimiser)
         self.state = State(self.model, self.average, optimiser, accelerator.scaler)
-        self.description = describe(config, accelerator.num_processes)
+        self.description = settings_record(config, accelerator.num_processes)
         self.log = Log(output / "log.csv")
 
     def run(self) -> Path:
@@ -150,6 +151,19 @@ class Training:
 
 def on_cpu(device: torch.device | None) -> bool:
     return not torch.cuda.is_available() if device is None else device.type == "cpu"
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other trainings out of a folder for as long as this process lives.
+
+    Errors: ValueError when another one is at work there.
+    """
+    try:
+        with FileLock(folder / "training.lock", timeout=0):
+            yield
+    except Timeout:
+        raise ValueError(f"another training is at work in {folder}: wait for it, or choose another --output") from None
 
 
 def new_model(config: ModelConfig, seed: int, attention: AttentionFunction = sdpa) -> LazyDiffusion:

@@ -104,7 +104,7 @@ class LazyVAE:
     def run(self, half: Half, x: Tensor, old: VAEState | None, changed: Tensor | None, share: float) -> VAEState:
         """A pass over all of x, or lazily from an old state; share: of the whole work."""
         if old is None:
-            state: VAEState = getattr(lazy_vae, half)(self.vae, x)
+            state: VAEState = getattr(lazy_vae, f"full_{half}")(self.vae, x)
             return state
         result: lazy_vae.LazyResult = getattr(lazy_vae, f"lazy_{half}")(self.vae, x, old, changed)
         return result.state

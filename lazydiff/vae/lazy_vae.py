@@ -6,7 +6,7 @@ boxes alone, with as much around them as each stage still needs; in group norms 
 take the place of the old ones among those of the whole map. With unchanged latents this is exact. After an edit it is
 not quite, because changed statistics change all of the map: how much, a small probe far from the edit tells.
 
-    decode, encode             all of it; leaves a state
+    full_decode, full_encode   all of it; leaves a state
     lazy_decode, lazy_encode   what a mask needs; leaves a state for the next edit
     plan_decode, plan_encode   which boxes that is, and the work
 """
@@ -51,7 +51,7 @@ class LazyResult(NamedTuple):
 
 
 @torch.no_grad()
-def decode(vae: Any, latent: Tensor) -> VAEState:
+def full_decode(vae: Any, latent: Tensor) -> VAEState:
     """The VAE's own decode of latents [B, C, h, w], as `vae.decode` takes them, and what a lazy decode needs of it.
 
     vae: diffusers' `AutoencoderKL` or ComfyUI's `first_stage_model`: anything with such a `decoder`.
@@ -61,7 +61,7 @@ def decode(vae: Any, latent: Tensor) -> VAEState:
 
 
 @torch.no_grad()
-def encode(vae: Any, image: Tensor) -> VAEState:
+def full_encode(vae: Any, image: Tensor) -> VAEState:
     """The VAE's own encode of images [B, 3, H, W] in -1…1, and what a lazy encode needs of it.
 
     The output is the latents' mean and log-variance [B, 2C, h, w], not scaled.

@@ -15,7 +15,7 @@ Sequence = Literal["joint", "image"]
 Extend = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-class Stage(NamedTuple):
+class BlockList(NamedTuple):
     """A list of blocks that are called alike."""
 
     blocks: str  # attribute of the network
@@ -33,7 +33,7 @@ class Stage(NamedTuple):
 
 class Architecture(NamedTuple):
     name: str
-    stages: tuple[Stage, ...]
+    stages: tuple[BlockList, ...]
     output: str  # the module that takes the last block's tokens
     joint_output: bool = False  # whether it takes text tokens as well
     tail: Callable[[Any, int], int] = lambda network, tokens: 0  # padding tokens behind the image's
@@ -64,10 +64,10 @@ def hunyuan_attention(
 
 
 FLUX = (
-    Stage(
+    BlockList(
         "double_blocks", (), "img", text="txt", returns=("img", "txt"), positions="pe", ranges="modulation_dims_img",
     ),
-    Stage("single_blocks", ("x",), "x", joint=True, positions="pe", ranges="modulation_dims"),
+    BlockList("single_blocks", ("x",), "x", joint=True, positions="pe", ranges="modulation_dims"),
 )  # fmt: skip
 
 # By the name of the network's class.
@@ -77,7 +77,7 @@ ARCHITECTURES = {
     "OpenAISignatureMMDITWrapper": Architecture(
         "Stable Diffusion 3",
         (
-            Stage(
+            BlockList(
                 "joint_blocks", ("context", "x"), "x", text="context", returns=("context", "x"),
                 attentions=("joint", "image"),
             ),
@@ -87,7 +87,7 @@ ARCHITECTURES = {
     "QwenImageTransformer2DModel": Architecture(
         "Qwen-Image",
         (
-            Stage(
+            BlockList(
                 "transformer_blocks", (), "hidden_states", text="encoder_hidden_states",
                 returns=("encoder_hidden_states", "hidden_states"), positions="image_rotary_emb",
             ),
@@ -97,7 +97,7 @@ ARCHITECTURES = {
     ),
     "NextDiT": Architecture(
         "Lumina 2",
-        (Stage("layers", ("x", "x_mask", "freqs_cis"), "x", joint=True, positions="freqs_cis"),),
+        (BlockList("layers", ("x", "x_mask", "freqs_cis"), "x", joint=True, positions="freqs_cis"),),
         "final_layer",
         joint_output=True,
         tail=padding,
@@ -106,27 +106,27 @@ ARCHITECTURES = {
     "MMDiT": Architecture(
         "AuraFlow",
         (
-            Stage("double_layers", ("c", "x"), "x", text="c", returns=("c", "x")),
-            Stage("single_layers", ("cx",), "cx", joint=True),
+            BlockList("double_layers", ("c", "x"), "x", text="c", returns=("c", "x")),
+            BlockList("single_layers", ("cx",), "cx", joint=True),
         ),
         "final_linear",
         width="final_linear.in_features",
     ),
     "WanModel": Architecture(
         "Wan",
-        (Stage("blocks", ("x",), "x", positions="freqs", attentions=("image",)),),
+        (BlockList("blocks", ("x",), "x", positions="freqs", attentions=("image",)),),
         "head",
         width="dim",
     ),
     "PixArtMS": Architecture(
         "PixArt",
-        (Stage("blocks", ("x",), "x", attentions=("image",), attention=("attn", pixart_attention)),),
+        (BlockList("blocks", ("x",), "x", attentions=("image",), attention=("attn", pixart_attention)),),
         "final_layer",
     ),
     "HunYuanDiT": Architecture(
         "HunyuanDiT",
         (
-            Stage(
+            BlockList(
                 "blocks", ("x", "c", "text_states", "freq_cis_img"), "x", positions="freq_cis_img",
                 attentions=("image",), attention=("attn1", hunyuan_attention),
             ),

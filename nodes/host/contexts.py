@@ -49,7 +49,7 @@ def encode_sketch(context: LazyContext | KVContext, sketch: Tensor) -> Tensor:
     return encode_each(context.vae, sketch)
 
 
-def describe(context: LazyContext | KVContext) -> str:
+def context_text(context: LazyContext | KVContext) -> str:
     """What a context is made of, line by line."""
     height, width = context.size
     hole = f"hole: {context.hole.count} of {context.hole.total} tokens ({context.hole.share:.0%} of the canvas)"

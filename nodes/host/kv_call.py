@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...lazydiff.cache.kv_cache import CacheFull, CacheReader, CacheWriter, KVSettings, dilate, probe_places
 from ...lazydiff.core.tokens import HoleTokens
-from .architectures import Architecture, Stage
+from .architectures import Architecture, BlockList
 
 ANCHOR = "lazydiffusion_anchor"  # in a call's options: whether it computes every token, or some; absent: no context
 
@@ -74,7 +74,7 @@ class KVCall:
         self.positions: dict[int, tuple[Any, Any]] = {}
         self.problem = ""  # why nothing can be kept of this call
 
-    def block(self, forward: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], stage: Stage) -> Any:
+    def block(self, forward: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], stage: BlockList) -> Any:
         given = Arguments(stage.order, args, kwargs)
         if not self.seen:
             self.measure(stage, given)
@@ -87,7 +87,7 @@ class KVCall:
         finally:
             self.attentions, self.seen = [], True
 
-    def measure(self, stage: Stage, given: Arguments) -> None:
+    def measure(self, stage: BlockList, given: Arguments) -> None:
         tokens, total = given[stage.image].shape[1], self.layout.total
         if stage.joint:
             self.image = total + self.shape.tail(self.network, total)
@@ -107,7 +107,7 @@ class KVCall:
         self.problem = self.problem or reason
         self.action.entries.clear()  # the rest of the call has use for the memory
 
-    def leave_out(self, stage: Stage, given: Arguments) -> None:
+    def leave_out(self, stage: BlockList, given: Arguments) -> None:
         """Take the tokens that are not computed out of a block's arguments."""
         if not self.seen:
             places = self.layout.of(self.text, self.image).computed if stage.joint else self.layout.image

@@ -166,7 +166,7 @@ def decode_hole(
     done = space.decode(latent, earlier)
     mask = mask.reshape(-1, 1, *mask.shape[-2:]) > 0.5
     image = pasted(done.output, picture, mask, latent.shape[-1])
-    return image.movedim(1, -1), "full decode, as chosen" if whole else work(space, done.planned)
+    return image.movedim(1, -1), "full decode, as chosen" if whole else work_text(space, done.planned)
 
 
 def decoded_canvas(space: CanvasVAE, latent: Tensor) -> Sequence[EarlierPass]:
@@ -208,7 +208,7 @@ def pasted(decoded: Tensor, picture: Tensor, mask: Tensor, cells: int) -> Tensor
     return torch.where(near > 0, decoded.to(picture), picture)
 
 
-def work(vae: CanvasVAE, planned: float | None) -> str:
+def work_text(vae: CanvasVAE, planned: float | None) -> str:
     """What a decode has computed, in words."""
     if not vae.lazy:
         return "full decode: this VAE cannot be run in part"

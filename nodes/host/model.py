@@ -80,7 +80,7 @@ class HostDecoder(LazyDecoder):
         return self.blocks[0].attn.attention
 
 
-class Batch(NamedTuple):
+class ModelBatch(NamedTuple):
     """What a call of the model is about, for its number of rows."""
 
     known: Tensor  # [n, C, h, w], the canvas latent as the sampler sees it
@@ -99,18 +99,18 @@ class SamplingState:
 
     def __init__(self, noise: Tensor, context: LazyContext, known: Tensor, raw: Tensor, hole: Tensor):
         self.noise, self.context, self.known, self.raw, self.hole = noise, context, known, raw, hole
-        self.batches: dict[int, Batch] = {}
+        self.batches: dict[int, ModelBatch] = {}
         self.prompts: dict[Any, tuple[Any, Tensor]] = {}  # put together as the host batches them
         self.keys: Any = WeakTensorKeyDictionary()  # of those prompts, for every block
 
-    def batch(self, x: Tensor, dtype: torch.dtype) -> Batch:
+    def batch(self, x: Tensor, dtype: torch.dtype) -> ModelBatch:
         """Canvases, holes and contexts for the rows of x."""
         rows = len(x)
         if rows not in self.batches:
             times = rows // len(self.context.tokens)
             known = self.known.to(x).repeat(rows // len(self.known), 1, 1, 1)
             tokens = self.context.tokens.to(dtype).repeat(times, 1, 1)
-            self.batches[rows] = Batch(known, self.context.hole.tile(times), tokens)
+            self.batches[rows] = ModelBatch(known, self.context.hole.tile(times), tokens)
         return self.batches[rows]
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...lazydiff.cache.module_skip import ModuleCall, SkipCalibrator, load_gates
-from .architectures import ARCHITECTURES, Stage
+from .architectures import ARCHITECTURES, BlockList
 from .gates import GatedSampling
 from .kv_call import ANCHOR, Arguments
 from .kv_sampling import architecture, in_a_call
@@ -68,7 +68,7 @@ class StockGates(GatedSampling):
         finally:
             self.call = None
 
-    def block(self, number: int, stage: Stage, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def block(self, number: int, stage: BlockList, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """One block in it, or its tokens with what was kept."""
         call = self.call
         if call is None:

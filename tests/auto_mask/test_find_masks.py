@@ -12,8 +12,20 @@ import torch
 from samples import scene, tiny_model
 from torch import Tensor
 
-from lazydiff.auto_mask.attention_mask import AttentionMaps, Thresholds, attention_mask, watched, words_of
-from lazydiff.auto_mask.difference_mask import DifferenceMap, difference_mask, prompt_difference_mask
+from lazydiff.auto_mask.attention_mask import (
+    AttentionMaps,
+    AttentionSettings,
+    Thresholds,
+    attention_mask,
+    watched,
+    words_of,
+)
+from lazydiff.auto_mask.difference_mask import (
+    DifferenceMap,
+    DifferenceSettings,
+    difference_mask,
+    prompt_difference_mask,
+)
 from lazydiff.auto_mask.maps import resize
 from lazydiff.auto_mask.noisy_picture import NoisyPicture, noise_levels
 from lazydiff.auto_mask.prompt_to_prompt import attending
@@ -106,7 +118,9 @@ def test_the_model_knows_the_picture_by_its_noisy_latent_alone(any_model: LazyDi
 def test_alone_it_is_the_published_attention_mask(any_model: LazyDiffusion, seen: list[Tensor]) -> None:
     image = scene(0)[0]
     thresholds = Thresholds(mask=0.3)
-    found = attention_mask(any_model, image, PROMPT, "tree", (3, 4), 0.6, 2, "sink", thresholds, **PUBLISHED)
+    found = attention_mask(
+        any_model, image, PROMPT, "tree", AttentionSettings((3, 4), 0.6, 2, "sink", thresholds, **PUBLISHED)
+    )
     del seen[:]
 
     noisy = NoisyPicture(any_model, image, (3, 4), strength=0.6)
@@ -125,7 +139,7 @@ def test_alone_it_is_the_published_attention_mask(any_model: LazyDiffusion, seen
 
 def test_alone_it_is_the_published_difference_mask(any_model: LazyDiffusion) -> None:
     image = scene(0)[0]
-    found = prompt_difference_mask(any_model, image, PROMPT, OTHER, (3, 4), 0.6, 3, first=2, **PUBLISHED)
+    found = prompt_difference_mask(any_model, image, PROMPT, OTHER, DifferenceSettings((3, 4), 0.6, 3, 2, **PUBLISHED))
 
     noisy = NoisyPicture(any_model, image, (3, 4), strength=0.6)
     differences, latents = DifferenceMap(), {PROMPT: noisy.start, OTHER: noisy.start}
@@ -143,8 +157,8 @@ def test_stabilised_words_attend_as_in_the_source(any_model: LazyDiffusion) -> N
     """Against attention written out token by token: the source's shares for the words that both prompts have, the
     target's own for all other tokens, and each place's shares divided by their sum, or by 0.1."""
     image, other = scene(0)[0], "a large striped red tree"
-    given = (any_model, image, PROMPT, other, (3, 4), 0.6, 3, 2)
-    found = prompt_difference_mask(*given, **PUBLISHED, stabilise=True)
+    given, settings = (any_model, image, PROMPT, other), DifferenceSettings((3, 4), 0.6, 3, 2, **PUBLISHED)
+    found = prompt_difference_mask(*given, settings._replace(stabilise=True))
 
     source, target = ({word.text: word.tokens for word in words_of(any_model.text.split(x))} for x in (PROMPT, other))
     pairs = [pair for word in ("a", "striped", "tree") for pair in zip(source[word], target[word], strict=True)]
@@ -172,14 +186,17 @@ def test_stabilised_words_attend_as_in_the_source(any_model: LazyDiffusion) -> N
     assert differences.differs and all(block.cross_attn.attention is sdpa for block in any_model.decoder.blocks)
     heat = resize(differences.heat()[None], (96, 96))
     assert torch.allclose(found.heat[0], heat, atol=1e-3)  # random weights differ little: round-off is stretched
-    plain = prompt_difference_mask(*given, **PUBLISHED)
+    plain = prompt_difference_mask(*given, settings)
     assert (plain.heat - found.heat).abs().max() > 0.02
 
 
 def test_stabilising_prompts_without_a_common_word_changes_nothing(any_model: LazyDiffusion) -> None:
     """But round-off: attention is written out."""
-    given = (any_model, scene(0)[0], "striped blue tree", "red donut", (3, 4), 0.6, 3, 2)
-    plain, stabilised = (prompt_difference_mask(*given, **PUBLISHED, stabilise=choice) for choice in (False, True))
+    given = (any_model, scene(0)[0], "striped blue tree", "red donut")
+    settings = DifferenceSettings((3, 4), 0.6, 3, 2, **PUBLISHED)
+    plain, stabilised = (
+        prompt_difference_mask(*given, settings._replace(stabilise=choice)) for choice in (False, True)
+    )
     assert plain.heat.any() and torch.allclose(plain.heat, stabilised.heat, atol=1e-3)
 
 
@@ -192,7 +209,7 @@ def test_euler_steps_end_at_the_estimate() -> None:
 
 def test_a_prompt_that_stays_the_same_changes_nothing(any_model: LazyDiffusion) -> None:
     for stabilise in (False, True):
-        found = prompt_difference_mask(any_model, scene(0)[0], PROMPT, PROMPT, stabilise=stabilise)
+        found = prompt_difference_mask(any_model, scene(0)[0], PROMPT, PROMPT, DifferenceSettings(stabilise=stabilise))
         assert not found.mask.any() and not found.heat.any()
 
 
@@ -200,8 +217,8 @@ def test_a_prompt_that_stays_the_same_changes_nothing(any_model: LazyDiffusion) 
 def test_masks_have_the_size_of_the_picture(any_model: LazyDiffusion, size: tuple[int, int]) -> None:
     image = torch.nn.functional.interpolate(scene(0)[0], size)
     for found in (
-        attention_mask(any_model, image, PROMPT, seeds=[0]),
-        prompt_difference_mask(any_model, image, PROMPT, OTHER, seeds=[0]),
+        attention_mask(any_model, image, PROMPT, settings=AttentionSettings(seeds=[0])),
+        prompt_difference_mask(any_model, image, PROMPT, OTHER, DifferenceSettings(seeds=[0])),
     ):
         assert found.mask.shape == found.heat.shape == (1, 1, *size)
         assert 0 <= found.heat.min() and found.heat.max() <= 1 and ((found.mask == 0) | (found.mask == 1)).all()
@@ -243,16 +260,16 @@ def test_bad_input_is_told(any_model: LazyDiffusion) -> None:
     for message, settings in {
         "the prompt is empty": {"prompt": ""},
         "no word “house” in the prompt: choose among a, striped, blue, tree": {"words": "house"},
-        "strength is above 0": {"strength": 0.0},
-        "0 steps: choose at least 1": {"steps": 0},
-        "no seed": {"seeds": ()},
-        "no reference “end”": {"reference": "end"},
+        "strength is above 0": {"settings": AttentionSettings(strength=0.0)},
+        "0 steps: choose at least 1": {"settings": AttentionSettings(steps=0)},
+        "no seed": {"settings": AttentionSettings(seeds=())},
+        "no reference “end”": {"settings": AttentionSettings(reference="end")},  # type: ignore[arg-type]
         "one RGB picture": {"image": torch.zeros(1, 4, 96, 96)},
     }.items():
         with pytest.raises(ValueError, match=message):
             attention_mask(any_model, **{"image": image, "prompt": PROMPT, **settings})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="4 of 3 steps cannot be compared"):
-        prompt_difference_mask(any_model, image, PROMPT, OTHER, steps=3, first=4)
+        prompt_difference_mask(any_model, image, PROMPT, OTHER, DifferenceSettings(steps=3, first=4))
     assert not hooks(any_model)
 
 

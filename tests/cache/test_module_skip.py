@@ -75,8 +75,8 @@ def canvases(model: LazyDiffusion) -> LazyContext:
 def sampled(
     model: LazyDiffusion, gates: SkipPolicy | None, guidance: float = 1.0, callback: Any = None, **options: Any
 ) -> Tensor:
-    settings = SampleSettings(sampling_of(model, guidance), skip=gates, **options)
-    return sample(model, canvases(model), PROMPTS, SEEDS, settings, callback)
+    settings = SampleSettings(sampling_of(model, guidance), skip=gates, **options, callback=callback)
+    return sample(model, canvases(model), PROMPTS, SEEDS, settings)
 
 
 @contextmanager

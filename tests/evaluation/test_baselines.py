@@ -197,12 +197,12 @@ def test_an_interrupted_comparison_leaves_no_files(
 
     monkeypatch.setattr("lazydiff.evaluation.baselines.through_anchors", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        evaluate_baselines(**models, output=tmp_path, scenes=1, quick=True, progress=False)
+        evaluate_baselines(models, tmp_path, scenes=1, quick=True, progress=False)
     assert not list(tmp_path.iterdir())
 
 
 def test_what_cannot_be_compared_is_told(models: dict[str, LazyDiffusion], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="0 scenes"):
-        evaluate_baselines(**models, output=tmp_path, scenes=0)
+        evaluate_baselines(models, tmp_path, scenes=0)
     with pytest.raises(ValueError, match="cannot be measured as the model of kind “crop”"):
-        evaluate_baselines(**{**models, "crop": models["image"]}, output=tmp_path)
+        evaluate_baselines({**models, "crop": models["image"]}, tmp_path)

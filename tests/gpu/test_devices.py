@@ -15,8 +15,8 @@ from tiny_vaes import diffusers_vae
 from torch import Tensor
 
 from benchmarks.pretended_gpu import PretendedGPU, PretendedTensor
-from lazydiff.auto_mask.attention_mask import attention_mask
-from lazydiff.auto_mask.difference_mask import prompt_difference_mask
+from lazydiff.auto_mask.attention_mask import AttentionSettings, attention_mask
+from lazydiff.auto_mask.difference_mask import DifferenceSettings, prompt_difference_mask
 from lazydiff.cache.kv_cache import KVCache, KVSettings
 from lazydiff.cache.module_skip import Gates, SkipCalibrator, SkipTable
 from lazydiff.evaluation.evaluate import answer
@@ -162,10 +162,16 @@ def test_contexts_of_a_canvas(gpu: PretendedGPU, model: LazyDiffusion) -> None:
 @pytest.mark.parametrize(
     "find",
     [
-        lambda model, image: attention_mask(model, image, "a red tree", seeds=[1], steps=2),
-        lambda model, image: attention_mask(model, image, "a red tree", "tree", seeds=[1], reference="difference"),
-        lambda model, image: prompt_difference_mask(model, image, "a red tree", "a boat", seeds=[1], first=2),
-        lambda model, image: prompt_difference_mask(model, image, "a red tree", "a blue tree", seeds=[1], stabilise=True),
+        lambda model, image: attention_mask(model, image, "a red tree", settings=AttentionSettings([1], steps=2)),
+        lambda model, image: attention_mask(
+            model, image, "a red tree", "tree", AttentionSettings([1], reference="difference")
+        ),
+        lambda model, image: prompt_difference_mask(
+            model, image, "a red tree", "a boat", DifferenceSettings([1], first=2)
+        ),
+        lambda model, image: prompt_difference_mask(
+            model, image, "a red tree", "a blue tree", DifferenceSettings([1], stabilise=True)
+        ),
     ],
     ids=["attention", "pointed at", "difference", "stabilised"],
 )

@@ -124,7 +124,8 @@ def test_holes_with_context_equal_all_tokens_that_attend_to_holes_alone(config):
     everything = HoleTokens.from_grid_mask(torch.ones_like(mask))
 
     def to_holes(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> Tensor:
-        return plain_attention(q, k, v, mask.flatten(1)[:, None, None] if k.shape[2] == hole.total else key_mask)
+        holes = torch.zeros(mask.shape).masked_fill(~mask, -torch.inf).flatten(1)[:, None, None]
+        return plain_attention(q, k, v, holes if k.shape[2] == hole.total else key_mask)
 
     lazy, dense = LazyDecoder(config).eval(), LazyDecoder(config, attention=to_holes).eval()
     dense.load_state_dict(lazy.state_dict())

@@ -214,7 +214,7 @@ def test_cancel_ends_at_once(model: LazyDiffusion) -> None:
         raise KeyboardInterrupt
 
     with counted(LazyDecoder) as decoded, pytest.raises(KeyboardInterrupt):
-        edit(model, *scene(1), callback=stop)
+        edit(model, *scene(1), settings=SampleSettings(callback=stop))
     assert len(decoded) == 1
 
 

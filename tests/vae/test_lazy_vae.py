@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lazydiff.vae import lazy_vae, passes
-from lazydiff.vae.lazy_vae import decode, encode, lazy_decode, lazy_encode, plan_decode
+from lazydiff.vae.lazy_vae import full_decode, full_encode, lazy_decode, lazy_encode, plan_decode
 from lazydiff.vae.stages import Box, decoder_stages, encoder_stages, needed, reached
 
 SAME = 1e-5  # the same sums in another order, through thirty normalised layers, for values of about -1…1
@@ -124,7 +124,7 @@ def test_work_is_what_torch_counts(vae):
     x, mask = torch.randn(1, 4, *SIZE), mask_of(SIZE, *MASKS["several"])
     # torch does not count its fused attention on a CPU.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as full:
-        state = decode(vae, x)
+        state = full_decode(vae, x)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as lazy:
         plan = lazy_decode(vae, x, state, mask).plan
     assert 2 * plan.full == full.get_total_flops()
@@ -161,14 +161,14 @@ def test_boxes_far_apart_are_decoded_separately():
 def test_too_large_a_hole_is_decoded_in_full(vae):
     x, edited = torch.randn(2, 1, 4, *SIZE)
     mask = mask_of(SIZE, (0, 0, 24, 30))
-    result = lazy_decode(vae, edited, decode(vae, x), mask)
+    result = lazy_decode(vae, edited, full_decode(vae, x), mask)
     assert not result.lazy and result.plan.share > 0.6
-    assert torch.equal(result.output, decode(vae, edited).output)
+    assert torch.equal(result.output, full_decode(vae, edited).output)
 
 
 def test_an_empty_mask_changes_nothing(vae):
     x = torch.randn(1, 4, *SIZE)
-    state = decode(vae, x)
+    state = full_decode(vae, x)
     result = lazy_decode(vae, x, state, mask_of(SIZE))
     assert result.lazy and result.plan.macs == 0 and torch.equal(result.output, state.output)
 
@@ -177,7 +177,7 @@ def test_one_canvas_serves_several_samples(vae):
     canvas, mask = torch.randn(1, 4, *SIZE), mask_of(SIZE, *MASKS["interior"])
     samples = canvas.repeat(3, 1, 1, 1)
     Box(*MASKS["interior"][0]).of(samples).normal_()
-    state = decode(vae, canvas)
+    state = full_decode(vae, canvas)
     together = lazy_decode(vae, samples, state, mask)
     for i in range(3):
         alone = lazy_decode(vae, samples[i : i + 1], state, mask)
@@ -204,8 +204,8 @@ def test_fresh_statistics_are_better_than_stale_ones(monkeypatch):
     errors = dict.fromkeys(["stale", "stale statistics", "without probe", "fresh"], 0.0)
     for _ in range(3):
         latent = torch.randn(1, 4, *size)
-        state, after = decode(vae, latent), edited(latent, box)
-        full = decode(vae, after).output
+        state, after = full_decode(vae, latent), edited(latent, box)
+        full = full_decode(vae, after).output
         for variant in errors:
             with monkeypatch.context() as patch:
                 if "stale" in variant:
@@ -227,7 +227,7 @@ def test_chained_edits_keep_their_state(vae):
     Against a full decode, inside the hole. A second edit sees what the first left undone elsewhere; a ninth no more.
     """
     latent = torch.randn(1, 4, *SIZE)
-    state = first = decode(vae, latent)
+    state = first = full_decode(vae, latent)
     before = [x.clone() for x in tensors(first)]
     places = [Box(2, 3, 7, 8), Box(15, 20, 20, 26), Box(4, 22, 9, 27)]
     errors = []
@@ -236,7 +236,7 @@ def test_chained_edits_keep_their_state(vae):
         latent = edited(latent, box, strength=0.5)
         result = lazy_decode(vae, latent, state, mask_of(SIZE, box))
         assert result.lazy
-        state, full, region = result.state, decode(vae, latent).output, box.scaled(CELL)
+        state, full, region = result.state, full_decode(vae, latent).output, box.scaled(CELL)
         errors.append(float((region.of(result.output) - region.of(full)).abs().mean() / full.std()))
     assert all(torch.equal(x, old) for x, old in zip(tensors(first), before, strict=True))
     assert [x.shape for x in tensors(state)] == [x.shape for x in before]
@@ -252,7 +252,7 @@ def test_half_precision(dtype, tolerance):
     """Statistics stay in float32; images differ by the rounding of their own precision."""
     vae = diffusers_vae(layers_per_block=1).to(dtype)
     x, mask = torch.randn(1, 4, 16, 20, dtype=dtype), mask_of((16, 20), (5, 5, 9, 10))
-    full = decode(vae, x)
+    full = full_decode(vae, x)
     result = lazy_decode(vae, x, full, mask, limit=1)
     assert result.output.dtype == dtype and all(x.dtype == torch.float32 for one in full.statistics for x in one)
     assert (result.output - full.output).abs().max() < tolerance
@@ -262,7 +262,7 @@ def test_an_odd_number_of_latents():
     """Statistics are kept by cells of one latent then."""
     vae = diffusers_vae(layers_per_block=1)
     latent, mask = torch.randn(1, 4, 15, 21), mask_of((15, 21), (5, 12, 9, 21))
-    full = decode(vae, latent)
+    full = full_decode(vae, latent)
     result = lazy_decode(vae, latent, full._replace(output=torch.zeros_like(full.output)), mask, limit=math.inf)
     assert full.statistics[0].cells.shape[-2:] == (15, 21) and result.plan.probe
     for box in result.plan.boxes:
@@ -270,7 +270,7 @@ def test_an_odd_number_of_latents():
 
 
 def test_sizes_that_do_not_fit_say_so(vae):
-    state = decode(vae, torch.randn(2, 4, 16, 16))
+    state = full_decode(vae, torch.randn(2, 4, 16, 16))
     latent = torch.randn(2, 4, 16, 24)
     with pytest.raises(ValueError, match="decoded at 128x128"):
         lazy_decode(vae, latent, state, mask_of((16, 24)))
@@ -279,13 +279,13 @@ def test_sizes_that_do_not_fit_say_so(vae):
     with pytest.raises(ValueError, match="2 pictures, the edit 3"):
         lazy_decode(vae, torch.randn(3, 4, 16, 16), state, mask_of((16, 16)))
     with pytest.raises(ValueError, match="100x64.*multiples of 8"):
-        encode(vae, torch.rand(1, 3, 64, 100))
+        full_encode(vae, torch.rand(1, 3, 64, 100))
     with pytest.raises(ValueError, match="encoded at another size"):
-        lazy_encode(vae, torch.rand(1, 3, 64, 64), encode(vae, torch.rand(1, 3, 64, 128)), mask_of((8, 8)))
+        lazy_encode(vae, torch.rand(1, 3, 64, 64), full_encode(vae, torch.rand(1, 3, 64, 128)), mask_of((8, 8)))
 
 
 def test_unknown_parts_are_refused():
     vae = diffusers_vae()
     vae.decoder.extra = nn.Linear(2, 2)
     with pytest.raises(ValueError, match="extra"):
-        decode(vae, torch.randn(1, 4, 8, 8))
+        full_decode(vae, torch.randn(1, 4, 8, 8))
