@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ..core.masks import pad_to_multiple
 
-
 ROUGH = 32  # times a side, beyond which a picture is first averaged down to that
 
 

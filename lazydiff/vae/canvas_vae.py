@@ -81,8 +81,8 @@ class LazyVAE:
     """Stable Diffusion's VAE (also SDXL's, SD3's, Flux's), which remembers its last passes and goes on from them.
 
     What has changed since then it finds by comparing, so that no result rests on what a caller believes. A batch is
-    computed one by one: variations of a canvas differ in the hole, so that each goes on from the one before. All is done
-    where the VAE is and in its number type; what is returned is float32.
+    computed one by one: variations of a canvas differ in the hole, so that each goes on from the one before. All is
+    done where the VAE is and in its number type; what is returned is float32.
 
     vae: diffusers' `AutoencoderKL`, or anything with such an `encoder` and `decoder`
     scale, shift: latents are (mean - shift) · scale, as the VAE's configuration says

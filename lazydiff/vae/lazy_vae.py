@@ -41,7 +41,7 @@ class Plan(NamedTuple):
     macs: int  # multiply-adds of convolutions and attention, per item of a batch
     full: int  # of a full pass
     probe: Box | None  # of the output too, computed for the statistics alone; None where all is near the edit
-    launches: tuple[int, int] = (0, 0)  # what starting kernels costs the lazy and the full pass on a GPU, in the same unit
+    launches: tuple[int, int] = (0, 0)  # what starting kernels costs either pass on a GPU, lazy and full, likewise
 
     @property
     def share(self) -> float:

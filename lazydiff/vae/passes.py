@@ -206,8 +206,7 @@ def _drifted(cells: Tensor, probe: Patch) -> Tensor:
     pair = torch.stack((probe.box.of(cells), probe.x))  # old and new [2, B, 2, G, h, w]
     (middle, old_variance), (middle_now, variance) = (each.unbind(1) for each in pair.mean((-2, -1), keepdim=True))
     apart, now = pair[:, :, 0] - middle
-    # Of the old means with the change and with themselves; a mean of what lies apart is 0, so that `now` need not be the
-    # change alone.
+    # Of the old means with the new and with themselves; the change is the difference of the two.
     with_now, with_old = (torch.stack((now, apart)) * apart).mean((-2, -1), keepdim=True)
     spread = cells[:, 0].var((-2, -1), correction=0, keepdim=True)
     steep = ((with_now - with_old) / torch.add(with_old, spread, alpha=RIDGE).clamp(min=1e-12)).clamp(-0.5, 0.5)
