@@ -1,5 +1,5 @@
-"""A pretended GPU: tensors that say "cuda:0" and hold CPU data, so that what a GPU would refuse or wait for shows on any
-machine.
+"""A pretended GPU: tensors that say "cuda:0" and hold CPU data, so that what a GPU would refuse or wait for shows on
+any machine.
 
     with pretended_gpu() as gpu:
         model.to("cuda")

@@ -25,8 +25,9 @@ def distance(mask: Tensor, reach: int) -> Tensor:
     row = torch.minimum(column - behind, ahead - column).square()
     nearest = row.clone()
     for step in range(1, min(reach, mask.shape[-2] - 1) + 1):
-        for here, there in ((nearest[..., step:, :], row[..., :-step, :]), (nearest[..., :-step, :], row[..., step:, :])):
-            torch.minimum(here, there + step**2, out=here)
+        below, above = nearest[..., step:, :], nearest[..., :-step, :]
+        torch.minimum(below, row[..., :-step, :] + step**2, out=below)
+        torch.minimum(above, row[..., step:, :] + step**2, out=above)
     return nearest.sqrt()
 
 

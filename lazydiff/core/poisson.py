@@ -119,7 +119,7 @@ def _check_values(ranges: Sequence[float]) -> None:
 
 
 def _bounds(unknown: Tensor) -> Tensor:
-    """First and last row, first and last column of a batch with an unknown pixel; first above last where there is none."""
+    """First and last row and column of a batch with an unknown pixel; without any, the first is above the last."""
     ends = []
     for dims in ((0, 1, 3), (0, 1, 2)):
         inside = unknown.any(dim=dims)

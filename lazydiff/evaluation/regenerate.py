@@ -100,7 +100,8 @@ def dense_denoiser(
 ) -> Denoiser:
     """Every token, or between anchors the hole and its ring. The visible ones are known at every noise level: the
     canvas's own, with the first noise that their seed draws for their places."""
-    text, context = model.prompt([*prompts, *[""] * (len(prompts) * (branches(guidance) - 1))]), context.to(model.device)
+    context = context.to(model.device)
+    text = model.prompt([*prompts, *[""] * (len(prompts) * (branches(guidance) - 1))])
     rows, grid, device = len(seeds), context.hole.grid, context.canvas.device
     times = rows // len(context.tokens)
     hole, canvas = context.hole.tile(times), context.canvas.repeat(times, 1, 1)

@@ -101,7 +101,10 @@ class DecoderBlock(nn.Module):
         self, x: Tensor, table: Tensor, text: tuple[Tensor, Tensor], text_mask: Tensor | None, key_mask: Tensor | None,
         kv_hook: KVHook | None = None, packing: Packing | None = None, gate: Gate = always,
     ) -> Tensor:  # fmt: skip
-        """x: [B, n, d], packed [1, Σn, d]; table: [6, B, 1, d] of `LazyDecoder.modulation`; gate: around attention and MLP"""
+        """x: [B, n, d], packed [1, Σn, d]; table: [6, B, 1, d] of `LazyDecoder.modulation`
+
+        gate: around attention and MLP
+        """
         shift1, factor1, gate1, shift2, factor2, gate2 = table if packing is None else packing.spread(table)
         attended = gate(self.attn, lambda: modulate(self.norm(x), shift1, factor1), key_mask, kv_hook, packing)
         x = torch.addcmul(x, gate1, attended)
@@ -199,7 +202,7 @@ class LazyDecoder(nn.Module):
         return time + torch.cat((*self.csize_embedder(waves[:2]), *self.ar_embedder(waves[2:])))
 
     def modulation(self, time: Tensor) -> Tensor:
-        """What time does to each block, [blocks, 6, B, 1, d]: shift, 1 + scale and gate of its attention and of its MLP.
+        """What time does to each block, [blocks, 6, B, 1, d]: shift, 1 + scale and gate of its attention and its MLP.
 
         time: [B, d]. All blocks' at once, because kernels this small take as long to start as to run.
         """

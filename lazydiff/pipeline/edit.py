@@ -29,8 +29,8 @@ def edit(
 ) -> Tensor:
     """Variations [S, 3, H, W] of a canvas, one per seed; every pixel outside the mask is bit-identical to the input's.
 
-    image: [1, 3, H, W] in 0…1, of any size (see `Fit`); mask: [1, 1, H, W] in 0…1, above 0.5 = hole. Both on any device:
-        the work is done where the model is, the result is where the image was and of its number type
+    image: [1, 3, H, W] in 0…1, of any size (see `Fit`); mask: [1, 1, H, W] in 0…1, above 0.5 = hole. Both on any
+        device: the work is done where the model is, the result is where the image was and of its number type
     settings: as of `sample`; a sketch is of the image's size
     Errors: ValueError that says what is wrong with the input. An empty mask returns the input without running anything.
     The result has the image's number type; what lies between is computed in fp32.

@@ -70,7 +70,7 @@ def iddpm_denoiser(network: Network) -> Denoiser:
         x = z / scale
         epsilon, v = network(x, torch.full((1,), t, device=z.device)).float().chunk(2, dim=-1)
         # By the time step's own alpha, not the caller's: that may be 0, and the network's answer is about this level.
-        return torch.sub(x, epsilon, alpha=TRAINED_STEPS[t].sigma) / TRAINED_STEPS[t].alpha, v
+        return torch.sub(x, epsilon, alpha=float(TRAINED_STEPS[t].sigma)) / TRAINED_STEPS[t].alpha, v
 
     return Denoiser(predict)
 
@@ -180,8 +180,8 @@ def sample_scheduler(
 
 
 def scheduler_weights(scheduler: Any, steps: int) -> Tensor:
-    """What the last `steps` steps of a scheduler add up, [steps, 1 + steps]: how much of the noisy tokens that they begin
-    with, and of each step's estimate.
+    """What the last `steps` steps of a scheduler add up, [steps, 1 + steps]: how much of the noisy tokens that they
+    begin with, and of each step's estimate.
 
     They add nothing else, so that unit vectors on the CPU tell: on a GPU the scheduler would wait for its own tables.
     """

@@ -19,13 +19,17 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..core.masks import to_grid
 from .passes import FullPass, SparsePass, VAEState, macs, put, run_stages
 from .stages import Box, Size, Stage, decoder_stages, encoder_stages, reached, size_of, sizes
 
 LIMIT = 0.6  # of the full work: beyond that, all is computed
+# A GPU starts a kernel in some 8 µs, in which a fast one could do as many multiply-adds: work that a lazy pass, of many
+# small kernels, has more of. Kernels for each group norm and what comes with it, counted by benchmarks/launches.py:
+LAUNCH = 2 * 10**9
+LAUNCHES_FULL, LAUNCHES_LAZY, LAUNCHES_BOX = 13, 38, 13
 PROBE = 4  # latents, the side of the box that is computed far from an edit
 GAP = 6  # latents between boxes: below that, one crop of both is less work than the surroundings of two
 
@@ -37,10 +41,13 @@ class Plan(NamedTuple):
     macs: int  # multiply-adds of convolutions and attention, per item of a batch
     full: int  # of a full pass
     probe: Box | None  # of the output too, computed for the statistics alone; None where all is near the edit
+    launches: tuple[int, int] = (0, 0)  # what starting kernels costs either pass on a GPU, lazy and full, likewise
 
     @property
     def share(self) -> float:
-        return self.macs / self.full
+        """Of the work of a full pass."""
+        lazy, full = self.launches
+        return (self.macs + lazy) / (self.full + full)
 
 
 class LazyResult(NamedTuple):
@@ -122,12 +129,14 @@ def plan_encode(vae: Any, mask: Tensor) -> Plan:
 def _plan_decode(stages: Sequence[Stage], mask: Tensor, size: Size) -> Plan:
     image = sizes(stages, size)[-1]
     cell = image[0] // size[0]
-    return _plan(stages, _cells(F.max_pool2d(mask.float(), 3, 1, 1), image, cell), size, lambda box: box, cell)
+    hole = _cells(F.max_pool2d(mask.float(), 3, 1, 1), image, cell)
+    return _plan(stages, hole, size, lambda box: box, cell, mask.device.type == "cuda")
 
 
 def _plan_encode(stages: Sequence[Stage], mask: Tensor, size: Size) -> Plan:
     cell = size[0] // _latent_size(stages, size)[0]
-    return _plan(stages, _cells(mask, size, cell), size, lambda box: reached(stages, box.scaled(cell), size), 1)
+    hole, on_gpu = _cells(mask, size, cell), mask.device.type == "cuda"
+    return _plan(stages, hole, size, lambda box: reached(stages, box.scaled(cell), size), 1, on_gpu)
 
 
 def _cells(mask: Tensor, image: Size, cell: int) -> Tensor:
@@ -137,7 +146,9 @@ def _cells(mask: Tensor, image: Size, cell: int) -> Tensor:
     return (to_grid(mask.float(), cell) > 0.5).any(0)[0].cpu()
 
 
-def _plan(stages: Sequence[Stage], hole: Tensor, size: Size, spread: Callable[[Box], Box], scale: int) -> Plan:
+def _plan(
+    stages: Sequence[Stage], hole: Tensor, size: Size, spread: Callable[[Box], Box], scale: int, on_gpu: bool
+) -> Plan:
     """hole: [h, w]; size: of the input; spread: latents that edited ones change; scale: of the output to latents."""
 
     @cache
@@ -149,7 +160,16 @@ def _plan(stages: Sequence[Stage], hole: Tensor, size: Size, spread: Callable[[B
     probe = _probe(boxes, size_of(hole))
     total = sum(map(work, [*targets, probe] if probe else targets))
     full = work(Box.whole(size_of(hole)))
-    return Plan(tuple(box.scaled(scale) for box in targets), total, full, probe and probe.scaled(scale))
+    launches = _launches(stages, len(boxes) + (probe is not None)) if on_gpu else (0, 0)
+    return Plan(tuple(box.scaled(scale) for box in targets), total, full, probe and probe.scaled(scale), launches)
+
+
+def _launches(stages: Sequence[Stage], boxes: int) -> tuple[int, int]:
+    """What starting kernels costs a lazy pass of so many boxes, and a full one, in multiply-adds."""
+    parts = [part for stage in stages for part in vars(stage).values() if isinstance(part, nn.Module)]
+    norms = sum(isinstance(module, nn.GroupNorm) for part in parts for module in part.modules())
+    lazy = LAUNCHES_LAZY + LAUNCHES_BOX * boxes if boxes else 0
+    return LAUNCH * norms * lazy, LAUNCH * norms * LAUNCHES_FULL
 
 
 def _probe(boxes: Sequence[Box], size: Size) -> Box | None:

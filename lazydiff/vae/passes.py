@@ -21,7 +21,7 @@ class Statistics(NamedTuple):
     """Of one group norm, float32."""
 
     mean: Tensor  # [B, G]
-    variance: Tensor
+    variance: Tensor  # with the norm's epsilon
     cells: Tensor  # [B, 2, G, h, w], mean and variance of every cell, for what an edit changes of the above
 
     def updated(self, patches: Sequence[Patch], probe: Patch | None) -> Statistics:
@@ -33,7 +33,7 @@ class Statistics(NamedTuple):
         """
         cells = put(self.cells if probe is None else _drifted(self.cells, probe), patches)
         mean, variance = _change(self.cells, cells).unbind(1)
-        return Statistics(self.mean + mean, (self.variance + variance).clamp(min=0), cells)
+        return Statistics(self.mean + mean, self.variance + variance, cells)
 
 
 class VAEState(NamedTuple):
@@ -98,11 +98,13 @@ class FullPass:
         # Statistics of torch's own kernel, not of the cells: on CPUs and channels last they have but four digits on a
         # large map, and a lazy decode is to agree with the full one. Which kernel ran, its result's layout tells.
         layout = torch.contiguous_format if normal.is_contiguous() else torch.channels_last
-        x = patch.x.float().contiguous(memory_format=layout)
+        x = patch.x.float()
+        cells = self._cells(module, patch._replace(x=x)).x
+        x = x.contiguous(memory_format=layout)
         _, mean, scale = torch.native_group_norm(
             x, None, None, len(x), x.shape[1], math.prod(patch.size), module.num_groups, module.eps
         )
-        self.statistics.append(Statistics(mean, scale**-2 - module.eps, self._cells(module, patch).x))
+        self.statistics.append(Statistics(mean, scale**-2, cells))
         return [patch._replace(x=F.silu(normal, inplace=True) if silu else normal)]
 
     def attend(self, queries: list[Patch], keys: list[Patch], values: list[Patch]) -> list[Patch]:
@@ -121,12 +123,12 @@ class FullPass:
         return result
 
     def _cells(self, module: Any, patch: Patch) -> Patch:
-        """Mean and variance [B, 2, G, h, w] of the cells that lie wholly inside a patch, as a patch of all cells."""
+        """Mean and variance [B, 2, G, h, w] of the cells that lie wholly inside a float32 patch, as a patch of all."""
         side = patch.size[0] // self.grid[0]
         inner = patch.box.inner(side)
         if not all(inner.size):
             return Patch(patch.x.new_zeros(()), inner, self.grid)
-        x = patch.cut(inner.scaled(side)).x.float()
+        x = patch.cut(inner.scaled(side)).x
         moments = torch.stack([F.avg_pool2d(each, side) for each in (x, x * x)], 1)
         moments = moments.unflatten(2, (module.num_groups, -1)).mean(3)
         moments[:, 1].addcmul_(moments[:, 0], moments[:, 0], value=-1)
@@ -142,16 +144,18 @@ class SparsePass(FullPass):
 
     def norm(self, module: Any, patches: list[Patch], silu: bool = True) -> list[Patch]:
         old = self.old.statistics[len(self.statistics)]
-        cells = [self._cells(module, patch) for patch in patches]
-        self.statistics.append(old.updated([c for c in cells if all(c.box.size)], cells[-1] if self.probed else None))
+        single = [patch._replace(x=patch.x.float()) for patch in patches]
+        cells = [self._cells(module, patch) for patch in single]
+        fresh = [patch for patch in cells if all(patch.box.size)]
+        self.statistics.append(old.updated(fresh, cells[-1] if self.probed else None))
         mean, variance, _ = self.statistics[-1]
         weight, bias = _affine(module, patches[0].x)
         repeats = module.num_channels // module.num_groups
-        scale = (variance + module.eps).rsqrt().repeat_interleave(repeats, 1) * weight  # [B, C]
+        scale = variance.clamp(min=module.eps).rsqrt().repeat_interleave(repeats, 1) * weight  # [B, C]
         shift = (bias - mean.repeat_interleave(repeats, 1) * scale)[..., None, None]
         result = []
-        for patch in patches:
-            x = torch.addcmul(shift, patch.x.float(), scale[..., None, None]).to(patch.x.dtype)
+        for patch, wide in zip(patches, single, strict=True):
+            x = torch.addcmul(shift, wide.x, scale[..., None, None]).to(patch.x.dtype)
             result.append(patch._replace(x=F.silu(x, inplace=True) if silu else x))
         return result
 
@@ -202,8 +206,7 @@ def _drifted(cells: Tensor, probe: Patch) -> Tensor:
     pair = torch.stack((probe.box.of(cells), probe.x))  # old and new [2, B, 2, G, h, w]
     (middle, old_variance), (middle_now, variance) = (each.unbind(1) for each in pair.mean((-2, -1), keepdim=True))
     apart, now = pair[:, :, 0] - middle
-    # Of the old means with the change and with themselves; a mean of what lies apart is 0, so that `now` need not be the
-    # change alone.
+    # Of the old means with the new and with themselves; the change is the difference of the two.
     with_now, with_old = (torch.stack((now, apart)) * apart).mean((-2, -1), keepdim=True)
     spread = cells[:, 0].var((-2, -1), correction=0, keepdim=True)
     steep = ((with_now - with_old) / torch.add(with_old, spread, alpha=RIDGE).clamp(min=1e-12)).clamp(-0.5, 0.5)

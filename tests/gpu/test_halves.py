@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
@@ -75,7 +76,7 @@ def test_lazy_vaes(dtype: torch.dtype) -> None:
 
     for ours, exact in zip(passes(LazyVAE(deepcopy(vae).to(dtype))), passes(LazyVAE(vae)), strict=True):
         assert ours.dtype == torch.float32
-        assert 0 < (ours - exact).abs().max() <= CLOSE[dtype] * exact.abs().max()
+        assert 0 < (ours - exact).abs().mean() <= CLOSE[dtype] / 8 * exact.abs().max()
 
 
 def test_eight_bits() -> None:
@@ -90,7 +91,7 @@ def test_eight_bits() -> None:
                 self.weight = nn.Parameter(torch.empty(outputs, inputs, dtype=dtype))
 
         class Conv2d(Linear):
-            def __init__(self, inputs: int, outputs: int, *size: int, dtype: torch.dtype | None = None, stride: int = 1):
+            def __init__(self, inputs: int, outputs: int, *size: int, stride: int = 1, dtype: Any = None):
                 super().__init__(inputs, outputs, dtype)
 
         LayerNorm = nn.LayerNorm

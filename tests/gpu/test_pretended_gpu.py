@@ -12,7 +12,8 @@ from benchmarks.pretended_gpu import PretendedGPU
 def test_two_devices_do_not_mix(gpu: PretendedGPU) -> None:
     there, here = torch.arange(6.0).view(2, 3).to("cuda"), torch.ones(2, 3)
     assert there.device == torch.device("cuda:0") and there.cpu().device.type == "cpu"
-    for mix in (lambda: there + here, lambda: torch.cat((there, here)), lambda: here[there.long()], lambda: there @ here.T):
+    mixed = (lambda: there + here, lambda: torch.cat((there, here)), lambda: here[there.long()], lambda: there @ here.T)
+    for mix in mixed:
         with pytest.raises(RuntimeError, match="same device"):
             mix()
     with pytest.raises(TypeError, match="numpy"):
@@ -31,10 +32,11 @@ def test_launches_are_counted(gpu: PretendedGPU) -> None:
 
 def test_waits_and_copies_are_counted(gpu: PretendedGPU) -> None:
     x = torch.arange(3.0).to("cuda")
-    for wait in (lambda: x.sum().item(), lambda: bool(x.any()), lambda: x[x > 1], lambda: x.nonzero(), lambda: x.tolist()):
+    for wait in (lambda: x.sum().item(), lambda: bool(x.any()), lambda: x[x > 1], x.nonzero, x.tolist):
         gpu.count(wait)
         assert sum(gpu.waits.values()) == 1
-    for copy in (lambda: torch.ones(3).to("cuda"), lambda: x[torch.tensor([1])], lambda: torch.tensor([1], device="cuda")):
+    here = torch.tensor([1])
+    for copy in (lambda: here.to("cuda"), lambda: x[here], lambda: torch.tensor([1], device="cuda")):
         gpu.count(copy)
         assert sum(gpu.copies.values()) == 1 and not gpu.waits
     gpu.count(lambda: torch.ones(3).pin_memory().to("cuda", non_blocking=True))

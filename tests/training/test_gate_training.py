@@ -21,7 +21,7 @@ from lazydiff.sampling.noise import CanvasNoise
 from lazydiff.sampling.samplers import sample_euler
 from lazydiff.sampling.schedules import flow_sigmas
 from lazydiff.training.data import SceneStream
-from lazydiff.training.gates import GateTraining, Scene, Soft, distillation, prepare, step_before, train_gates
+from lazydiff.training.gates import EncodedScenes, GateTraining, Soft, distillation, prepare, step_before, train_gates
 
 STEPS, MODULES = 4, 4
 LEVELS = flow_sigmas(STEPS)
@@ -32,7 +32,7 @@ def flow(vocabulary: bytes) -> LazyDiffusion:
     return tiny_model("flow", vocabulary)
 
 
-def batch(model: LazyDiffusion) -> Scene:
+def batch(model: LazyDiffusion) -> EncodedScenes:
     scenes = next(iter(SceneStream(0, 0, 3, model.config.network.token, pool=1)))
     return prepare(model, scenes, 0.0, torch.Generator().manual_seed(0))
 
