@@ -1,6 +1,6 @@
 """Kernel launches and waits of a step, a VAE's decode and a blend, counted on a pretended GPU.
 
-    python benchmarks/launches.py --output DIR
+    python -m benchmarks.launches --output DIR
 
 Prints the figures and writes `launches.json`. A launch costs the host 5 to 10 µs whatever is computed, so that a GPU
 that is asked in many small pieces waits for them; and the host waits each time it wants to know a number. Counts do not

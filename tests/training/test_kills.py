@@ -206,7 +206,8 @@ def test_two_trainings_in_a_folder_are_refused(config: TrainingConfig, tmp_path:
 
 def test_the_lock_of_a_killed_training_is_none(tmp_path: Path) -> None:
     """The system takes it back with the process."""
-    hold = f"from filelock import FileLock; FileLock({str(tmp_path / 'training.lock')!r}).acquire(); import os; os._exit(9)"
+    lock = str(tmp_path / "training.lock")
+    hold = f"import os; from filelock import FileLock; FileLock({lock!r}).acquire(); os._exit(9)"
     assert subprocess.run([sys.executable, "-c", hold]).returncode == 9
     with alone(tmp_path):
         pass
