@@ -62,8 +62,13 @@ def pack(host: ModuleType) -> Pack:
 def sessions(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The samplings on KV contexts; each counts calls of the model that computed every token, and all others."""
     cache, begun = pack.part("lazydiff.cache.kv_cache").KVCache, []
-    session = cache.session
-    monkeypatch.setattr(cache, "session", lambda self, sigmas: begun.append(session(self, sigmas)) or begun[-1])
+    begin = cache.session
+
+    def session(self: Any, sigmas: Any) -> Any:
+        begun.append(begin(self, sigmas))
+        return begun[-1]
+
+    monkeypatch.setattr(cache, "session", session)
     return begun
 
 

@@ -30,7 +30,8 @@ class Graph:
         self.image, self.mask = picture.movedim(1, -1), mask[:, 0]
         self.positive, self.negative = (pack.call("CLIPTextEncode", self.clip, t)[0] for t in (self.caption, ""))
         self.context, self.latent = pack.call("LazyContextEncode", self.model, self.vae, self.image, self.mask, 0, 0)
-        self.library = pack.part("lazydiff.model.checkpoint").load_checkpoint(pack.part("lazydiff.model.checkpoint").SHIPPED)
+        checkpoint = pack.part("lazydiff.model.checkpoint")
+        self.library = checkpoint.load_checkpoint(checkpoint.SHIPPED)
         self.gates = pack.part("lazydiff.cache.module_skip")
         weights = 0.05 * torch.randn(STEPS, 12, 192, generator=torch.Generator().manual_seed(0))
         weights[::2] = 0

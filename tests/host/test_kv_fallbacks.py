@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from .in_process import Pack
 from .tiny_models import TINY, Edit, TinyVAE, prompt, randomise

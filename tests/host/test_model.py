@@ -26,7 +26,8 @@ class Graph:
         self.image, self.mask = picture.movedim(1, -1), mask[:, 0]
         self.positive, self.negative = (pack.call("CLIPTextEncode", self.clip, t)[0] for t in (self.caption, ""))
         self.context, self.latent = pack.call("LazyContextEncode", self.model, self.vae, self.image, self.mask, 0, 0)
-        self.library = pack.part("lazydiff.model.checkpoint").load_checkpoint(pack.part("lazydiff.model.checkpoint").SHIPPED)
+        checkpoint = pack.part("lazydiff.model.checkpoint")
+        self.library = checkpoint.load_checkpoint(checkpoint.SHIPPED)
 
 
 @pytest.fixture(scope="module")
