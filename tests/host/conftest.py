@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -56,6 +57,20 @@ def pack(host: ModuleType) -> Pack:
     for extra in ("custom_sampler", "mask", "flux", "model_advanced"):
         asyncio.run(host.load_custom_node(str(Path(host.__file__).parent / "comfy_extras" / f"nodes_{extra}.py")))
     return Pack(host)
+
+
+@pytest.fixture
+def sessions(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The samplings on KV contexts; each counts calls of the model that computed every token, and all others."""
+    cache, begun = pack.part("lazydiff.cache.kv_cache").KVCache, []
+    begin = cache.session
+
+    def session(self: Any, sigmas: Any) -> Any:
+        begun.append(begin(self, sigmas))
+        return begun[-1]
+
+    monkeypatch.setattr(cache, "session", session)
+    return begun
 
 
 @pytest.fixture(scope="session")

@@ -81,6 +81,9 @@ class Graph:
         self, canvas: Tensor, seed: int = 1, model: Any = None, source: Any = None, target: Any = None, first: int = 2,
         denoise: float = 1.0, cfg: float = 3.0, sampler: str = "euler", **more: Any,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        args = model or self.model, source or self.positive, target or self.clip.conditioning("a red dog")
-        given = args, self.negative, {"samples": canvas}, seed, 4, first, cfg, sampler, "normal", denoise
-        return self.call("PromptDifferenceMask", *given[0], *given[1:], **more)
+        given = {
+            "source": source or self.positive, "target": target or self.clip.conditioning("a red dog"),
+            "negative": self.negative, "latent": {"samples": canvas}, "seed": seed, "steps": 4, "first": first,
+            "cfg": cfg, "sampler": sampler, "scheduler": "normal", "denoise": denoise, **more,
+        }  # fmt: skip
+        return self.call("PromptDifferenceMask", model or self.model, **given)

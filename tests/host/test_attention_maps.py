@@ -225,7 +225,7 @@ def test_interrupt_leaves_nothing(pack: Pack, name: str) -> None:
 
     with pytest.raises(InterruptProcessingException):
         edit.sample(edit.observer.attach(edit.model), steps=2, callback=stop)
-    assert edit.observer.sight is None
+    assert not edit.observer.sight.rows
     edit.maps.clear()
     assert torch.equal(edit.sample(steps=2), expected) and not edit.maps
 

@@ -298,7 +298,5 @@ def test_what_does_not_fit_is_refused_in_words(stock: Chain, ours: Chain) -> Non
     other = {"samples": latent["samples"][..., :-2]}
     with pytest.raises(ValueError, match="sample on this canvas"):
         stock.call("LazyCanvasEdit", stock.canvas, other, context, "poisson")
-    with pytest.raises(ValueError, match="make it with Lazy Canvas Context"):
-        stock.call("LazyCanvasEdit", stock.canvas, latent, context._replace(mask=None), "poisson")
     with pytest.raises(ValueError, match="of different size: the latents 320×256, the canvas 320×256, the mask 64×64"):
         decode(stock, latent["samples"], torch.ones(1, 64, 64))

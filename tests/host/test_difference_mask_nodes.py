@@ -77,12 +77,12 @@ def latents_of(graph: Graph, canvas: Tensor, positive: Any, sampler: str = "eule
 
 def compared(pack: Pack, original: list[Tensor], edited: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Mask [256, 320] and heat map [1, 64, 80] of the first two steps."""
-    part = pack.part("lazydiff.finding.difference_masks")
+    part = pack.part("lazydiff.auto_mask.difference_mask")
     expected = part.DifferenceMap()
     for pair in list(zip(edited, original, strict=True))[1:3]:
         expected.add(*pair)
     size = (64, 80)  # twice the latent's: at least 64 cells
-    resized = pack.part("lazydiff.finding.attention_masks").resize(expected.heat()[None], size)
+    resized = pack.part("lazydiff.auto_mask.maps").resize(expected.heat()[None], size)
     return part.difference_mask(resized[0]).repeat_interleave(4, 0).repeat_interleave(4, 1), expected.heat()
 
 
@@ -90,7 +90,7 @@ def test_prompts_without_a_difference_make_an_empty_mask_and_a_note(
     pack: Pack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph, said = Graph(pack, "sd15"), []
-    monkeypatch.setattr(pack.part("nodes.difference_mask"), "show", said.append)
+    monkeypatch.setattr(pack.part("nodes.host.prompt_difference"), "show", said.append)
     mask, heat = graph.difference(torch.zeros(1, 4, 32, 40), target=graph.positive)
     assert mask.shape == (1, 256, 320) and not mask.any() and not heat.any()
     assert len(said) == 1 and "The two prompts make the same picture" in said[0]
@@ -203,7 +203,7 @@ def test_stabilised_difference_equals_attention_written_out(
     reference.to_target = True
     _, heat = compared(pack, source, latents_of(graph, canvas, target))
     size = found[0].shape[1:]
-    heat = pack.part("lazydiff.finding.attention_masks").resize(heat[None], tuple(size))
+    heat = pack.part("lazydiff.auto_mask.maps").resize(heat[None], tuple(size))
     seen, unsteady = (each[1].amax(-1) / 0.8 for each in (found, plain))  # the hottest cells are the brightest
     assert (seen - heat).abs().max() < 2e-3  # fp32 there, in another order; stretched to 0…1
     assert (seen - unsteady).abs().max() > 0.02
@@ -241,7 +241,7 @@ def test_texts_that_do_not_belong_are_refused_in_words(pack: Pack, changed: dict
 
 
 def test_interrupted_stabiliser_leaves_the_model_as_it_was(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
-    graph, part = Graph(pack, "pixart-sigma"), pack.part("lazydiff.finding.stabiliser")
+    graph, part = Graph(pack, "pixart-sigma"), pack.part("lazydiff.auto_mask.prompt_to_prompt")
     canvas = graph.vae.encode(graph.image)
     before = graph.sample(graph.model, {"samples": canvas})
 

@@ -17,6 +17,8 @@ from lazydiff.model.decoder import LazyDecoder
 from lazydiff.sampling.samplers import iddpm_denoiser
 
 from .in_process import Pack
+from .test_kv_nodes import sampled
+from .tiny_models import TinyVAE
 
 pytestmark = pytest.mark.host
 
@@ -71,6 +73,18 @@ def test_visible_latent_is_bit_identical(pack: Pack, model: Any, sampler: str) -
     assert not changed[:, :5].any() and not changed[:, 15:].any() and not changed[:, :, :8].any()
 
 
+@pytest.mark.parametrize("node", ["LazySample", "KSampler"])
+def test_only_cells_that_the_mask_touches_change(pack: Pack, model: Any, node: str) -> None:
+    """The paper's equation 5 at the latent's resolution: of a token's four cells, two."""
+    image, mask = torch.rand(1, 8 * SIZE, 8 * SIZE, 3), torch.zeros(1, 8 * SIZE, 8 * SIZE)
+    mask[:, 101:104, 150:153] = 1
+    context, latent = pack.call("LazyContextEncode", model, TinyVAE(4), image, mask, 0, 0)
+    out = sampled(pack, node, model, context, latent, *prompts(7, 30))
+    assert context.hole.count == 1 and latent["noise_mask"].sum() == 4
+    changed = (out != latent["samples"]).any(1)[0].nonzero()
+    assert changed.tolist() == [[12, 18], [12, 19]]
+
+
 def test_one_step_equals_the_librarys(
     pack: Pack, model: Any, networks: tuple[ContextEncoder, LazyDecoder]
 ) -> None:
@@ -93,6 +107,7 @@ def test_one_step_equals_the_librarys(
     sigma = float(model.get_model_object("model_sampling").sigma_max)
     noise = comfy.sample.prepare_noise(latent, 3)
     z = hole.gather(patchify(noise * (1 + sigma**2) ** 0.5 + latent * SD_SCALE, 2))
-    clean = iddpm_denoiser(lambda x, t: decoder(x, t, text, hole, context))(z, 1.0, sigma)
+    denoise = iddpm_denoiser(lambda x, t: decoder(x, t, text, hole, context))
+    clean = denoise(z / (1 + sigma), sigma / (1 + sigma))
     expected = unpatchify(hole.scatter(clean, patchify(latent * SD_SCALE, 2)), hole.grid, 2) / SD_SCALE
     assert torch.allclose(out["samples"], expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))

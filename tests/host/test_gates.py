@@ -30,8 +30,9 @@ class Graph:
         self.image, self.mask = picture.movedim(1, -1), mask[:, 0]
         self.positive, self.negative = (pack.call("CLIPTextEncode", self.clip, t)[0] for t in (self.caption, ""))
         self.context, self.latent = pack.call("LazyContextEncode", self.model, self.vae, self.image, self.mask, 0, 0)
-        self.library = pack.part("lazydiff.checkpoint").load_checkpoint(pack.part("lazydiff.checkpoint").SHIPPED)
-        self.gates = pack.part("lazydiff.gates")
+        checkpoint = pack.part("lazydiff.model.checkpoint")
+        self.library = checkpoint.load_checkpoint(checkpoint.SHIPPED)
+        self.gates = pack.part("lazydiff.cache.module_skip")
         weights = 0.05 * torch.randn(STEPS, 12, 192, generator=torch.Generator().manual_seed(0))
         weights[::2] = 0
         scores = torch.rand(STEPS, 12, generator=torch.Generator().manual_seed(1))
@@ -51,7 +52,7 @@ class Graph:
 
 @pytest.fixture(scope="module")
 def graph(pack: Pack, tmp_path_factory: pytest.TempPathFactory) -> Graph:
-    if not pack.part("lazydiff.checkpoint").SHIPPED.exists():
+    if not pack.part("lazydiff.model.checkpoint").SHIPPED.exists():
         pytest.skip("the shipped model is not there")
     return Graph(pack, tmp_path_factory.mktemp("gates"))
 
@@ -80,14 +81,15 @@ def computed(graph: Graph) -> Any:
 def test_gated_samplings_equal_the_librarys(
     graph: Graph, told: list[str], computed: list[int], cfg: float, ratio: float
 ) -> None:
-    pipeline, library = graph.pack.part("lazydiff.pipeline"), graph.library
+    part, library = graph.pack.part("lazydiff.pipeline.sample"), graph.library
     gates = graph.random.fixed(ratio) if ratio else graph.random
     gates.reset()
-    settings = replace(library.config.sampling, sampler="euler", steps=STEPS, guidance=cfg)
-    context = pipeline.encode(library, *scene(3)[:2])
-    tokens = pipeline.sample(library, context, [graph.caption] * 2, [7, 8], settings, gates=gates)
+    sampling = replace(library.config.sampling, sampler="euler", steps=STEPS, guidance=cfg)
+    context = graph.pack.part("lazydiff.pipeline.encode").encode(library, *scene(3)[:2])
+    settings = part.SampleSettings(sampling, skip=gates)
+    tokens = part.sample(library, context, [graph.caption] * 2, [7, 8], settings)
     latents = graph.sampled(graph.gated("random.gates.safetensors", ratio), cfg=cfg)
-    found = graph.pack.part("lazydiff.tokens").patchify(latents, 1)
+    found = graph.pack.part("lazydiff.core.tokens").patchify(latents, 1)
     assert torch.allclose(context.hole.tile(2).gather(found), tokens, atol=CLOSE)
     assert not torch.allclose(latents, graph.sampled(graph.model, cfg=cfg), atol=CLOSE)
     asked = STEPS * 12 * 2 * cfg

@@ -25,7 +25,7 @@ def check_replay(edit: Edit, monkeypatch: pytest.MonkeyPatch, **settings: Any) -
     """A step sampled twice: first it records, then it replays at the very same noise level."""
     sigmas, hole = edit.sigmas(2)[1:], edit.hole
     expected, dense = edit.counted(sigmas=sigmas)
-    context = edit.context(anchors=1, **settings)
+    context = edit.context(reuse=True, **settings)
     lazy = edit.attach(context)
     recorded = edit.sample(lazy, sigmas=sigmas)
     assert torch.equal(recorded[hole], expected[hole])
@@ -35,7 +35,7 @@ def check_replay(edit: Edit, monkeypatch: pytest.MonkeyPatch, **settings: Any) -
     assert torch.equal(replayed[~hole], edit.canvas[~hole])
 
     # Only the hole and its ring went through the blocks; with them the text, where the output module sees that too.
-    computed = edit.pack.part("lazydiff.cache.kv_cache").dilate(context.hole, context.anchors.settings.ring).count
+    computed = edit.pack.part("lazydiff.cache.kv_cache").dilate(context.hole, context.settings.ring).count
     assert context.hole.count < computed < context.hole.total / 3
     joint = edit.pack.part("nodes.host.kv_sampling").architecture(edit.model).joint_output
     if joint and settings.get("text"):
@@ -59,13 +59,21 @@ def test_replay_of_the_same_step_is_exact(edit: Edit, keep_text: bool, monkeypat
     check_replay(edit, monkeypatch, text=keep_text)
 
 
-def test_every_step_an_anchor_is_the_stock_sampler(edit: Edit) -> None:
-    """Bit for bit in the hole; and the model is afterwards what it was before."""
+@pytest.mark.parametrize("sampler", ["euler", "heun"])
+def test_every_step_an_anchor_is_the_stock_sampler(edit: Edit, sampler: str) -> None:
+    """Bit by bit in the hole, for the first seed and the second, with two calls a step too; and nothing is kept."""
+    expected = {seed: edit.sample(steps=2, sampler=sampler, seed=seed) for seed in (5, 6)}
+    for settings in ({"anchors": 1000}, {"anchors": 2, "reuse": True}):
+        lazy = edit.attach(context := edit.context(**settings))
+        for seed, stock in expected.items():
+            out = edit.sample(lazy, steps=2, sampler=sampler, seed=seed)
+            assert torch.equal(out, torch.where(edit.hole, stock, edit.canvas))
+        assert not edit.cache(context).bytes
+
+
+def test_the_model_is_afterwards_what_it_was_before(edit: Edit) -> None:
     before = edit.sample(steps=2)
-    lazy = edit.attach(edit.context(anchors=2))
-    out = edit.sample(lazy, steps=2)
-    assert torch.equal(out[edit.hole], before[edit.hole])
-    assert torch.equal(out[~edit.hole], edit.canvas[~edit.hole])
+    edit.sample(edit.attach(edit.context(anchors=1)), steps=2)
     assert torch.equal(edit.sample(steps=2), before)
     for module in edit.model.model.modules():
         forward = module.forward  # the host puts it back as an attribute
@@ -75,9 +83,9 @@ def test_every_step_an_anchor_is_the_stock_sampler(edit: Edit) -> None:
 def test_hole_of_everything_is_the_unpatched_model(edit: Edit) -> None:
     edit.mask = torch.ones_like(edit.mask)
     expected = edit.sample(steps=1)
-    context = edit.context()
+    context = edit.context(reuse=True)
     assert torch.equal(edit.sample(edit.attach(context), steps=1), expected)
-    assert not context.anchors.count, "there is nothing to keep"
+    assert not edit.cache(context).count, "there is nothing to keep"
 
 
 # The host's own loading. It reads what a checkpoint is from the shapes of its weights; of most architectures it takes

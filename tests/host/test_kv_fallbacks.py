@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from .in_process import Pack
 from .tiny_models import TINY, Edit, TinyVAE, prompt, randomise
@@ -29,7 +28,7 @@ def check_dense(
 ) -> None:
     """Three steps, of two prompts each, are the stock sampler's in every bit; one line of the log says why."""
     stock = edit.sample(model, steps=3)
-    context = edit.context(**settings)
+    context = edit.context(reuse=True, **settings)
     with caplog.at_level("INFO"):
         out, counts = edit.counted(edit.attach(context, model), steps=3)
     assert torch.equal(out[edit.hole], stock[edit.hole])
@@ -37,7 +36,7 @@ def check_dense(
     lines = [line for line in caplog.messages if line.startswith("Lazy Diffusion")]
     assert len(lines) == 1 and "every step computes the whole canvas" in lines[0] and why in lines[0]
     assert len(counts) <= calls and min(counts) >= context.hole.total
-    assert not context.anchors.bytes
+    assert not edit.cache(context).bytes
 
 
 def test_attention_mask_inside_the_model(edit: Edit, caplog: pytest.LogCaptureFixture) -> None:
@@ -82,7 +81,7 @@ def test_patch_that_needs_all_tokens(edit: Edit, caplog: pytest.LogCaptureFixtur
 
 def test_after_a_dense_sampling_the_next_finds_its_own_anchors(edit: Edit) -> None:
     """A schedule counts as known only when a lazy sampling went through it."""
-    context, patched = edit.context(), edit.model.clone()
+    context, patched = edit.context(reuse=True), edit.model.clone()
     patched.set_model_patch(lambda args: args, "post_input")
     edit.sample(edit.attach(context, patched))
     lazy, fresh = edit.attach(context), edit.attach(edit.context())
@@ -105,20 +104,21 @@ def limited(edit: Edit, monkeypatch: pytest.MonkeyPatch, anchors: float) -> int:
 @pytest.mark.parametrize("name", ["flux", "sd3", "wan", "qwen-image", "pixart-sigma", "lumina2", "auraflow", "z-image"])
 def test_memory_is_that_of_the_formula(pack: Pack, name: str) -> None:
     edit = Edit(pack, name)
-    context = edit.context(anchors=2)
+    context = edit.context(anchors=2, reuse=True)
     edit.sample(edit.attach(context))
-    assert context.anchors.bytes == pytest.approx(2 * bytes_of_an_anchor(edit), rel=0.05)
+    assert edit.cache(context).bytes == pytest.approx(2 * bytes_of_an_anchor(edit), rel=0.05)
 
 
 def test_older_anchors_are_forgotten_first(edit: Edit, monkeypatch: pytest.MonkeyPatch) -> None:
-    context = edit.context(anchors=4, limit=limited(edit, monkeypatch, 2.5))
-    lazy = edit.attach(context)
-    stock = edit.sample()
-    assert torch.equal(edit.sample(lazy)[edit.hole], stock[edit.hole])  # every step was an anchor when it came
-    assert context.anchors.count == 2 and 0 < context.anchors.bytes <= context.anchors.settings.limit
-    assert sorted(next(iter(context.anchors.kept.values()))) == sorted(edit.sigmas(4)[2:4].tolist())
-    again = edit.sample(lazy)
-    assert (again - stock)[edit.hole].abs().max() <= 1e-3 * stock.abs().max()  # all four recorded or exact replays
+    """A sampling that uses each anchor until the next one needs no older ones; a later one records them again."""
+    expected = edit.sample(edit.attach(edit.context(anchors=4)), steps=5)
+    context = edit.context(anchors=4, limit=limited(edit, monkeypatch, 2.5), reuse=True)
+    lazy, cache = edit.attach(context), edit.cache(context)
+    assert torch.equal(edit.sample(lazy, steps=5), expected)
+    assert cache.count == 2 and 0 < cache.bytes <= context.settings.limit
+    assert sorted(next(iter(cache.kept.values()))) == sorted(edit.sigmas(5)[2:4].tolist())
+    again = edit.sample(lazy, steps=5)
+    assert (again - expected).abs().max() <= 1e-3 * expected.abs().max()  # all recorded or exact replays
 
 
 def test_one_anchor_that_does_not_fit(
@@ -150,47 +150,39 @@ def test_fp8(edit: Edit) -> None:
     """Each number is rounded to 4 bits, by 3 % on average; of many, less is left of that."""
     error = edit.replay_error(precision="fp8")
     assert 1e-4 < error < 0.03
-    context = edit.context(anchors=1, precision="fp8")
+    context = edit.context(anchors=1, precision="fp8", reuse=True)
     edit.sample(edit.attach(context))
-    assert context.anchors.bytes == bytes_of_an_anchor(edit) / 4  # of fp32's
+    assert edit.cache(context).bytes == bytes_of_an_anchor(edit) / 4  # of fp32's
 
 
 def test_kept_in_main_memory(edit: Edit) -> None:
     assert edit.replay_error(place="host") <= CLOSE
 
 
-@pytest.mark.parametrize("anchors", [0, 1, 2, 1000])
-def test_host_knows_of_the_memory_beforehand(edit: Edit, monkeypatch: pytest.MonkeyPatch, anchors: int) -> None:
+@pytest.mark.parametrize(
+    ("anchors", "reuse", "expected"),  # automatic: expected to be 4, of which there are no more than steps
+    [(0, False, 3), (0, True, 3), (1, False, 1), (2, False, 2), (2, True, 2), (3, True, 0), (1000, False, 0)],
+)
+def test_host_knows_of_the_memory_beforehand(
+    edit: Edit, monkeypatch: pytest.MonkeyPatch, anchors: int, reuse: bool, expected: int
+) -> None:
+    """Three steps, each anchor of a positive and a negative prompt. When all are anchors nothing is kept."""
     import comfy.model_management as mm
 
     asked: list[dict[str, float]] = []
     load = mm.load_models_gpu
     monkeypatch.setattr(mm, "load_models_gpu", lambda *args, **sizes: (asked.append(sizes), load(*args, **sizes)))
-    edit.sample(steps=3)
-    lazily = edit.attach(edit.context(anchors=anchors))
-    edit.sample(lazily, steps=3)
-    edit.sample(steps=3)
-    edit.sample(lazily, steps=3)
-    # Positive and negative prompt of each anchor, of which there are no more than steps; automatic: expected to be 4.
-    expected = bytes_of_an_anchor(edit) * min(anchors or 4, 3)
+    lazily = edit.attach(edit.context(anchors=anchors, reuse=reuse))
+    for model in (edit.model, lazily, edit.model, lazily):
+        edit.sample(model, steps=3)
+    needed = bytes_of_an_anchor(edit) * expected
     for size in ("memory_required", "minimum_memory_required"):
         stock, lazy, after, again = (each[size] for each in asked)
-        assert lazy - stock == pytest.approx(expected, rel=1e-3) and after == stock
-        # What is kept already takes no more; the automatic policy has made fewer anchors than expected.
-        assert again == stock if anchors else stock <= again < lazy
-
-
-def test_what_is_kept_is_seen_by_those_who_count_memory(edit: Edit) -> None:
-    """The host's cache of results looks for tensors in lists and tuples."""
-    def found(value: Any) -> list[Tensor]:
-        if isinstance(value, (list, tuple)):
-            return [tensor for part in value for tensor in found(part)]
-        return [value] if torch.is_tensor(value) else []
-
-    context = edit.context(anchors=2)
-    before = sum(tensor.nbytes for tensor in found([context]))
-    edit.sample(edit.attach(context))
-    assert sum(tensor.nbytes for tensor in found([context])) - before == context.anchors.bytes > 0
+        assert lazy - stock == pytest.approx(needed, rel=1e-3) and after == stock
+        if not reuse:
+            assert again == lazy
+        else:  # what is there takes no more; the automatic policy has made fewer anchors than expected
+            assert again == stock if anchors else stock <= again < lazy
 
 
 # Models that are no transformers
@@ -230,7 +222,7 @@ def test_unet_stays_dense(pack: Pack, monkeypatch: pytest.MonkeyPatch, kind: str
     image = torch.rand(1, 256, 320, 3)
     context, latent = pack.call("LazyContextEncode", edit.model, TinyVAE(4), image, edit.mask[:, 0], 0, 0)
     assert len(said) == 1 and "every step computes the whole canvas" in said[0]
-    assert "every step computes the whole canvas" in pack.call("LazyContextInfo", context)[0]
+    assert "every step computes everything" in pack.call("LazyContextInfo", context)[0]
     edit.canvas = latent["samples"]
     stock, out = (edit.sample(model, steps=1, cfg=1.0) for model in (edit.model, edit.attach(context)))
     assert torch.equal(out[edit.hole], stock[edit.hole]) and not torch.equal(out, edit.canvas)

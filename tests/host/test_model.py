@@ -26,12 +26,13 @@ class Graph:
         self.image, self.mask = picture.movedim(1, -1), mask[:, 0]
         self.positive, self.negative = (pack.call("CLIPTextEncode", self.clip, t)[0] for t in (self.caption, ""))
         self.context, self.latent = pack.call("LazyContextEncode", self.model, self.vae, self.image, self.mask, 0, 0)
-        self.library = pack.part("lazydiff.checkpoint").load_checkpoint(pack.part("lazydiff.checkpoint").SHIPPED)
+        checkpoint = pack.part("lazydiff.model.checkpoint")
+        self.library = checkpoint.load_checkpoint(checkpoint.SHIPPED)
 
 
 @pytest.fixture(scope="module")
 def graph(pack: Pack) -> Graph:
-    if not pack.part("lazydiff.checkpoint").SHIPPED.exists():
+    if not pack.part("lazydiff.model.checkpoint").SHIPPED.exists():
         pytest.skip("the shipped model is not there")
     return Graph(pack)
 
@@ -44,20 +45,27 @@ def visible(latent: torch.Tensor, graph: Graph) -> torch.Tensor:
 def test_parts_equal_the_librarys(pack: Pack, graph: Graph) -> None:
     text, _ = graph.library.text([graph.caption])
     assert torch.allclose(graph.positive[0][0], text, atol=CLOSE)
-    context = pack.part("lazydiff.pipeline").encode(graph.library, *scene(3)[:2])
+    context = pack.part("lazydiff.pipeline.encode").encode(graph.library, *scene(3)[:2])
     assert context.model == graph.context.model and context.network == graph.context.network
     assert torch.allclose(graph.context.tokens, context.tokens, atol=CLOSE)
     assert torch.allclose(graph.context.canvas, context.canvas, atol=CLOSE)
+
+
+def pictures(pack: Pack, graph: Graph, seeds: list[int], **settings: Any) -> torch.Tensor:
+    """What the library makes of the canvas, one for each seed."""
+    encode, sample, decode = (pack.part(f"lazydiff.pipeline.{name}") for name in ("encode", "sample", "decode"))
+    context = encode.encode(graph.library, *scene(3)[:2])
+    prompts = [graph.caption] * len(seeds)
+    tokens = sample.sample(graph.library, context, prompts, seeds, sample.SampleSettings(**settings))
+    return decode.decode(graph.library, context, tokens)
 
 
 @pytest.mark.parametrize(("sampler", "same"), [("ancestral (as trained)", "ancestral"), ("euler", "euler")])
 @pytest.mark.parametrize("cfg", [1.0, 2.0])
 def test_variations_equal_the_librarys(pack: Pack, graph: Graph, sampler: str, same: str, cfg: float) -> None:
     """The nodes make what the library makes from the same seeds."""
-    pipeline, model = pack.part("lazydiff.pipeline"), graph.library
-    settings = replace(model.config.sampling, sampler=same, steps=10, guidance=cfg)
-    context = pipeline.encode(model, *scene(3)[:2])
-    expected = pipeline.decode(model, context, pipeline.sample(model, context, [graph.caption] * 2, [7, 8], settings))
+    sampling = replace(graph.library.config.sampling, sampler=same, steps=10, guidance=cfg)
+    expected = pictures(pack, graph, [7, 8], sampling=sampling)
     args = graph.model, graph.context, graph.positive, graph.negative, 7, 10, cfg, sampler, "simple", 1.0, 2
     (latent,) = pack.call("LazySample", *args)
     (pixels,) = pack.call("VAEDecode", graph.vae, latent)
@@ -66,15 +74,13 @@ def test_variations_equal_the_librarys(pack: Pack, graph: Graph, sampler: str, s
 
 def test_sketch_equals_the_librarys(pack: Pack, graph: Graph) -> None:
     """denoise 0.5 of 5 steps is the lower half of 10: the library's strength 0.5."""
-    pipeline, model = pack.part("lazydiff.pipeline"), graph.library
     sketch = torch.rand(1, 3, 96, 96)
-    context = pipeline.encode(model, *scene(3)[:2])
-    settings = replace(model.config.sampling, sampler="euler", steps=10, guidance=2.0)
-    tokens = pipeline.sample(model, context, [graph.caption], [7], settings, sketch=sketch, strength=0.5)
+    sampling = replace(graph.library.config.sampling, sampler="euler", steps=10, guidance=2.0)
+    expected = pictures(pack, graph, [7], sampling=sampling, sketch=sketch, strength=0.5)
     args = graph.model, graph.context, graph.positive, graph.negative, 7, 5, 2.0, "euler", "simple", 0.5, 1
     (latent,) = pack.call("LazySample", *args, sketch=sketch.movedim(1, -1))
     (pixels,) = pack.call("VAEDecode", graph.vae, latent)
-    assert torch.allclose(pixels.movedim(-1, 1), pipeline.decode(model, context, tokens), atol=CLOSE)
+    assert torch.allclose(pixels.movedim(-1, 1), expected, atol=CLOSE)
 
 
 SAMPLERS = [

@@ -21,7 +21,7 @@ NODES = {
     "LazyCheckpointLoader": ["checkpoint"],
     "LazyContextEncode": [
         "model", "vae", "image", "mask", "grow", "feather", "anchors", "ring", "keep_text", "cache_precision",
-        "cache_place", "cache_limit",
+        "cache_place", "cache_limit", "reuse_anchors",
     ],
     "LazySample": [
         "model", "context", "positive", "negative", "seed", "steps", "cfg", "sampler", "scheduler", "denoise",
@@ -33,7 +33,7 @@ NODES = {
     "LazyCanvas": ["vae", "image"],
     "LazyCanvasContext": [
         "model", "canvas", "mask", "grow", "feather", "anchors", "ring", "keep_text", "cache_precision", "cache_place",
-        "cache_limit",
+        "cache_limit", "reuse_anchors",
     ],
     "LazyCanvasEdit": ["canvas", "samples", "context", "blend"],
     "LazyVAEDecode": ["samples", "vae", "hole", "canvas", "mode"],
@@ -99,10 +99,9 @@ def test_stock_model_with_a_learned_context_is_refused_in_words(pack: Pack, node
 
     class Flux: ...
 
-    arguments = {
-        "LazySample": dict.fromkeys(NODES["LazySample"][1:]),
-        "LazyContextApply": {"context": None},
-    }[node]
+    learned = pack.part("lazydiff.model.context").LazyContext
+    context = learned(**dict.fromkeys(learned._fields))  # looked into by nobody
+    arguments = {**dict.fromkeys(NODES[node][1:]), "context": context}
     with pytest.raises(ValueError, match="this MODEL is a Flux.*Connect the MODEL of a Lazy Checkpoint Loader"):
         pack.call(node, model=SimpleNamespace(model=Flux()), **arguments)
 

@@ -44,7 +44,7 @@ class Graph:
 
 @pytest.fixture(scope="module")
 def graph(pack: Pack) -> Graph:
-    if not pack.part("lazydiff.checkpoint").SHIPPED.exists():
+    if not pack.part("lazydiff.model.checkpoint").SHIPPED.exists():
         pytest.skip("the shipped model is not there")
     return Graph(pack)
 

@@ -177,9 +177,9 @@ def test_a_kv_context_keeps_in_step(pack: Pack, name: str, gates_first: bool) ->
 
 
 def test_anchors_that_are_there_already(pack: Pack) -> None:
-    """Samplings after the first replay at every step; those of an automatic context place their anchors as they go."""
+    """Samplings after the first read at every step; those of an automatic context place their anchors as they go."""
     edit = Gated(pack, "flux", ratio=0.4)
-    lazy = edit.attach(edit.context(anchors=2), edit.gated)
+    lazy = edit.attach(edit.context(anchors=2, reuse=True), edit.gated)
     for seed in range(3):
         check_hole_alone(edit, edit.sample(lazy, steps=STEPS, seed=seed))
     assert "of the blocks were not computed" in edit.lines[-1] and ": 0%" not in edit.lines[-1]

@@ -243,12 +243,17 @@ class Edit:
 
     @property
     def hole(self) -> Tensor:
-        """bool, of the latent's shape"""
-        return self.cells.bool().expand_as(self.canvas)
+        """The latent cells that may change, those that the mask touches; bool, of the latent's shape."""
+        cells = F.max_pool2d(self.mask, self.cell) > 0
+        return (cells.unsqueeze(2) if self.canvas.ndim == 5 else cells).expand_as(self.canvas)
 
     def context(self, **settings: Any) -> Any:
         kv, anchors = self.pack.part("nodes.host.kv_sampling"), self.pack.part("lazydiff.cache.kv_cache")
         return kv.kv_context(self.model, self.canvas[: len(self.mask)], self.mask, anchors.KVSettings(**settings), None)
+
+    def cache(self, context: Any) -> Any:
+        """What samplings on a context have kept, if its settings say that they keep anything."""
+        return self.pack.part("lazydiff.cache.kv_context").cache_of(context)
 
     def attach(self, context: Any, model: Any = None) -> Any:
         """A lazy MODEL."""
@@ -296,7 +301,7 @@ class Edit:
         """
         sigmas, hole = self.sigmas(2)[1:], self.hole
         expected = self.sample(model, sigmas=sigmas)
-        context = self.context(anchors=1, **settings)
+        context = self.context(reuse=True, **settings)
         lazy = self.attach(context, model)
         recorded, dense = self.counted(lazy, sigmas=sigmas)
         assert torch.equal(recorded[hole], expected[hole]) and min(dense) >= context.hole.total
