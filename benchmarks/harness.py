@@ -117,7 +117,8 @@ def interleaved_medians(calls: Sequence[Call], repeat: int, clock: Callable[[], 
 def tensor_bytes() -> int:
     """Memory behind all tensors that exist: each storage once, and whole, however little of it a tensor shows."""
     gc.collect()
-    tensors = [x for x in gc.get_objects() if issubclass(type(x), Tensor) and x.device.type != "meta"]
+    kinds = (Tensor, torch.nn.Parameter)  # subclasses may have no memory of their own
+    tensors = [x for x in gc.get_objects() if type(x) in kinds and x.device.type != "meta"]
     return sum({x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}.values())
 
 

@@ -97,10 +97,10 @@ def vae_launches(gpu: PretendedGPU) -> dict[str, int]:
     lazy = lazy_vae.plan_decode(real, mask).share <= lazy_vae.LIMIT
     narrow = vae(tuple(width // 32 for width in WIDTHS), 4).to("cuda")
     latent = torch.randn(1, 4, SIDE // 8, SIDE // 8).to("cuda")
-    state = lazy_vae.decode(narrow, latent)
+    state = lazy_vae.full_decode(narrow, latent)
     counts = {
         "full": gpu.count(lambda: narrow.decode(latent)).total(),
-        "full_with_state": gpu.count(lambda: lazy_vae.decode(narrow, latent)).total(),
+        "full_with_state": gpu.count(lambda: lazy_vae.full_decode(narrow, latent)).total(),
         "lazy": gpu.count(lambda: lazy_vae.lazy_decode(narrow, latent, state, mask, limit=float("inf"))).total(),
     }
     return counts | {"chosen": counts["lazy" if lazy else "full_with_state"]}

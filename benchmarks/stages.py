@@ -170,7 +170,8 @@ class Autoencoder:
     def _full_calls(self, size: int) -> dict[str, Call]:
         vae, (image, latent, *_) = self.vae, self._canvas(size)
         return {"encode": lambda: vae.encode(image), "decode": lambda: vae.decode(latent),
-                "open encode": lambda: full_encode(vae, image), "open decode": lambda: full_decode(vae, latent)}  # fmt: skip
+                "open encode": lambda: full_encode(vae, image),
+                "open decode": lambda: full_decode(vae, latent)}  # fmt: skip
 
     def _lazy_calls(self, size: int, percent: float, limit: float) -> dict[str, Call]:
         vae, (image, latent, encoded, decoded) = self.vae, self._canvas(size)

@@ -15,7 +15,7 @@ from .canvas import LazyCanvas, LazyCanvasContext, LazyCanvasEdit
 from .context import LazyContextApply, LazyContextEncode, LazyContextInfo
 from .difference_mask import PromptDifferenceMask, RecordLatents
 from .gates import LazyGates
-from .host.model import register, registered_elsewhere
+from .host.registration import register, registered_elsewhere
 from .host.settings import add_folders
 from .load import LazyCheckpointLoader
 from .prompts import LazyPrompts

@@ -98,17 +98,18 @@ class DecoderBlock(nn.Module):
         self.scale_shift_table = random_table(6, dim, **kw)
 
     def forward(
-        self, x: Tensor, table: Tensor, text: tuple[Tensor, Tensor], text_mask: Tensor | None, key_mask: Tensor | None,
+        self, x: Tensor, table: Tensor, text: tuple[Tensor, Tensor, Tensor | None], key_mask: Tensor | None = None,
         kv_hook: KVHook | None = None, packing: Packing | None = None, gate: Gate = always,
     ) -> Tensor:  # fmt: skip
         """x: [B, n, d], packed [1, Σn, d]; table: [6, B, 1, d] of `LazyDecoder.modulation`
 
-        gate: around attention and MLP
+        text: keys, values and their mask; gate: around attention and MLP
         """
+        keys, values, text_mask = text
         shift1, factor1, gate1, shift2, factor2, gate2 = table if packing is None else packing.spread(table)
         attended = gate(self.attn, lambda: modulate(self.norm(x), shift1, factor1), key_mask, kv_hook, packing)
         x = torch.addcmul(x, gate1, attended)
-        x = x + self.cross_attn(x, text, text_mask, packing)
+        x = x + self.cross_attn(x, (keys, values), text_mask, packing)
         return torch.addcmul(x, gate2, gate(self.mlp, lambda: modulate(self.norm(x), shift2, factor2)))
 
 
@@ -187,7 +188,7 @@ class LazyDecoder(nn.Module):
         h = h + table[index]
         h = self.ctx_fuse(torch.cat((h, torch.zeros_like(h) if context is None else context.to(h.dtype)), dim=-1))
         for block, table, keys_values in zip(self.blocks, tables, text.blocks, strict=True):
-            h = block(h, table, keys_values, text_mask, key_mask, kv_hook, packing, gate)
+            h = block(h, table, (*keys_values, text_mask), key_mask, kv_hook, packing, gate)
         h = channels_first(self.final_layer(h, time), self.config.patch)
         return h if packing is None else packing.unpack(h)
 

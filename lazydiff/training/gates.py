@@ -166,7 +166,8 @@ def prepare(model: LazyDiffusion, batch: Batch, drop_text: float, generator: tor
     dropped = torch.rand(len(image), generator=generator) < drop_text
     captions = ["" if drop else caption for drop, caption in zip(dropped.tolist(), batch.captions, strict=True)]
     seeds = torch.randint(2**62, (len(image),), generator=generator).tolist()
-    return EncodedScenes(context, captions, model.prompt(captions), context.hole.gather(model.tokens(image * 2 - 1)), seeds)
+    clean = context.hole.gather(model.tokens(image * 2 - 1))
+    return EncodedScenes(context, captions, model.prompt(captions), clean, seeds)
 
 
 @torch.no_grad()

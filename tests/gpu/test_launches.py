@@ -56,9 +56,9 @@ def test_a_lazy_decode(gpu: PretendedGPU) -> None:
     mask = torch.zeros(1, 1, 256, 256)
     mask[..., 80:112, 80:112] = 1
     mask = mask.to("cuda")
-    state = lazy_vae.decode(vae, latent)
+    state = lazy_vae.full_decode(vae, latent)
     norms = len(state.statistics)
-    full = gpu.count(lambda: lazy_vae.decode(vae, latent)).total()
+    full = gpu.count(lambda: lazy_vae.full_decode(vae, latent)).total()
     assert full <= 3 * gpu.count(lambda: vae.decode(latent)).total()
     assert full == pytest.approx(norms * lazy_vae.LAUNCHES_FULL, rel=0.2)
     lazy = gpu.count(lambda: lazy_vae.lazy_decode(vae, latent, state, mask, limit=float("inf"))).total()
@@ -74,6 +74,5 @@ def test_a_small_picture_is_decoded_in_full(gpu: PretendedGPU) -> None:
     shares = {}
     for device in ("cpu", "cuda"):
         vae = LazyVAE(diffusers_vae().to(device))
-        vae.decode(latent)
-        shares[device] = vae.decode(edited).share
+        shares[device] = vae.decode(edited, vae.decode(latent).passes).share
     assert shares["cpu"] < lazy_vae.LIMIT and shares["cuda"] == 1
