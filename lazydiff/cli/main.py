@@ -141,6 +141,7 @@ def run_edit(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from ..cache.module_skip import load_gates
+    from ..model.text import unknown_words
     from ..pipeline.edit import edit
     from ..pipeline.encode import check_rows, check_text
     from ..pipeline.sample import SampleSettings
@@ -160,6 +161,8 @@ def run_edit(options: argparse.Namespace) -> None:
     model = load(options.checkpoint, options)
     sampling = chosen(options, model.config)
     gates = load_gates(options.gates) if options.gates else None
+    if unknown := unknown_words(options.prompt, model.config.words):
+        print(f"note: words that this model does not know: {', '.join(unknown)}", file=sys.stderr)
     with tqdm(total=sampling.steps, unit="step", leave=False) as bar:
         settings = SampleSettings(
             sampling, options.negative, sketch, options.strength, gates, lambda done, total, x0: bar.update()

@@ -127,16 +127,27 @@ def test_grow_and_feather_are_part_of_the_hole(chain: Chain) -> None:
 
 
 def test_canvas_keeps_its_cost_and_its_memory(stock: Chain) -> None:
-    memories = stock.pack.part("nodes.host.lazy_vae").MEMORIES[stock.vae.first_stage_model]
     canvas, shares, sizes = stock.canvas, [], []
     for number in range(6):
         canvas, _ = stock.edit(canvas, hole(stock, 100, 120), number)
         shares.append(canvas.share)
-        sizes.append(sum(x.numel() for memory in memories.values() for _, state in memory.kept for x in state.keys))
-    assert len(set(shares)) == 1 and shares[0] < 0.6 and len(set(sizes[1:])) == 1
-    assert len(memories["encode"].kept) == 1  # a stock model needs no more than the first
+        passes = (*canvas.encoded, *canvas.decoded)
+        sizes.append(sum(x.numel() for each in passes for x in (each.x, each.state.output, *each.state.keys)))
+    assert len(set(shares)) == 1 and shares[0] < 0.6 and len(set(sizes)) == 1
     held = [each for each in canvas if isinstance(each, Tensor)]
     assert sum(x.numel() for x in held) == canvas.image.numel() + canvas.latent.numel()
+
+
+def test_a_chain_gives_the_same_pictures_whatever_ran_before_it(stock: Chain) -> None:
+    """Bit by bit, though its decodes are lazy."""
+
+    def chain() -> list[Tensor]:
+        canvas, image = stock.edit(stock.canvas, hole(stock, 100, 120), 1)
+        return [image, stock.edit(canvas, hole(stock, 40, 200), 2)[1]]
+
+    first = chain()
+    stock.edit(stock.canvas, hole(stock, 60, 60), 3)
+    assert all(torch.equal(one, other) for one, other in zip(chain(), first, strict=True))
 
 
 def test_video_vaes_and_unknown_ones_decode_in_full(pack: Pack) -> None:
@@ -166,12 +177,15 @@ def said(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_lazy_decode_from_what_is_remembered(stock: Chain, said: list[str]) -> None:
     mask = hole(stock, 100, 120)
     context, latent = stock.call("LazyContextEncode", stock.model, stock.vae, stock.image, mask, 0, 0)
-    stock.pack.part("nodes.host.lazy_vae").MEMORIES.clear()
+    stock.pack.part("nodes.host.lazy_vae").CANVASES.clear()
     one, other = (stock.sample(context, seed)["samples"] for seed in (1, 2))
-    first, second = decode(stock, one, context), decode(stock, other, mask)
-    exact = decode(stock, other, context, "exact (full)")
-    assert [line.split(":")[0] for line in said] == ["full decode", "lazy decode", "full decode, as chosen"]
+    first, second = decode(stock, one, context), decode(stock, other, context)
+    exact, by_mask = decode(stock, other, context, "exact (full)"), decode(stock, other, mask)
+    told = ["lazy decode", "lazy decode", "full decode, as chosen", "full decode"]
+    assert [line.split(":")[0] for line in said] == told and torch.equal(exact, by_mask)
     assert 0 < int(said[1].split("%")[0].split()[-1]) < 60
+    stock.pack.part("nodes.host.lazy_vae").CANVASES.clear()
+    assert torch.equal(decode(stock, other, context), second)  # whatever was decoded before
     near = torch.nn.functional.max_pool2d(mask[:, None], 3, 1, 1)
     near = torch.nn.functional.interpolate(torch.nn.functional.max_pool2d(near, 8), scale_factor=8)[:, 0] > 0
     assert torch.equal(second[~near], stock.image[~near])
@@ -185,12 +199,11 @@ def test_lazy_decode_from_what_is_remembered(stock: Chain, said: list[str]) -> N
 
 def test_too_large_a_change_is_decoded_in_full(stock: Chain, said: list[str]) -> None:
     everywhere = torch.ones_like(hole(stock, 0, 0))
-    shape = stock.canvas.latent.shape
-    one, other = torch.randn(2, *shape)
-    decode(stock, one, everywhere)
-    result = decode(stock, other, everywhere)
-    assert said[1].startswith("full decode: what has changed")
-    assert torch.equal(result, decode(stock, other, everywhere, "exact (full)"))
+    context, _ = stock.call("LazyContextEncode", stock.model, stock.vae, stock.image, everywhere, 0, 0)
+    latent = torch.randn(stock.canvas.latent.shape)
+    result = decode(stock, latent, context)
+    assert said[0].startswith("full decode: what has changed")
+    assert torch.equal(result, decode(stock, latent, context, "exact (full)"))
 
 
 def test_a_vae_that_is_not_known_passes_through(ours: Chain, said: list[str]) -> None:
@@ -215,7 +228,7 @@ def test_out_of_memory_the_hosts_own_decode_goes_on(stock: Chain, monkeypatch: p
 def test_memory_goes_with_its_vae(pack: Pack) -> None:
     import gc
 
-    memories = pack.part("nodes.host.lazy_vae").MEMORIES
+    memories = pack.part("nodes.host.lazy_vae").NEWEST
     gc.collect()
     before, vae = len(memories), tiny_vae()
     pack.call("LazyCanvas", vae, torch.rand(1, 64, 64, 3))

@@ -144,7 +144,7 @@ class WrittenOut:
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         scores = torch.einsum("bhqd,bhkd->bhqk", q.double(), k.double()) / q.shape[-1] ** 0.5
-        shares = (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(-1)
+        shares = (scores if mask is None else scores + mask).softmax(-1)
         copies = range(k.shape[2] // self.length) if self.length else range(1)
         of_source = self.kept.pop(0) if self.to_target and self.rows else shares[self.rows]
         if self.rows and not self.to_target:

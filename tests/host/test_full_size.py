@@ -76,7 +76,8 @@ def test_visible_latent_is_bit_identical(pack: Pack, model: Any, sampler: str) -
 @pytest.mark.parametrize("node", ["LazySample", "KSampler"])
 def test_only_cells_that_the_mask_touches_change(pack: Pack, model: Any, node: str) -> None:
     """The paper's equation 5 at the latent's resolution: of a token's four cells, two."""
-    image, mask = torch.rand(1, 8 * SIZE, 8 * SIZE, 3), torch.zeros(1, 8 * SIZE, 8 * SIZE)
+    side = model.model.network.canvas
+    image, mask = torch.rand(1, side, side, 3), torch.zeros(1, side, side)
     mask[:, 101:104, 150:153] = 1
     context, latent = pack.call("LazyContextEncode", model, TinyVAE(4), image, mask, 0, 0)
     out = sampled(pack, node, model, context, latent, *prompts(7, 30))

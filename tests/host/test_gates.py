@@ -40,7 +40,7 @@ class Graph:
         self.random = self.gates.Gates(levels, self.library.fingerprint, weights, scores, {})
         self.random.save(folder / "random.gates.safetensors")
         self.gates.Gates(levels, "another", weights, scores, {}).save(folder / "foreign.gates.safetensors")
-        folder_paths.add_model_folder_path("lazydiffusion", str(folder))
+        folder_paths.add_model_folder_path("lazydiffusion_gates", str(folder))
 
     def gated(self, gates: str, ratio: float, threshold: float = 0.5) -> Any:
         return self.pack.call("LazyGates", self.model, gates, ratio, threshold)[0]

@@ -167,15 +167,14 @@ def test_area_conditioning_is_refused_in_words(pack: Pack, graph: Graph) -> None
         pack.call("LazySample", graph.model, graph.context, area, graph.negative, 1, 2, 2.0, "euler", "simple", 1.0, 1)
 
 
-def test_rectangular_canvas(pack: Pack, graph: Graph) -> None:
-    image, mask = torch.rand(1, 64, 120, 3), torch.zeros(1, 64, 120)
-    mask[:, 10:40, 30:90] = 1
-    context, latent = pack.call("LazyContextEncode", graph.model, graph.vae, image, mask, 0, 0)
-    assert context.size == (64, 120) and context.hole.count == 4 * 9
-    args = graph.model, context, graph.positive, graph.negative, 1, 2, 1.5, "euler", "simple", 1.0, 1
-    out = pack.call("LazySample", *args)[0]["samples"]
-    kept = (latent["noise_mask"] == 0).expand_as(out)
-    assert torch.equal(out[kept], latent["samples"][kept]) and not torch.equal(out, latent["samples"])
+def test_rectangular_latents_of_stock_nodes(pack: Pack, graph: Graph) -> None:
+    """Without Lazy Context Encode nothing is fitted."""
+    latent, mask = torch.randn(1, 96, 8, 15), torch.zeros(1, 64, 120)
+    mask[:, 16:40, 32:88] = 1
+    (masked,) = pack.call("SetLatentNoiseMask", {"samples": latent}, mask)
+    args = graph.model, 1, 2, 1.5, "euler", "simple", graph.positive, graph.negative, masked, 1.0
+    changed = (pack.call("KSampler", *args)[0]["samples"] != latent).any(1)[0]
+    assert changed[2:5, 4:11].all() and changed.sum() == 3 * 7
 
 
 def test_canvases_of_a_batch_each_with_its_hole(pack: Pack, graph: Graph) -> None:

@@ -88,9 +88,20 @@ def test_failing_import_is_one_clear_line(pack: Pack, tmp_path: Path, caplog: py
 def test_loading_twice_registers_once(pack: Pack) -> None:
     import comfy.supported_models
 
-    pack.part("nodes.host.model").register()
+    pack.part("nodes.host.registration").register()
     names = [model.__name__ for model in comfy.supported_models.models]
     assert names.count("LazyConfig") == 1
+
+
+def test_a_second_copy_of_the_pack_leaves_its_nodes_out(pack: Pack, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """And says where the two are."""
+    copy = tmp_path / "another-lazydiffusion"
+    ignored = shutil.ignore_patterns(".*", "tests", "docs", "benchmarks", "*.csv", "*.png")
+    shutil.copytree(PACK, copy, ignore=ignored)
+    registered = dict(pack.host.NODE_CLASS_MAPPINGS)
+    assert asyncio.run(pack.host.load_custom_node(str(copy)))
+    assert pack.host.NODE_CLASS_MAPPINGS == registered
+    assert "installed twice" in caplog.text and str(PACK) in caplog.text and str(copy) in caplog.text
 
 
 @pytest.mark.parametrize("node", ["LazySample", "LazyContextApply"])

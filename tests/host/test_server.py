@@ -249,7 +249,6 @@ def nan_latent(server: Server) -> Prompt:
     ("make", "message"),
     [
         (lambda server: with_mask(1.0, 64, 64), "the mask is 64×64 and the image 96×96"),
-        (lambda server: with_canvas(100, 96), "multiples of 8"),
         (lambda server: with_canvas(96, 96, batch=2, masks=3), "2 images and 3 masks"),
         (lambda server: other_canvas(), "this context was made for 96×96, the canvas is 128×96: encode it again"),
         (other_model, "another model"),
