@@ -93,7 +93,9 @@ def test_loading_twice_registers_once(pack: Pack) -> None:
     assert names.count("LazyConfig") == 1
 
 
-def test_a_second_copy_of_the_pack_leaves_its_nodes_out(pack: Pack, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_second_copy_of_the_pack_leaves_its_nodes_out(
+    pack: Pack, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """And says where the two are."""
     copy = tmp_path / "another-lazydiffusion"
     ignored = shutil.ignore_patterns(".*", "tests", "docs", "benchmarks", "*.csv", "*.png")
