@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .architectures import ARCHITECTURES
 from .kv_sampling import downscale, token_size
-from .model import LazyModel
+from .model import LazyModel, model_name
 
 KEY = "lazydiffusion_maps"
 SCALE = 32  # px per cell of a map, at which InstDiffEdit found objects to be told apart best
@@ -54,7 +54,7 @@ class AttentionObserver:
     def __init__(self, model: Any, places: Sequence[int], length: int, receive: Callable[[Tensor], None]):
         self.network = model.model.diffusion_model
         self.name = "LazyDecoder" if isinstance(model.model, LazyModel) else type(self.network).__name__
-        self.see = self.kind(type(model.model).__name__)
+        self.see = self.kind(model_name(model))
         self.places, self.length, self.receive = torch.tensor(places), length, receive
         self.token = model.model.network.token if self.name == "LazyDecoder" else token_size(model)
         self.cells = self.token // downscale(model)  # of the latent, per side of a token

@@ -16,7 +16,7 @@ from ...lazydiff.model.context import LazyContext
 from ...lazydiff.pipeline.canvas import Canvas, masked_latent
 from ...lazydiff.pipeline.fit import Fit, Fitted
 from .kv_sampling import downscale, kv_context, token_size
-from .model import LazyModel
+from .model import LazyModel, model_name
 from .progress import counted, show
 
 Encoded = tuple[LazyContext | KVContext, dict[str, Tensor]]  # a context, and the canvas with its noise mask
@@ -94,7 +94,7 @@ def stock_context(model: Any, latent: Tensor, soft: Tensor, settings: KVSettings
     context = kv_context(model, latent, soft > 0, settings, vae)
     if not context.name:
         show(
-            f"{type(model.model).__name__} is no transformer that can be lazy: every step computes the whole canvas. "
+            f"{model_name(model)} is no transformer that can be lazy: every step computes the whole canvas. "
             "Everything else works the same."
         )
     token = token_size(model)

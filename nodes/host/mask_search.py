@@ -18,7 +18,7 @@ from ...lazydiff.auto_mask.attention_mask import AttentionMaps, Thresholds, poin
 from ...lazydiff.auto_mask.evidence import Evidence
 from ...lazydiff.auto_mask.maps import normalise, resize
 from .attention_maps import AttentionObserver
-from .encode import encode_each, sizes_of
+from .encode import check_latent, encode_each, sizes_of
 from .model import LazyModel
 from .words import Prompt, read_prompt
 
@@ -219,16 +219,18 @@ def attach_instant_mask(model: Any, clip: Any, prompt: str, settings: SearchSett
 def latents_of(model: Any, vae: Any, image: Tensor) -> list[Tensor]:
     """Each image [B, H, W, 3] as a latent [1, C, ..., h, w]; sides are scaled to whole tokens.
 
-    Errors: ValueError for images that are no numbers.
+    Errors: ValueError for images that are no numbers, and for a VAE of another model.
     """
     if not torch.isfinite(image).all():
         raise ValueError("the image has values that are not numbers: the step before failed")
-    token, _, _ = sizes_of(model)
+    token, cell, channels = sizes_of(model)
     size = [max(round(side / token), 1) * token for side in image.shape[1:3]]
     pixels = image[..., :3].movedim(-1, 1)
     if list(image.shape[1:3]) != size:
         pixels = F.interpolate(pixels, size, mode="bilinear", antialias=True)
-    return list(encode_each(vae, pixels.movedim(1, -1)).split(1))
+    latents = encode_each(vae, pixels.movedim(1, -1))
+    check_latent(latents, channels, size[0] // cell, size[1] // cell)
+    return list(latents.split(1))
 
 
 def heat_picture(heat: Tensor, image: Tensor | None = None) -> Tensor:

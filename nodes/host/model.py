@@ -339,11 +339,17 @@ def check_numbers(latent: Tensor) -> None:
         raise ValueError("the latent has values that are not numbers: the step before failed, often a VAE in fp16")
 
 
+def model_name(model: Any) -> str:
+    """What a MODEL of the host's is called: many kinds share one class, and differ in their configuration."""
+    name = type(model.model).__name__
+    return type(model.model.model_config).__name__ if name == "BaseModel" else name
+
+
 def lazy_model(model: Any) -> LazyModel:
     """Errors: ValueError for a MODEL that is none of ours, saying what would come of it."""
     if not isinstance(model.model, LazyModel):
         raise ValueError(
-            f"this MODEL is a {type(model.model).__name__}: it has no context encoder and would compute the whole "
+            f"this MODEL is a {model_name(model)}: it has no context encoder and would compute the whole "
             "canvas in every step. Connect the MODEL of a Lazy Checkpoint Loader"
         )
     return model.model

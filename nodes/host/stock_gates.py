@@ -15,7 +15,7 @@ from .architectures import ARCHITECTURES, BlockList
 from .gates import GatedSampling
 from .kv_call import ANCHOR, Arguments
 from .kv_sampling import architecture, in_a_call
-from .model import LazyModel
+from .model import LazyModel, model_name
 from .progress import show
 from .settings import GATES_FOLDER
 
@@ -129,7 +129,7 @@ def attach_gates(model: Any, gates: str, ratio: float, threshold: float) -> Any:
 
 def check_stock(model: Any, gates: str) -> None:
     """Errors: ValueError for a model without transformer blocks that are known, or with trained gates."""
-    name = type(model.model).__name__
+    name = model_name(model)
     if architecture(model) is None:
         raise ValueError(
             f"this MODEL is a {name}: gates are for LazyDiffusion models and for the stock transformers that Lazy "

@@ -271,7 +271,7 @@ def test_what_replaces_blocks_is_left_alone(pack: Pack) -> None:
 
 
 def test_others_are_refused_in_words(pack: Pack) -> None:
-    with pytest.raises(ValueError, match="this MODEL is a BaseModel: gates are for LazyDiffusion models and for"):
+    with pytest.raises(ValueError, match="this MODEL is a SD15: gates are for LazyDiffusion models and for"):
         pack.call("LazyGates", tiny("sd15"), "calibrate", 0.4, 0.5)
     with pytest.raises(ValueError, match="this MODEL is a Flux, and .* is for a LazyDiffusion model: choose “calib"):
         pack.call("LazyGates", tiny("flux"), pack.part("nodes.gates").SHIPPED_GATES, 0.4, 0.5)
