@@ -128,8 +128,7 @@ class PretendedGPU:
             raise RuntimeError("cannot pin 'torch.cuda.FloatTensor' only dense CPU tensors can be pinned")
         self._check(func, args, kwargs, [x for x in tensors if not isinstance(x, PretendedTensor)], wanted)
         mutates = func._schema.is_mutable
-        is_view = not mutates and any(each.alias_info is not None for each in func._schema.returns)
-        if not is_view and func not in NO_LAUNCH:
+        if not _is_view(func) and func not in NO_LAUNCH:
             self.launches[str(func).removeprefix("aten.")] += 1
         on_cpu = {**kwargs, "device": torch.device("cpu")} if wanted == "cuda" else kwargs
         out = func(*tree_map(_inside, args), **tree_map(_inside, on_cpu))
@@ -157,7 +156,10 @@ class PretendedGPU:
             out.pinned = True
             return out
         if not kwargs.get("pin_memory"):
-            return func(*args, **kwargs)
+            out = func(*args, **kwargs)
+            if args and getattr(args[0], "pinned", False) and isinstance(out, torch.Tensor) and _is_view(func):
+                out.pinned = True
+            return out
         out = func(*args, **{**kwargs, "pin_memory": False})
         out.pinned = True
         return out
@@ -355,6 +357,10 @@ def _inside(x: Any) -> Any:
 
 def _outside(x: Any) -> Any:
     return PretendedTensor(x) if isinstance(x, torch.Tensor) and not isinstance(x, PretendedTensor) else x
+
+
+def _is_view(func: Any) -> bool:
+    return not func._schema.is_mutable and any(each.alias_info is not None for each in func._schema.returns)
 
 
 def _numbered(x: Any) -> Any:
