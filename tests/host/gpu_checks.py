@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch import Tensor
 from .gpu_host import GPUHost, on_cpu
 from .in_process import scene
 from .tiny_models import Edit
+from .tiny_vae import tiny_vae
 
 SHIPPED, GATES = "lazydiffusion-small.safetensors", "lazydiffusion-small.gates.safetensors"
 OWN = "ancestral (as trained)"
@@ -165,7 +167,8 @@ def attention_masks(host: GPUHost) -> Answer:
 @check
 def difference_masks(host: GPUHost) -> Answer:
     edit = graph(host)
-    (target,), (latent,) = (host.call("CLIPTextEncode", edit.clip, "a blue fish"), host.call("VAEEncode", edit.vae, edit.image))
+    (target,) = host.call("CLIPTextEncode", edit.clip, "a blue fish")
+    (latent,) = host.call("VAEEncode", edit.vae, edit.image)
     (model,) = host.call("RecordLatents", edit.model)
     sampled = edit.stock_route(model=model, latent=latent)
     settings = {
@@ -184,7 +187,8 @@ def difference_masks(host: GPUHost) -> Answer:
 
 STOCK = ("flux", "sd3", "qwen-image", "pixart-sigma")
 PLACES: dict[str, dict[str, Any]] = {
-    "device": {}, "host": {"place": "host"}, "fp8": {"precision": "fp8"}, "fp8, host": {"place": "host", "precision": "fp8"},
+    "device": {}, "host": {"place": "host"}, "fp8": {"precision": "fp8"},
+    "fp8, host": {"place": "host", "precision": "fp8"},
 }  # fmt: skip
 
 
@@ -241,7 +245,114 @@ def kv_steps(host: GPUHost) -> Answer:
     answer = {}
     for name in STOCK:
         edit = stock_edit(host, name)
-        lazy = edit.attach(edit.context(anchors=4))
-        answer[f"{name} alone"] = host.per_step(lambda n: edit.sample(steps=n), (8, 12))
-        answer[name] = host.per_step(lambda n: edit.sample(lazy, steps=n), (8, 12))
+        for title, model in {f"{name} alone": edit.model, name: edit.attach(edit.context(anchors=4))}.items():
+            answer[title] = host.per_step(lambda n, edit=edit, model=model: edit.sample(model, steps=n), (8, 12))
     return answer
+
+
+# Around a sampling
+
+
+@check
+def blends(host: GPUHost) -> Answer:
+    """Poisson, grow and feather on the device."""
+    edit, soften = graph(host), host.part("nodes.host.encode").soften
+    return {
+        "blend": host.seen(lambda: host.call("PoissonBlend", edit.image, 1 - edit.image, edit.mask, "source", 4)),
+        "grow and feather": host.seen(lambda: soften(edit.mask[:, None], 4, 5)),
+    }
+
+
+def stock_chain(host: GPUHost) -> Answer:
+    """Edits of one canvas with a VAE of Stable Diffusion's kind."""
+    edit, vae, answer = stock_edit(host, "sd3"), tiny_vae(16), {}
+    image = torch.rand(1, 256, 320, 3, generator=torch.Generator().manual_seed(2))
+    (canvas,) = host.call("LazyCanvas", vae, image)
+    for number in range(3):
+        mask = torch.zeros(1, 256, 320)
+        mask[:, 40 + 50 * number :, 60:100][:, :40] = 1
+        context, latent = host.call("LazyCanvasContext", edit.model, canvas, mask, 2, 2)
+        noise = torch.randn(latent["samples"].shape, generator=torch.Generator().manual_seed(number))
+        samples = {"samples": latent["samples"] + noise}
+        held = {}
+
+        def change(canvas: Any = canvas, samples: Any = samples, context: Any = context, held: Any = held) -> None:
+            held["canvas"], held["image"] = host.call("LazyCanvasEdit", canvas, samples, context, "poisson")
+
+        answer[str(number)] = host.seen(change)
+        canvas = held["canvas"]
+    decoded, _ = host.part("nodes.host.lazy_vae").decode_hole(vae, samples["samples"], context, image, False)
+    shares = {"share": canvas.share}
+    return answer | shares | tensors({"image": held["image"], "latent": canvas.latent, "decoded": decoded})
+
+
+@check
+def chain_on_a_canvas(host: GPUHost) -> Answer:
+    return stock_chain(host)
+
+
+@check
+def lazy_chain_on_a_canvas(host: GPUHost) -> Answer:
+    """The same where starting kernels costs nothing, so that this small a picture is decoded lazily too."""
+    with patch.object(host.part("lazydiff.vae.lazy_vae"), "LAUNCH", 0):
+        return stock_chain(host)
+
+
+# Precision and memory
+
+
+@check
+def weight_types(host: GPUHost) -> Answer:
+    """The shipped model as Load Diffusion Model and the command line's options load it."""
+    answer, edit = {"fp32": graph(host).sample(6)["samples"]}, graph(host)
+    for name in host.pack.host.UNETLoader.INPUT_TYPES()["required"]["weight_dtype"][0]:
+        with host.started_with():
+            (model,) = host.call("UNETLoader", SHIPPED, name)
+            answer[name] = sampled(host, edit, model)
+    for option in ("fp16_unet", "bf16_unet", "fp8_e4m3fn_unet", "fp8_e5m2_unet"):
+        with host.started_with(**{option: True}):
+            answer[option] = sampled(host, edit, host.call("LazyCheckpointLoader", SHIPPED)[0])
+    return tensors(answer)
+
+
+def sampled(host: GPUHost, edit: Graph, model: Any) -> Tensor:
+    context, latent = host.call("LazyContextEncode", model, edit.vae, edit.image, edit.mask, 0, 0)
+    edit.stock_route(2, model)
+    return edit.sample(6, model=model, context=context)["samples"]
+
+
+@check
+def little_memory(host: GPUHost) -> Answer:
+    """--lowvram and --novram: weights wait in main memory, and are brought for each layer."""
+    answer = {"normal": graph(host).sample(6)["samples"]}
+    for state in ("LOW_VRAM", "NO_VRAM"):
+        with host.started_with(vram_state=getattr(host.mm.VRAMState, state), force_fp32=True):
+            edit = Graph(host)
+            answer[state] = edit.sample(6)["samples"]
+            edit.stock_route()
+            lazy_vae = host.call("LazyVAEDecode", {"samples": answer[state]}, edit.vae, edit.context, edit.image, "lazy")
+            answer[f"{state}, decoded"] = lazy_vae[0]
+            stock = stock_edit(host, "flux")
+            answer[f"{state}, KV"] = stock.sample(stock.attach(stock.context(anchors=2)))
+            stock_chain(host)
+    return tensors(answer)
+
+
+@check
+def memory_for_keys(host: GPUHost) -> Answer:
+    """What the host makes free for a sampling, with a KV context and without, and what the context keeps."""
+    edit, asked, free = stock_edit(host, "flux"), [], host.mm.free_memory
+
+    def listening(needed: float, *args: Any, **kwargs: Any) -> Any:
+        asked.append(needed)
+        return free(needed, *args, **kwargs)
+
+    context, answer = edit.context(anchors=2, reuse=True), {}
+    patches = {"free_memory": listening, "minimum_inference_memory": lambda: 0, "extra_reserved_memory": lambda: 0}
+    with patch.multiple(host.mm, **patches), patch.object(host.gpu, "free_memory", 1 << 20):
+        for name, model in {"alone": edit.model, "with keys": edit.attach(context)}.items():
+            host.mm.unload_all_models()
+            asked.clear()
+            edit.sample(model)
+            answer[name] = max(asked)
+    return answer | {"kept": edit.cache(context).bytes}

@@ -38,6 +38,7 @@ class GPUHost:
         torch.version.cuda = "13.0"  # by which the host knows NVIDIA's devices
         import comfy.model_management as mm
         import folder_paths
+
         import nodes
 
         from .in_process import Pack  # here, where `inference_mode` is the pretended device's
