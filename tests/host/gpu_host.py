@@ -54,17 +54,19 @@ class GPUHost:
         self.call, self.part = self.pack.call, self.pack.part
 
     def seen(self, call: Callable[[], Any]) -> dict[str, Any]:
-        """Launches, waits and copies of a call, the latter two by kind and line."""
+        """Launches, waits and copies of a call, these two by kind and line as well, and what was brought to the device
+        from pinned memory."""
         self.gpu.count(call)
         lines = {f"{kind}: {line}": n for (kind, line), n in (self.gpu.waits + self.gpu.copies).items()}
+        brought = sum(n for (kind, _), n in self.gpu.pinned.items() if kind == "to the device")
         return {
             "launches": self.gpu.total, "waits": self.gpu.waits.total(), "copies": self.gpu.copies.total(),
-            "pinned": self.gpu.pinned.total(), "lines": lines,
+            "pinned": brought, "lines": lines,
         }  # fmt: skip
 
     def per_step(self, sample: Callable[[int], Any], steps: tuple[int, int] = (4, 6)) -> dict[str, Any]:
         """Likewise of one step more, from two samplings of different length."""
-        sample(steps[0])  # the first places what the others find in its place
+        sample(1)  # the first places what the others find in its place
         few, many = (self.seen(lambda n=n: sample(n)) for n in steps)
         between, lines = steps[1] - steps[0], Counter(many.pop("lines"))
         lines.subtract(few.pop("lines"))
