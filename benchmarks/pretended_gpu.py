@@ -10,8 +10,8 @@ any machine.
 Operations on tensors of two devices raise, as CUDA's do. Kernel launches are counted by operation; what makes the host
 wait for the device, or copies from memory that is not pinned, is counted by the line of the project that caused it.
 
-It says nothing about real kernels, their speed or their rounding. There is no backward pass, and no `inference_mode`.
-Only for builds of torch that know no CUDA, on Linux and macOS.
+It says nothing about real kernels, their speed or their rounding. There is no backward pass, and `inference_mode` is
+`no_grad`. Only for builds of torch that know no CUDA, on Linux and macOS.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -98,6 +99,7 @@ class PretendedGPU:
         self.waits: Counter[tuple[str, str]] = Counter()  # by kind and line: the host waits for the device
         self.copies: Counter[tuple[str, str]] = Counter()  # likewise: to the device, from memory that is not pinned
         self.pinned: Counter[tuple[str, str]] = Counter()  # likewise: nobody waits for these
+        self.total_memory = self.free_memory = 128 << 30  # what the driver says; nothing is counted
 
     @property
     def total(self) -> int:
@@ -126,8 +128,7 @@ class PretendedGPU:
             raise RuntimeError("cannot pin 'torch.cuda.FloatTensor' only dense CPU tensors can be pinned")
         self._check(func, args, kwargs, [x for x in tensors if not isinstance(x, PretendedTensor)], wanted)
         mutates = func._schema.is_mutable
-        is_view = not mutates and any(each.alias_info is not None for each in func._schema.returns)
-        if not is_view and func not in NO_LAUNCH:
+        if not _is_view(func) and func not in NO_LAUNCH:
             self.launches[str(func).removeprefix("aten.")] += 1
         on_cpu = {**kwargs, "device": torch.device("cpu")} if wanted == "cuda" else kwargs
         out = func(*tree_map(_inside, args), **tree_map(_inside, on_cpu))
@@ -155,7 +156,10 @@ class PretendedGPU:
             out.pinned = True
             return out
         if not kwargs.get("pin_memory"):
-            return func(*args, **kwargs)
+            out = func(*args, **kwargs)
+            if args and getattr(args[0], "pinned", False) and isinstance(out, torch.Tensor) and _is_view(func):
+                out.pinned = True
+            return out
         out = func(*args, **{**kwargs, "pin_memory": False})
         out.pinned = True
         return out
@@ -215,6 +219,8 @@ class _Functions(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
+        if func is torch.device and args and isinstance(args[0], int):  # a number is of the current kind of device
+            return CUDA
         if name == "cuda":
             return args[0].to(CUDA, **kwargs)
         if name == "to":  # "cuda" means the current device, whose number torch would ask the driver for
@@ -246,8 +252,9 @@ def pretended_gpu() -> Iterator[PretendedGPU]:
     torch.__future__.set_swap_module_params_on_conversion(True)  # a parameter cannot change its class in place
     try:
         with (
-            patch.multiple(torch.cuda, _lazy_init=lambda: None, is_available=lambda: True, device_count=lambda: 1),
+            patch.multiple(torch.cuda, **_driver(gpu)),
             patch.object(torch.Tensor, "pin_memory", lambda self, *args: aten._pin_memory(self)),
+            patch.object(torch, "inference_mode", _inference_mode),
             _guard(),
             _Operations(gpu),
             _Functions(gpu),
@@ -255,6 +262,76 @@ def pretended_gpu() -> Iterator[PretendedGPU]:
             yield gpu
     finally:
         torch.__future__.set_swap_module_params_on_conversion(swapping)
+
+
+@contextlib.contextmanager
+def _inference_mode(mode: bool = True) -> Iterator[None]:
+    with torch.set_grad_enabled(not mode and torch.is_grad_enabled()):
+        yield
+
+
+class _Stream:
+    """There is one order of operations, whatever stream they are put into."""
+
+    cuda_stream, device = 0, CUDA
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        pass
+
+    def wait_stream(self, other: Any) -> None:
+        pass
+
+    def record_event(self, event: Any = None) -> _Event:
+        return _Event()
+
+    wait_event = wait_stream
+
+    def __enter__(self) -> _Stream:
+        return self
+
+    def __exit__(self, *args: Any) -> None:
+        pass
+
+
+class _Event:
+    def __init__(self, *args: Any, **kwargs: Any):
+        pass
+
+    def record(self, *args: Any) -> None:
+        pass
+
+    wait = record
+
+    def query(self) -> bool:
+        return True
+
+
+def _driver(gpu: PretendedGPU) -> dict[str, Any]:
+    """What `torch.cuda` says of the device."""
+    properties = SimpleNamespace(
+        name="Pretended GPU", major=9, minor=0, total_memory=gpu.total_memory, multi_processor_count=132,
+        gcnArchName="", is_integrated=0, uuid="pretended",
+    )  # fmt: skip
+
+    def synchronize(*args: Any) -> None:
+        gpu.waits["synchronize", _where()] += 1
+
+    def nothing(*args: Any, **kwargs: Any) -> None:
+        pass
+
+    registered = SimpleNamespace(cudaHostRegister=lambda *args: 0, cudaHostUnregister=lambda *args: 0)
+    return dict(
+        _lazy_init=nothing, init=nothing, empty_cache=nothing, ipc_collect=nothing, set_device=nothing,
+        reset_peak_memory_stats=nothing, manual_seed=nothing, manual_seed_all=nothing, synchronize=synchronize,
+        is_available=lambda: True, is_initialized=lambda: True, device_count=lambda: 1, current_device=lambda: 0,
+        get_device_properties=lambda *args: properties, get_device_name=lambda *args: properties.name,
+        get_device_capability=lambda *args: (9, 0), get_arch_list=lambda: ["sm_90"],
+        mem_get_info=lambda *args: (gpu.free_memory, gpu.total_memory), memory_stats=lambda *args: defaultdict(int),
+        memory_allocated=lambda *args: 0, is_bf16_supported=lambda *args, **kwargs: True,
+        get_allocator_backend=lambda: "native", cudart=lambda: registered,
+        current_stream=_Stream, default_stream=_Stream, Stream=_Stream, Event=_Event, stream=lambda stream: _Stream(),
+        device=lambda device: contextlib.nullcontext(),
+    )  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -280,6 +357,10 @@ def _inside(x: Any) -> Any:
 
 def _outside(x: Any) -> Any:
     return PretendedTensor(x) if isinstance(x, torch.Tensor) and not isinstance(x, PretendedTensor) else x
+
+
+def _is_view(func: Any) -> bool:
+    return not func._schema.is_mutable and any(each.alias_info is not None for each in func._schema.returns)
 
 
 def _numbered(x: Any) -> Any:

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.tokens import HoleTokens
+from ..core.transfer import to_main_memory
 
 # Automatic anchors: relative change of the probed keys, see `CacheSession.moved`. On the trained RegenerateImage 0.25
 # takes 4 of 20 steps, 0.15 takes 5.4 and 0.4 takes 3.
@@ -75,15 +76,12 @@ class CachedTensor(NamedTuple):
         if settings.precision == "fp8":
             scale = (x.abs().amax() / torch.finfo(FP8).max).clamp(min=1e-12)
             x = (x / scale).to(FP8)
-        if settings.place == "host" and x.device.type != "cpu":
-            waiting = torch.empty(x.shape, dtype=x.dtype, pin_memory=True)
-            x = waiting.copy_(x, non_blocking=True)
-        return cls(x, scale)
+        return cls(to_main_memory(x) if settings.place == "host" else x, scale)
 
     def write(self, place: Tensor) -> None:
         """Bring it back; place: [B, …, tokens, dim], in whose rows it is repeated if it was kept of fewer."""
-        rows = torch.arange(len(place), device=self.data.device) % len(self.data)
-        place.copy_(self.data if len(place) == len(self.data) else self.data[rows], non_blocking=True)
+        for rows in place.split(len(self.data)):
+            rows.copy_(self.data[: len(rows)], non_blocking=True)
         if self.scale is not None:
             place.mul_(self.scale.to(place))
 

@@ -285,8 +285,9 @@ class SkipCalibrator(SkipPolicy):
     @property
     def change(self) -> Tensor:
         """[steps, modules] one minus the mean cosine similarity; infinite where it was not seen."""
-        rows = [[1 - float(torch.stack(c).mean()) if c else torch.inf for c in step] for step in self.cosines]
-        return torch.tensor(rows)
+        seen = [torch.stack(cosines).mean() for step in self.cosines for cosines in step if cosines]
+        means = iter(torch.stack(seen).tolist() if seen else [])  # a GPU is waited for once
+        return torch.tensor([[1 - next(means) if cosines else torch.inf for cosines in step] for step in self.cosines])
 
     @property
     def most(self) -> float:

@@ -68,10 +68,13 @@ def key_padding(valid: Tensor | None) -> Tensor | None:
 
 
 def additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """Key mask [B, n] of bool -> numbers to add to the scores, which attention would make of it anew at every call."""
+    """Key mask [B, n] of bool -> numbers to add to the scores, which attention would make of it anew at every call.
+
+    They are finite, because not all attention functions take others.
+    """
     if mask is None or mask.dtype != torch.bool:
         return mask
-    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, float("-inf"))
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
 
 
 def modulate(x: Tensor, shift: Tensor, factor: Tensor) -> Tensor:

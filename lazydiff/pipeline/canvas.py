@@ -129,7 +129,7 @@ def edit_pixels(canvas: Canvas, generated: Tensor, mask: Tensor, blend: Blend = 
     """
     check_mask(canvas, mask)
     hole = binarise(mask)
-    image = composite(canvas.image, generated.to(canvas.image), hole, blend)
+    image = composite(canvas.image, generated.to(canvas.image.dtype), hole, blend)
     encoded = canvas.vae.encode(image, canvas.encoded)
     latent = composite_latents(canvas.latent, encoded.output.to(canvas.latent), hole, canvas.cell)
     return Canvas(canvas.vae, image, latent, encoded.passes, canvas.decoded, canvas.planned)

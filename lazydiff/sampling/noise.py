@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..core.tokens import HoleTokens
+from ..core.transfer import to_device
 
 
 class CanvasNoise:
@@ -32,6 +33,4 @@ class CanvasNoise:
         """Standard normal noise [B, n, C] of the next draw: the first is a sampler's start, then one for each step."""
         canvas = [torch.randn(self._shape, generator=generator, device="cpu") for generator in self.generators]
         tokens = self._hole.gather(torch.stack(canvas))
-        if self._device.type == "cuda":  # a copy from pinned memory does not wait for the device either
-            return tokens.pin_memory().to(self._device, non_blocking=True)
-        return tokens.to(self._device)
+        return to_device(tokens, self._device)

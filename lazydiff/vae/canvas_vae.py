@@ -94,9 +94,8 @@ class LazyVAE:
 
     def each(self, half: Half, x: Tensor, earlier: Sequence[EarlierPass]) -> VAEOutput:
         """A batch of what goes into the network -> what comes out of it."""
-        weight = next(getattr(self.vae, f"{half}r").parameters())
         goes_on = [earlier[i % len(earlier)] if earlier else None for i in range(len(x))]
-        made = [self._one(half, *pair) for pair in zip(x.to(weight).split(1), goes_on, strict=True)]
+        made = [self.one(half, *pair) for pair in zip(x.split(1), goes_on, strict=True)]
         planned = [each.planned for each in made if each.planned is not None]
         passes = tuple(one for each in made for one in each.passes)
         return VAEOutput(torch.cat([each.output for each in made]), passes, max(planned, default=None))
@@ -109,7 +108,14 @@ class LazyVAE:
         result: lazy_vae.LazyResult = getattr(lazy_vae, f"lazy_{half}")(self.vae, x, old, changed)
         return result.state
 
-    def _one(self, half: Half, x: Tensor, earlier: EarlierPass | None) -> VAEOutput:
+    def place(self, half: Half) -> tuple[torch.device, torch.dtype]:
+        """Where a half computes, and in which number type."""
+        weight = next(getattr(self.vae, f"{half}r").parameters())
+        return weight.device, weight.dtype
+
+    def one(self, half: Half, x: Tensor, earlier: EarlierPass | None) -> VAEOutput:
+        """One picture of a batch."""
+        x = x.to(*self.place(half))
         if earlier is None or earlier.x.shape != x.shape:
             state, planned = self.run(half, x, None, None, 1.0), None
         else:

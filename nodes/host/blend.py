@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...lazydiff.core.masks import binarise, grow
 from ...lazydiff.core.poisson import poisson_blend
+from .device import on_load_device
 
 
 def blend_pictures(destination: Tensor, source: Tensor, mask: Tensor, gradients: Any, pixels: int) -> Tensor:
@@ -16,14 +17,19 @@ def blend_pictures(destination: Tensor, source: Tensor, mask: Tensor, gradients:
 
     Errors: ValueError for batches that do not go together.
     """
-    mask = grow(binarise(mask.reshape(-1, 1, *mask.shape[-2:])), pixels)
+    mask = mask.reshape(-1, 1, *mask.shape[-2:])
     rows = max(len(destination), len(source), len(mask))
     sizes = {"destination": len(destination), "source": len(source), "mask": len(mask)}
     if set(sizes.values()) - {1, rows}:
         counts = ", ".join(f"{name} {count}" for name, count in sizes.items())
         raise ValueError(f"batches of different length ({counts}): give as many of each, or one")
-    batches = destination.movedim(-1, 1), source.movedim(-1, 1), mask.to(destination)
-    destination, source, mask = (batch.expand(rows, -1, -1, -1) for batch in batches)
-    # Clipped inside the mask only: a destination may have values beyond 0…1, and they are not ours to change.
-    blended = poisson_blend(destination, source[:, : destination.shape[1]], mask, gradients)
-    return torch.where(mask > 0, blended.clamp(0, 1), destination).movedim(1, -1)
+
+    def blend(destination: Tensor, source: Tensor, mask: Tensor) -> Tensor:
+        mask = grow(binarise(mask), pixels)
+        batches = destination.movedim(-1, 1), source.movedim(-1, 1), mask.to(destination)
+        destination, source, mask = (batch.expand(rows, -1, -1, -1) for batch in batches)
+        # Clipped inside the mask only: a destination may have values beyond 0…1, and they are not ours to change.
+        blended = poisson_blend(destination, source[:, : destination.shape[1]], mask, gradients)
+        return torch.where(mask > 0, blended.clamp(0, 1), destination).movedim(1, -1)
+
+    return on_load_device(blend, destination, source, mask)

@@ -15,6 +15,7 @@ from ...lazydiff.core.masks import binarise, feather, grow, to_grid
 from ...lazydiff.model.context import LazyContext
 from ...lazydiff.pipeline.canvas import Canvas, masked_latent
 from ...lazydiff.pipeline.fit import Fit, Fitted
+from .device import on_load_device
 from .kv_sampling import downscale, kv_context, token_size
 from .model import LazyModel, model_name
 from .progress import counted, show
@@ -153,7 +154,7 @@ def check_tokens(image: Tensor, token: int) -> None:
 
 def soften(mask: Tensor, pixels: int, edge: int) -> Tensor:
     """Mask [B, 1, H, W] of any softness -> 1 on the grown hole, falling to 0 around it."""
-    return feather(grow(binarise(mask), pixels), edge)
+    return on_load_device(lambda mask: feather(grow(binarise(mask), pixels), edge), mask)
 
 
 def noise_mask(soft: Tensor, token: int, patch: int) -> Tensor:

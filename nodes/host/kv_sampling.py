@@ -294,9 +294,8 @@ class KVSampling:
             return dense() if isinstance(action, CacheReader) else denoised
         action.end()
         if isinstance(action, CacheReader):
-            rows = len(x) // len(self.known)
-            repeats = rows, *[1] * (x.ndim - 1)
-            denoised = torch.where(self.hole.repeat(repeats), denoised, self.known.repeat(repeats).to(denoised))
+            rows = denoised.unflatten(0, (-1, len(self.known)))
+            denoised = torch.where(self.hole, rows, self.known.to(denoised)).flatten(0, 1)
         return denoised
 
 

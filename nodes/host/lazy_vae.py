@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import comfy.model_management as mm
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ...lazydiff.cache.kv_context import KVContext
 from ...lazydiff.core.masks import to_grid
+from ...lazydiff.core.transfer import to_device, to_main_memory
 from ...lazydiff.model.context import LazyContext
 from ...lazydiff.pipeline.canvas import Canvas, edit_canvas, edit_pixels, open_canvas
 from ...lazydiff.pipeline.decode import Blend
@@ -26,13 +27,16 @@ from ...lazydiff.vae.lazy_vae import LIMIT
 from ...lazydiff.vae.passes import Statistics, VAEState
 from ...lazydiff.vae.stages import decoder_stages, encoder_stages
 from .contexts import whole_canvas
+from .device import raise_unless_out_of_memory
 from .encode import encode_each, fit_text
 from .progress import counted
 
-KEPT = 2  # canvases whose decode is remembered, some 100 MB each at 1024 px
-# Of a VAE's network: those canvases; and what the newest pass has left, in main memory and on the device.
+KEPT = 2  # canvases whose decode is remembered, some 100 MB each at 1024 px; as many passes of each half on the device
+# Of a VAE's network: those canvases; and of its halves, what the last passes have left, in main memory and on the
+# device, the last used last. (A canvas's encode is used twice: for what a model may see, and for the next canvas.)
 CANVASES: weakref.WeakKeyDictionary[torch.nn.Module, Any] = weakref.WeakKeyDictionary()
-NEWEST: weakref.WeakKeyDictionary[torch.nn.Module, dict[Half, Any]] = weakref.WeakKeyDictionary()
+LAST: weakref.WeakKeyDictionary[torch.nn.Module, dict[Half, LastPasses]] = weakref.WeakKeyDictionary()
+OWN_MEANS = "the VAE goes on by its own means, in tiles if need be"
 
 
 def canvas_vae(vae: Any) -> CanvasVAE:
@@ -71,12 +75,13 @@ class HostVAE:
 
     def decode(self, latent: Tensor, earlier: Sequence[EarlierPass] = ()) -> VAEOutput:
         images = self.host.decode(latent)
-        return VAEOutput(images.reshape(-1, *images.shape[-3:]).movedim(-1, 1)[:, :3])  # a video's: of one frame each
+        pictures = images.reshape(-1, *images.shape[-3:]).movedim(-1, 1)[:, :3]  # a video's: of one frame each
+        return VAEOutput(pictures.to(mm.get_torch_device()))
 
 
 class HostLazyVAE(LazyVAE):
-    """With the host's memory management. What an earlier pass has left waits in main memory; the newest one's stays on
-    the device as well, so that a chain of edits need not bring it there again."""
+    """With the host's memory management. What an earlier pass has left waits in main memory; that of the last ones
+    stays on the device as well, so that a chain of edits need not bring it there again."""
 
     def __init__(self, vae: Any):
         super().__init__(vae.first_stage_model)
@@ -85,9 +90,9 @@ class HostLazyVAE(LazyVAE):
     def encode(self, image: Tensor, earlier: Sequence[EarlierPass] = ()) -> VAEOutput:
         try:
             done = super().encode(image, earlier)
-            return done._replace(output=done.output.float())
+            return done._replace(output=done.output.float().to(mm.intermediate_device()))
         except Exception as error:
-            raise_unless_out_of_memory(error)
+            raise_unless_out_of_memory(error, OWN_MEANS)
         return HostVAE(self.host).encode(image)
 
     def decode(self, latent: Tensor, earlier: Sequence[EarlierPass] = ()) -> VAEOutput:
@@ -95,38 +100,53 @@ class HostLazyVAE(LazyVAE):
         try:
             return super().decode(latent, earlier)
         except Exception as error:
-            raise_unless_out_of_memory(error)
+            raise_unless_out_of_memory(error, OWN_MEANS)
         return HostVAE(self.host).decode(latent)
+
+    def place(self, half: Half) -> tuple[torch.device, torch.dtype]:
+        return self.host.device, self.host.vae_dtype
+
+    def one(self, half: Half, x: Tensor, earlier: EarlierPass | None) -> VAEOutput:
+        last = LAST.setdefault(self.vae, {}).setdefault(half, LastPasses())
+        if earlier is not None:
+            waiting = earlier.state
+            state = last.get(waiting) or moved(waiting, partial(to_device, device=self.host.device))
+            last.put(waiting, state)
+            earlier = earlier._replace(state=state)
+        done = super().one(half, x, earlier)
+        state = done.passes[0].state
+        waiting = moved(state, to_main_memory)
+        last.put(waiting, state)
+        return done._replace(passes=(EarlierPass(x, waiting),))
 
     def run(self, half: Half, x: Tensor, old: VAEState | None, changed: Tensor | None, share: float) -> VAEState:
         host, network = self.host, getattr(self.vae, f"{half}r")
         needed = getattr(host, f"memory_used_{half}")(x.shape, host.vae_dtype)
         mm.load_models_gpu([host.patcher], memory_required=needed * share, force_full_load=host.disable_offload)
         convolutions = [module for module in network.modules() if isinstance(module, torch.nn.Conv2d)]
-        newest = NEWEST.setdefault(self.vae, {})
         with counted(convolutions, comfy.utils.ProgressBar(len(convolutions))):
-            if old is not None:
-                waiting, there = newest.get(half, (None, None))
-                old = there if waiting is not None and old.output is waiting.output else moved(old, host.device)
-            state = super().run(half, x.to(host.device, host.vae_dtype), old, changed, share)
-        waiting = moved(state, mm.intermediate_device())
-        newest[half] = waiting, state
-        return waiting
+            return super().run(half, x, old, changed, share)
 
 
-def moved(state: VAEState, device: torch.device) -> VAEState:
-    def there(x: Tensor) -> Tensor:
-        return x.to(device)
+class LastPasses:
+    """The device's copies of states that wait in main memory, of the last ones used."""
 
+    def __init__(self) -> None:
+        self.kept: dict[int, tuple[VAEState, VAEState]] = {}  # with the waiting ones, so that no others take their ids
+
+    def get(self, waiting: VAEState) -> VAEState | None:
+        return self.kept.get(id(waiting.output), (None, None))[1]
+
+    def put(self, waiting: VAEState, state: VAEState) -> None:
+        self.kept.pop(id(waiting.output), None)
+        self.kept[id(waiting.output)] = waiting, state
+        if len(self.kept) > KEPT:
+            del self.kept[next(iter(self.kept))]
+
+
+def moved(state: VAEState, there: Callable[[Tensor], Tensor]) -> VAEState:
     statistics = tuple(Statistics(*map(there, one)) for one in state.statistics)
     return VAEState(there(state.output), statistics, tuple(map(there, state.keys)), tuple(map(there, state.values)))
-
-
-def raise_unless_out_of_memory(error: Exception) -> None:
-    known = mm.is_oom(error) if hasattr(mm, "is_oom") else isinstance(error, torch.cuda.OutOfMemoryError)
-    if not known:
-        raise error
-    logging.warning("Lazy Diffusion: out of memory with the VAE, which goes on by its own means (in tiles if need be)")
 
 
 def open_with(vae: Any, image: Tensor) -> Canvas:
@@ -189,7 +209,8 @@ def unfitted(decoded: Tensor, picture: Tensor, context: LazyContext) -> Tensor:
     picture = picture.repeat(rows // len(picture), 1, 1, 1)
     near = F.max_pool2d(context.mask.to(decoded), 3, 1, 1).repeat(rows // len(context.mask), 1, 1, 1)
     near = fit.from_model(near, torch.zeros_like(picture[:, :1]))
-    return torch.where(near > 0, fit.from_model(decoded, picture), picture)
+    decoded = fit.from_model(decoded, picture)
+    return torch.where(near.to(picture) > 0, decoded.to(picture), picture)
 
 
 def pasted(decoded: Tensor, picture: Tensor, mask: Tensor, cells: int) -> Tensor:
@@ -202,10 +223,10 @@ def pasted(decoded: Tensor, picture: Tensor, mask: Tensor, cells: int) -> Tensor
     if rows % len(picture) or rows % len(mask):
         raise ValueError(f"there are {rows} latents, {len(picture)} pictures and {len(mask)} masks: give one picture "
                          "and one mask, or as many as there are latents")  # fmt: skip
-    cell = decoded.shape[-1] // cells
+    cell, decoded = decoded.shape[-1] // cells, decoded.to(picture)
     near = F.interpolate(to_grid(F.max_pool2d(mask.to(decoded), 3, 1, 1), cell), scale_factor=cell)
     picture, near = (each.repeat(rows // len(each), 1, 1, 1) for each in (picture, near))
-    return torch.where(near > 0, decoded.to(picture), picture)
+    return torch.where(near > 0, decoded, picture)
 
 
 def work_text(vae: CanvasVAE, planned: float | None) -> str:

@@ -51,11 +51,7 @@ class HostAttention:
         self.options: dict[str, Any] = {}  # of the call in progress: how users replace the attention function
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        if mask is not None:  # not all of the host's functions take a bool mask
-            # Written out per query: one of them cuts the mask into the same pieces as the queries.
-            if mask.dtype == torch.bool:
-                mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, -torch.inf)
-            mask = mask.clamp(min=torch.finfo(q.dtype).min)  # nor do all of them take an infinite one
+        if mask is not None:  # one of the host's functions cuts it into the same pieces as the queries
             mask = mask.expand(-1, -1, q.shape[2], -1)
         options = {"skip_reshape": True, "skip_output_reshape": True, "transformer_options": self.options}
         return optimized_attention(q, k, v, q.shape[1], mask=mask, **options)
@@ -283,7 +279,7 @@ class LazyModel(comfy.model_base.BaseModel):
             return known
         decoder: HostDecoder = self.diffusion_model
         decoder.attention.options = transformer_options or {}
-        text = self.text_keys(run, c_crossattn, text_mask.to(x.device) > 0)
+        text = self.text_keys(run, c_crossattn, text_mask)
         gate = gate_of(decoder.attention.options, t, hole)
         if gate is not always:
             hole = hole.keep_padding()  # what is kept of a module is a row's own
@@ -297,12 +293,13 @@ class LazyModel(comfy.model_base.BaseModel):
 
     def text_keys(self, run: SamplingState, text: Tensor, mask: Tensor) -> TextKeys:
         """Keys and values of prompts, computed once in a sampling for the prompts that it puts together in a batch."""
-        blocks = run.keys.get(text)
-        if blocks is None:
-            blocks = self.diffusion_model.text_keys(text.to(mask.device, self.compute_dtype)).blocks
+        keys: TextKeys | None = run.keys.get(text)
+        if keys is None:
+            device = run.context.tokens.device
+            keys = self.diffusion_model.text_keys(text.to(device, self.compute_dtype), mask.to(device) > 0)
             if self.current_patcher.current_hooks is None:  # else the weights are this prompt's, and may change by step
-                run.keys[text] = blocks
-        return TextKeys(blocks, mask)
+                run.keys[text] = keys
+        return keys
 
     def denoise(self, network: Callable[[Tensor, Tensor], Tensor], x: Tensor, t: Tensor, hole: HoleTokens) -> Tensor:
         """Estimate of the clean latent [B, C, h, w], of meaning in the hole; t: [B] noise levels as samplers count."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, NamedTuple
 
 import comfy.sample
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from ...lazydiff.cache.kv_context import KVContext
 from ...lazydiff.core.tokens import HoleTokens, unpatchify
+from ...lazydiff.core.transfer import to_device
 from ...lazydiff.model.context import LazyContext
 from ...lazydiff.sampling.noise import CanvasNoise
 from ...lazydiff.sampling.samplers import sample_ancestral
@@ -50,12 +52,23 @@ def sample_context(
         sampler = own_sampler(model, noise)
     else:
         sampler = comfy.samplers.sampler_object("euler" if name == OWN else name)
-    sigmas = comfy.samplers.KSampler(model, steps, "cpu", name, scheduler, denoise).sigmas
+    sigmas = comfy.samplers.KSampler(Schedules(model), steps, "cpu", name, scheduler, denoise).sigmas
     samples = comfy.sample.sample_custom(
         model, noise.next(), cfg, sampler, sigmas, positive, negative, canvas, mask,
         latent_preview.prepare_callback(model, steps), seed=seed,
     )  # fmt: skip
     return {"samples": samples, "noise_mask": mask}
+
+
+class Schedules:
+    """A MODEL as the host's schedulers see it, with its table of noise levels in main memory: they read it number by
+    number, and would wait for the device each time."""
+
+    def __init__(self, model: Any):
+        self.model = model
+
+    def get_model_object(self, name: str) -> Any:
+        return copy.deepcopy(self.model.get_model_object(name)).to("cpu")
 
 
 class HostNoise:
@@ -108,7 +121,10 @@ def own_sampler(model: Any, noise: HostNoise | PlacedNoise) -> comfy.samplers.KS
             callback({"x": x0, "i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i], "denoised": x0})
 
         z = z if flow else z * (1 - shares[0])
-        return sample_ancestral(denoise, z, shares, lambda: noise.next().to(z), after_step, temperature)
+        def fresh_noise() -> Tensor:
+            return to_device(noise.next(), z.device).to(z)
+
+        return sample_ancestral(denoise, z, shares, fresh_noise, after_step, temperature)
 
     sample.once_a_step = True  # type: ignore[attr-defined]  # see `Steps`
     return comfy.samplers.KSAMPLER(sample)
