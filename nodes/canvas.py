@@ -10,7 +10,7 @@ from torch import Tensor
 from ..lazydiff.pipeline.canvas import Canvas
 from ..lazydiff.pipeline.decode import Blend
 from .host.encode import encode_from_canvas
-from .host.lazy_vae import edit_with, open_with, work_text
+from .host.lazy_vae import edit_with, open_with
 from .host.progress import show
 from .inputs import edge_inputs, kv_settings, node_schema, stock_inputs
 from .types import AnyContext, LazyCanvasIO, LazyContextIO
@@ -98,6 +98,6 @@ class LazyCanvasEdit(io.ComfyNode):
 
     @classmethod
     def execute(cls, canvas: Canvas, samples: dict[str, Tensor], context: AnyContext, blend: Blend) -> io.NodeOutput:
-        canvas = edit_with(canvas, samples["samples"], context, blend)
-        show(work_text(canvas.vae, canvas.planned))
+        canvas, text = edit_with(canvas, samples["samples"], context, blend)
+        show(text)
         return io.NodeOutput(canvas, canvas.image.movedim(1, -1))

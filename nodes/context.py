@@ -30,7 +30,7 @@ class LazyContextEncode(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="A LazyDiffusion model, or a stock transformer."),
                 io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
-                io.Image.Input("image", tooltip="The canvas; its sides are multiples of 8 px (large models: 16)."),
+                io.Image.Input("image", tooltip="The canvas, of any size; for stock models of whole tokens (16 px)."),
                 io.Mask.Input("mask", tooltip="What to generate, of the canvas's size: 1 = hole, above 0.5 counts."),
                 *edge_inputs(),
                 *stock_inputs(),

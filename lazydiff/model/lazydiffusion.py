@@ -54,8 +54,8 @@ class LazyDiffusion(nn.Module):
 
     @cached_property
     def fingerprint(self) -> str:
-        """A name of these very weights, by which a context knows the model that made it. It is found when it is first
-        asked for (of a checkpoint: when that is loaded), and no later change of precision changes it."""
+        """A name of the encoder's weights and of the model's sizes, by which a context knows who made it. It is found
+        when first asked for (of a checkpoint: when that is loaded), and no later change of precision changes it."""
         return fingerprint(self.config, self.encoder.state_dict())
 
     def tokens(self, image: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """A canvas that stays in latents from edit to edit.
 
 Pixels outside an edit's mask are those of the canvas before, bit for bit, and so are the latents; sampled latents are
-kept as they are and never encoded again. A canvas carries its last decode, from which the next one goes on: the
-hundredth edit costs what the first did.
+kept as they are and never encoded again (those of a canvas that was fitted to a model of another size are). A canvas
+carries its last decode, from which the next one goes on: the hundredth edit costs what the first did.
 
     open_canvas     encode a picture once
     masked_latent   what a context encoder sees of it, with a hole
@@ -13,6 +13,7 @@ hundredth edit costs what the first did.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -95,22 +96,16 @@ def edit_canvas(canvas: Canvas, samples: Tensor, mask: Tensor, blend: Blend = "p
     by the last. Several canvases take one sample each.
     Errors: ValueError for numbers or sizes that do not go together, and for samples that are no numbers.
     """
-    check_mask(canvas, mask)
-    pictures, holes, rows = len(canvas.image), len(mask), len(samples)
     if samples.shape[1:] != canvas.latent.shape[1:]:
         given, own = (f"{x.shape[1]} channels, {size_text(x)}" for x in (samples, canvas.latent))
         raise ValueError(f"the latents are of {given}, the canvas's of {own}: sample on this canvas")
-    if rows != pictures if pictures > 1 else rows % holes:
-        raise ValueError(f"the canvas has {pictures} pictures and {holes} holes, and there are {rows} latents: sample "
-                         "on this canvas, with as many variations for each hole")  # fmt: skip
-    if not torch.isfinite(samples).all():
-        raise ValueError("the latents have values that are not numbers: the step before failed")
-    if pictures > 1:
-        return _fill(canvas, samples, mask, blend)
-    # One after the other: where two holes share a cell, the pixels of the first are decoded from its own latents.
-    for i in range(holes):
-        canvas = _fill(canvas, samples[i::holes], mask[i : i + 1], blend)
-    return canvas
+    return _hole_by_hole(_fill, canvas, samples, mask, blend)
+
+
+@torch.no_grad()
+def edit_pixels(canvas: Canvas, generated: Tensor, mask: Tensor, blend: Blend = "poisson") -> Canvas:
+    """The same from generated pixels [S, 3, H, W], from which the holes' latent cells are encoded."""
+    return _hole_by_hole(_fill_pixels, canvas, generated, mask, blend)
 
 
 def check_mask(canvas: Canvas, mask: Tensor) -> None:
@@ -121,18 +116,35 @@ def check_mask(canvas: Canvas, mask: Tensor) -> None:
                          "or one")  # fmt: skip
 
 
-@torch.no_grad()
-def edit_pixels(canvas: Canvas, generated: Tensor, mask: Tensor, blend: Blend = "poisson") -> Canvas:
-    """The canvas with generated pixels [S, 3, H, W] in its hole, whose latent cells are encoded from them.
-
-    mask: [1, 1, H, W], above 0.5 is hole
-    """
+def check_rows_of(canvas: Canvas, rows: int, mask: Tensor) -> None:
+    """Errors: ValueError for numbers of samples, holes and pictures that do not go together."""
     check_mask(canvas, mask)
+    pictures, holes = len(canvas.image), len(mask)
+    if rows != pictures if pictures > 1 else rows % holes:
+        raise ValueError(f"the canvas has {pictures} pictures and {holes} holes, and there are {rows} latents: sample "
+                         "on this canvas, with as many variations for each hole")  # fmt: skip
+
+
+def _hole_by_hole(
+    fill: Callable[[Canvas, Tensor, Tensor, Blend], Canvas], canvas: Canvas, made: Tensor, mask: Tensor, blend: Blend
+) -> Canvas:
+    check_rows_of(canvas, len(made), mask)
+    if not torch.isfinite(made).all():
+        raise ValueError("the latents have values that are not numbers: the step before failed")
+    if len(canvas.image) > 1:
+        return fill(canvas, made, mask, blend)
+    # One after the other: where two holes share a cell, the pixels of the first are decoded from its own latents.
+    for i in range(len(mask)):
+        canvas = fill(canvas, made[i :: len(mask)], mask[i : i + 1], blend)
+    return canvas
+
+
+def _fill_pixels(canvas: Canvas, generated: Tensor, mask: Tensor, blend: Blend) -> Canvas:
     hole = binarise(mask)
-    image = composite(canvas.image, generated.to(canvas.image.dtype), hole, blend)
+    image = composite(canvas.image, generated, hole, blend)
     encoded = canvas.vae.encode(image, canvas.encoded)
     latent = composite_latents(canvas.latent, encoded.output.to(canvas.latent), hole, canvas.cell)
-    return Canvas(canvas.vae, image, latent, encoded.passes, canvas.decoded, canvas.planned)
+    return Canvas(canvas.vae, image, latent, encoded.passes, canvas.decoded)
 
 
 def _fill(canvas: Canvas, samples: Tensor, mask: Tensor, blend: Blend) -> Canvas:

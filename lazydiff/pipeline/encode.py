@@ -20,8 +20,15 @@ def encode(model: LazyDiffusion, image: Tensor, mask: Tensor) -> LazyContext:
     """Encode canvases and their holes into a context.
 
     image: [B, 3, H, W] in 0…1; mask: [B, 1, H, W] of zeros and ones; both of whole tokens, on any device
-    Errors: ValueError for a model that computes every token, unless every token is hole.
+    Errors: ValueError for a model that computes every token, unless every token is hole; for sizes that do not go
+    together or are not of whole tokens.
     """
+    token = model.config.network.token
+    if len(image) != len(mask) or image.shape[-2:] != mask.shape[-2:] or any(side % token for side in image.shape[-2:]):
+        raise ValueError(
+            f"{len(image)} images of {size_text(image)} and {len(mask)} masks of {size_text(mask)}: give as many of "
+            f"each, of one size, whose sides are multiples of {token} (`edit` takes pictures of any size)"
+        )
     image, mask = image.to(model.device).float() * 2 - 1, mask.to(model.device)
     return encode_latents(model, model.latent.encode(image * (1 - mask)), model.latent.encode(image), mask)
 

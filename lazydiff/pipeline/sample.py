@@ -16,7 +16,7 @@ from ..sampling.denoiser import lazy_denoiser
 from ..sampling.noise import CanvasNoise
 from ..sampling.samplers import FLOW_SAMPLERS, Callback, begin, make_sampler
 from ..sampling.schedules import from_strength
-from .encode import check_rows, check_text
+from .encode import check_rows, check_text, check_values
 
 PROMPTS = "prompts"  # a sampling's prompts share every call of the model
 
@@ -60,11 +60,14 @@ def sample(
     context = context.to(model.device)
     sampling = settings.sampling or model.config.sampling
     sampler, sigmas = make_sampler(sampling)
-    rows = len(seeds)
+    rows, canvases = len(seeds), len(context.tokens)
+    if rows % canvases:
+        raise ValueError(f"the context is of {canvases} canvases, and there are {rows} seeds: give a multiple of that")
     hole = context.hole.tile(rows // len(context.tokens))
     noise = CanvasNoise(seeds, hole, context.canvas.shape[-1])
     start = None
     if settings.sketch is not None:
+        check_sketch(settings.sketch, context, rows)
         sigmas = from_strength(sigmas, settings.strength, sampling.sampler not in FLOW_SAMPLERS)
         start = hole.gather(model.tokens(settings.sketch.to(model.device).float() * 2 - 1).expand(rows, -1, -1))
     session = gate_at = None
@@ -81,3 +84,11 @@ def sample(
     if not torch.isfinite(tokens).all():
         raise ValueError("what the model made has values that are not numbers: try fp32, or another checkpoint")
     return tokens
+
+
+def check_sketch(sketch: Tensor, context: LazyContext, rows: int) -> None:
+    """Errors: ValueError for a sketch that is not of the canvas's size, not one or as many as rows, or no numbers."""
+    height, width = context.size
+    if tuple(sketch.shape[1:]) != (3, height, width) or len(sketch) not in (1, rows):
+        raise ValueError(f"the sketch is {list(sketch.shape)}: give [1 or {rows}, 3, {height}, {width}]")
+    check_values("sketch", sketch)

@@ -91,10 +91,11 @@ class Training:
             self.optimiser.step()
             self.optimiser.zero_grad()
             self.average.update_parameters(self.model)
+            [learning_rate] = {group["lr"] for group in self.optimiser.param_groups}
             schedule.step()
 
             if main:
-                self.log.add(step, loss, norm, float(schedule.get_last_lr()[0]))
+                self.log.add(step, loss, norm, float(learning_rate))
             done = step + 1
             if done % 50 == 0:
                 bar.set_postfix(loss=f"{self.log.recent():.4f}")

@@ -18,6 +18,12 @@ def blend_pictures(destination: Tensor, source: Tensor, mask: Tensor, gradients:
     Errors: ValueError for batches that do not go together.
     """
     mask = mask.reshape(-1, 1, *mask.shape[-2:])
+    if source.shape[1:3] != destination.shape[1:3]:
+        given, needed = (f"{x.shape[2]}×{x.shape[1]}" for x in (source, destination))
+        raise ValueError(
+            f"the source is {given} and the destination {needed}: make them the same size. What Lazy Sample made on a "
+            "picture of another size than the model's, Lazy VAE Decode gives back at the picture's own"
+        )
     rows = max(len(destination), len(source), len(mask))
     sizes = {"destination": len(destination), "source": len(source), "mask": len(mask)}
     if set(sizes.values()) - {1, rows}:
@@ -28,8 +34,10 @@ def blend_pictures(destination: Tensor, source: Tensor, mask: Tensor, gradients:
         mask = grow(binarise(mask), pixels)
         batches = destination.movedim(-1, 1), source.movedim(-1, 1), mask.to(destination)
         destination, source, mask = (batch.expand(rows, -1, -1, -1) for batch in batches)
+        shared = min(destination.shape[1], source.shape[1])  # one of the two may have transparency
+        colours, rest = destination[:, :shared], destination[:, shared:]
         # Clipped inside the mask only: a destination may have values beyond 0…1, and they are not ours to change.
-        blended = poisson_blend(destination, source[:, : destination.shape[1]], mask, gradients)
-        return torch.where(mask > 0, blended.clamp(0, 1), destination).movedim(1, -1)
+        blended = poisson_blend(colours, source[:, :shared], mask, gradients)
+        return torch.cat((torch.where(mask > 0, blended.clamp(0, 1), colours), rest), 1).movedim(1, -1)
 
     return on_load_device(blend, destination, source, mask)

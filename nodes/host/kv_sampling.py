@@ -208,8 +208,11 @@ class KVSampling:
 
     def patch(self, model: Any, module: str, around: Callable[..., Any]) -> None:
         path = f"diffusion_model.{module}.forward"
+        forward = model.get_model_object(path)
+        while isinstance(forward, partial) and forward.func is in_a_call:  # of a context that was attached before
+            forward = forward.args[-1]
         # The host leaves patches on a network until it uses it for something else: they must not keep a context alive.
-        model.add_object_patch(path, partial(in_a_call, weakref.ref(self), around, model.get_model_object(path)))
+        model.add_object_patch(path, partial(in_a_call, weakref.ref(self), around, forward))
 
     # Around a sampling
 

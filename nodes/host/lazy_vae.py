@@ -19,7 +19,7 @@ from ...lazydiff.cache.kv_context import KVContext
 from ...lazydiff.core.masks import to_grid
 from ...lazydiff.core.transfer import to_device, to_main_memory
 from ...lazydiff.model.context import LazyContext
-from ...lazydiff.pipeline.canvas import Canvas, edit_canvas, edit_pixels, open_canvas
+from ...lazydiff.pipeline.canvas import Canvas, check_rows_of, edit_canvas, edit_pixels, open_canvas
 from ...lazydiff.pipeline.decode import Blend
 from ...lazydiff.pipeline.encode import size_text
 from ...lazydiff.vae.canvas_vae import CanvasVAE, EarlierPass, Half, LazyVAE, VAEOutput
@@ -156,15 +156,27 @@ def open_with(vae: Any, image: Tensor) -> Canvas:
     return open_canvas(canvas_vae(vae), image[..., :3].movedim(-1, 1))
 
 
-def edit_with(canvas: Canvas, samples: Tensor, context: LazyContext | KVContext, blend: Blend) -> Canvas:
-    """The canvas with sampled latents in its context's holes."""
+def edit_with(
+    canvas: Canvas, samples: Tensor, context: LazyContext | KVContext, blend: Blend
+) -> tuple[Canvas, str]:
+    """The canvas with sampled latents in its context's holes; and in words what that took."""
     if isinstance(context, LazyContext) and context.fitted is not None:
         fit, mask = context.fitted
-        picture = HostVAE(canvas.vae.host).decode(samples).output
-        return edit_pixels(canvas, fit.from_model(picture, canvas.image), mask.float(), blend)
+        check_rows_of(canvas, len(samples), mask)
+        made = fit.from_model(decoded_fit(canvas.vae.host, samples, context), canvas.image)
+        return edit_pixels(canvas, made, mask.float(), blend), fit_text(fit)
     if samples.ndim > canvas.latent.ndim:  # models of videos make frames of pictures
         samples = samples[:, :, 0]
-    return edit_canvas(canvas, samples, context.mask.float(), blend)
+    canvas = edit_canvas(canvas, samples, context.mask.float(), blend)
+    return canvas, work_text(canvas.vae, canvas.planned, "there is no earlier one to go on from")
+
+
+def decoded_fit(vae: Any, samples: Tensor, context: LazyContext) -> Tensor:
+    """Pictures [B, 3, side, side] of what was sampled for a fitted canvas. Errors: ValueError for other latents."""
+    grid = tuple(side * context.network.patch for side in context.hole.grid)
+    if tuple(samples.shape[-2:]) != grid:
+        raise ValueError(f"the latents are {size_text(samples)}, this context's {grid[1]}×{grid[0]}: sample on it")
+    return HostVAE(vae).decode(samples).output
 
 
 def decode_hole(
@@ -176,8 +188,7 @@ def decode_hole(
     """
     space, picture = canvas_vae(vae), canvas[..., :3].movedim(-1, 1)
     if isinstance(hole, LazyContext) and hole.fitted is not None:
-        decoded = HostVAE(vae).decode(latent).output
-        return unfitted(decoded, picture, hole).movedim(1, -1), fit_text(hole.fitted.fit)
+        return unfitted(decoded_fit(vae, latent, hole), picture, hole).movedim(1, -1), fit_text(hole.fitted.fit)
     earlier: Sequence[EarlierPass] = ()
     mask = hole
     if not isinstance(hole, Tensor):
@@ -186,7 +197,9 @@ def decode_hole(
     done = space.decode(latent, earlier)
     mask = mask.reshape(-1, 1, *mask.shape[-2:]) > 0.5
     image = pasted(done.output, picture, mask, latent.shape[-1])
-    return image.movedim(1, -1), "full decode, as chosen" if whole else work_text(space, done.planned)
+    return image.movedim(1, -1), "full decode, as chosen" if whole else work_text(
+        space, done.planned, "give the context as hole, and only what was sampled is decoded"
+    )
 
 
 def decoded_canvas(space: CanvasVAE, latent: Tensor) -> Sequence[EarlierPass]:
@@ -206,6 +219,7 @@ def unfitted(decoded: Tensor, picture: Tensor, context: LazyContext) -> Tensor:
     fit, rows = context.fitted.fit, len(decoded)
     if size_text(picture) != (size := f"{fit.canvas[1]}×{fit.canvas[0]}"):
         raise ValueError(f"the canvas is {size_text(picture)}, and the context was made of {size}: give that picture")
+    check_numbers_of(rows, len(picture), len(context.mask))
     picture = picture.repeat(rows // len(picture), 1, 1, 1)
     near = F.max_pool2d(context.mask.to(decoded), 3, 1, 1).repeat(rows // len(context.mask), 1, 1, 1)
     near = fit.from_model(near, torch.zeros_like(picture[:, :1]))
@@ -220,21 +234,25 @@ def pasted(decoded: Tensor, picture: Tensor, mask: Tensor, cells: int) -> Tensor
         told = ", ".join(f"the {name} {size}" for name, size in sizes.items())
         raise ValueError(f"these are of different size: {told}. Give the canvas and the mask that were sampled on")
     rows = len(decoded)
-    if rows % len(picture) or rows % len(mask):
-        raise ValueError(f"there are {rows} latents, {len(picture)} pictures and {len(mask)} masks: give one picture "
-                         "and one mask, or as many as there are latents")  # fmt: skip
+    check_numbers_of(rows, len(picture), len(mask))
     cell, decoded = decoded.shape[-1] // cells, decoded.to(picture)
     near = F.interpolate(to_grid(F.max_pool2d(mask.to(decoded), 3, 1, 1), cell), scale_factor=cell)
     picture, near = (each.repeat(rows // len(each), 1, 1, 1) for each in (picture, near))
     return torch.where(near > 0, decoded, picture)
 
 
-def work_text(vae: CanvasVAE, planned: float | None) -> str:
-    """What a decode has computed, in words."""
+def check_numbers_of(latents: int, pictures: int, masks: int) -> None:
+    if latents % pictures or latents % masks:
+        raise ValueError(f"there are {latents} latents, {pictures} pictures and {masks} masks: give one picture "
+                         "and one mask, or as many as there are latents")  # fmt: skip
+
+
+def work_text(vae: CanvasVAE, planned: float | None, why: str) -> str:
+    """What a decode has computed, in words; why: there was nothing to go on from"""
     if not vae.lazy:
         return "full decode: this VAE cannot be run in part"
     if planned is None:
-        return "full decode: give the context as hole, and only what was sampled is decoded"
+        return f"full decode: {why}"
     if planned > LIMIT:
         return f"full decode: what has changed and all around it would have been {planned:.0%} of the work"
     return f"lazy decode: {planned:.0%} of the work of a full one"

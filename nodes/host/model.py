@@ -6,6 +6,7 @@ scattered back, so that every sampler, scheduler and guider works and a call cos
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -108,6 +109,10 @@ class SamplingState:
         return self.batches[rows]
 
 
+def no_sampling() -> None:
+    """What a model answers while it samples nothing."""
+
+
 class LazyModel(comfy.model_base.BaseModel):
     """Decoder, its sampling and its context encoder, which has a patcher of its own and is loaded only to encode."""
 
@@ -129,8 +134,13 @@ class LazyModel(comfy.model_base.BaseModel):
         self.encoder = comfy.model_patcher.ModelPatcher(module, mm.get_torch_device(), mm.unet_offload_device())
         self.channel_variance = torch.empty(0, device="meta")
         self.share = 1.0  # of the canvas that is hole, as far as it is known before a run begins
-        self.run: SamplingState | None = None
+        self.begun: Callable[[], SamplingState | None] = no_sampling  # a weak reference, see `extra_conds`
         self.latents: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def run(self) -> SamplingState | None:
+        """The sampling in progress."""
+        return self.begun()
 
     @property
     def network(self) -> NetworkConfig:
@@ -203,20 +213,23 @@ class LazyModel(comfy.model_base.BaseModel):
         Errors: ValueError for several prompts that are not as many as the masks or pictures.
         """
         noise = kwargs["noise"]
-        if self.run is None or self.run.noise is not noise:
-            self.run = self.begin(noise, kwargs.get("latent_image"), kwargs.get("denoise_mask"))
+        run = self.run
+        if run is None or run.noise is not noise:
+            run = self.begin(noise, kwargs.get("latent_image"), kwargs.get("denoise_mask"))
+            # Its prompts own it: it goes with the sampling, however that ends.
+            self.begun = weakref.ref(run)
         text = kwargs["cross_attn"].to(noise.device)
         if text.shape[-1] != self.network.text_width:
             raise ValueError(
                 f"this prompt was made by another text encoder ({text.shape[-1]} numbers a token, the model reads "
                 f"{self.network.text_width}): connect the CLIP that belongs to the model"
             )
-        check_prompts(len(text), len(self.run.context.tokens), len(noise))
+        check_prompts(len(text), len(run.context.tokens), len(noise))
         missing = max(self.network.text_length - text.shape[1], 0)
         mask = words(text, kwargs.get(MASK))  # of integers: the host would cast a bool mask
         return {
-            "c_crossattn": CONDPrompts(F.pad(text, (0, 0, 0, missing)), self.run.prompts),
-            "text_mask": CONDPrompts(F.pad(mask, (0, missing)), self.run.prompts),
+            "c_crossattn": CONDPrompts(F.pad(text, (0, 0, 0, missing)), run.prompts, run),
+            "text_mask": CONDPrompts(F.pad(mask, (0, missing)), run.prompts, run),
         }
 
     def begin(self, noise: Tensor, latent: Tensor | None, mask: Tensor | None) -> SamplingState:
@@ -287,7 +300,10 @@ class LazyModel(comfy.model_base.BaseModel):
         def network(z: Tensor, time: Tensor) -> Tensor:
             return decoder(z.to(dtype), time, text, hole, tokens, gate=gate).float()
 
-        denoised = self.denoise(network, x.float(), t, hole)
+        try:
+            denoised = self.denoise(network, x.float(), t, hole)
+        finally:
+            decoder.attention.options = {}  # they hold on to contexts
         canvas = hole.scatter(hole.gather(patchify(denoised, patch)), patchify(known, patch))
         return unpatchify(canvas, hole.grid, patch)
 
@@ -326,7 +342,7 @@ class LazyModel(comfy.model_base.BaseModel):
         out, run = super().process_latent_out(latent), self.run
         if self.current_patcher is None or run is None or out.shape != run.raw.shape:
             return out
-        self.run = None
+        self.begun = no_sampling
         out = torch.where(run.hole, out, run.raw.to(out))
         return composite_latents(run.raw, out, run.context.mask, self.network.cell)
 
@@ -373,4 +389,4 @@ def outer_sample(executor: Any, noise: Tensor, *args: Any, **kwargs: Any) -> Ten
         return executor(noise, *args, **kwargs)
     finally:
         model.share = 1.0
-        model.run = None  # of one that was stopped, too: it keeps tensors on the device
+        model.begun = no_sampling

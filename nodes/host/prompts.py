@@ -86,11 +86,12 @@ class CONDPrompts(comfy.conds.CONDRegular):
     same tensor, by which others can recognise it without looking at its values.
 
     made: what has been put together in this sampling
+    owner: kept for as long as the sampling has these rows
     """
 
-    def __init__(self, cond: Tensor, made: dict[Any, tuple[Any, Tensor]]):
+    def __init__(self, cond: Tensor, made: dict[Any, tuple[Any, Tensor]], owner: Any = None):
         super().__init__(cond)
-        self.made = made
+        self.made, self.owner = made, owner
 
     def process_cond(self, batch_size: int, **kwargs: Any) -> CONDPrompts:
         key = batch_size, id(self.cond)

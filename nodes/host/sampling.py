@@ -15,6 +15,7 @@ from ...lazydiff.cache.kv_context import KVContext
 from ...lazydiff.core.tokens import HoleTokens, unpatchify
 from ...lazydiff.core.transfer import to_device
 from ...lazydiff.model.context import LazyContext
+from ...lazydiff.pipeline.decode import composite_latents
 from ...lazydiff.sampling.noise import CanvasNoise
 from ...lazydiff.sampling.samplers import sample_ancestral
 from .contexts import attach, encode_sketch, whole_canvas
@@ -41,6 +42,7 @@ def sample_context(
     """A LATENT of so many variations, of seed, seed + 1 …; sketch: [1 or B, H, W, 3], colours to start from"""
     model = attach(model, context)
     canvas, mask = whole_canvas(context)
+    visible = canvas
     if not context.hole.count:  # nothing to generate
         return {"samples": canvas.repeat(variations, *[1] * (canvas.ndim - 1))}
     if sketch is not None:
@@ -57,6 +59,9 @@ def sample_context(
         model, noise.next(), cfg, sampler, sigmas, positive, negative, canvas, mask,
         latent_preview.prepare_callback(model, steps), seed=seed,
     )  # fmt: skip
+    # A sketch may lie beside the mask in a token that the mask touches.
+    visible = visible.repeat(variations, *[1] * (visible.ndim - 1))
+    samples = composite_latents(visible, samples, context.mask, context.size[0] // samples.shape[-2])
     return {"samples": samples, "noise_mask": mask}
 
 
