@@ -35,7 +35,7 @@ KEPT = 2  # canvases whose decode is remembered, some 100 MB each at 1024 px; as
 # Of a VAE's network: those canvases; and of its halves, what the last passes have left, in main memory and on the
 # device, the last used last. (A canvas's encode is used twice: for what a model may see, and for the next canvas.)
 CANVASES: weakref.WeakKeyDictionary[torch.nn.Module, Any] = weakref.WeakKeyDictionary()
-LAST: weakref.WeakKeyDictionary[torch.nn.Module, dict[Half, LastPasses]] = weakref.WeakKeyDictionary()
+NEWEST: weakref.WeakKeyDictionary[torch.nn.Module, dict[Half, LastPasses]] = weakref.WeakKeyDictionary()
 OWN_MEANS = "the VAE goes on by its own means, in tiles if need be"
 
 
@@ -107,7 +107,7 @@ class HostLazyVAE(LazyVAE):
         return self.host.device, self.host.vae_dtype
 
     def one(self, half: Half, x: Tensor, earlier: EarlierPass | None) -> VAEOutput:
-        last = LAST.setdefault(self.vae, {}).setdefault(half, LastPasses())
+        last = NEWEST.setdefault(self.vae, {}).setdefault(half, LastPasses())
         if earlier is not None:
             waiting = earlier.state
             state = last.get(waiting) or moved(waiting, partial(to_device, device=self.host.device))

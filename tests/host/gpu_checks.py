@@ -271,6 +271,7 @@ def stock_chain(host: GPUHost, edits: int = 3) -> Answer:
     for number in range(edits):
         mask = torch.zeros(1, 256, 320)
         mask[:, 40 + 50 * number :, 60:100][:, :40] = 1
+        host.part("lazydiff.pipeline.canvas").masked_latent(canvas, mask[None])  # what models of ours are shown of it
         context, latent = host.call("LazyCanvasContext", edit.model, canvas, mask, 2, 2)
         noise = torch.randn(latent["samples"].shape, generator=torch.Generator().manual_seed(number))
         samples = {"samples": latent["samples"] + noise}
