@@ -9,7 +9,6 @@ from torch import Tensor
 
 from .host.contexts import attach, context_text
 from .host.encode import encode_context
-from .host.progress import show
 from .inputs import edge_inputs, kv_settings, node_schema, stock_inputs
 from .types import AnyContext, LazyContextIO
 
@@ -85,5 +84,4 @@ class LazyContextInfo(io.ComfyNode):
     @classmethod
     def execute(cls, context: AnyContext) -> io.NodeOutput:
         text = context_text(context)
-        show(text)
-        return io.NodeOutput(text, ui=ui.PreviewText(text))
+        return io.NodeOutput(text, ui=ui.PreviewText(text))  # shown by web/js/context-info.js

@@ -249,7 +249,7 @@ def test_five_nodes_stand_between_loaders_and_save_image() -> None:
     """In the template that the README names: besides loaders, resizing, and what Flux Fill itself wants."""
     steps = re.findall(r"^\d\. \*(.+?)\*", README.split("five nodes:")[1].split("Template")[0], re.M)
     kinds = [name.replace(" ", "") for name in steps]
-    graph = json.loads((ROOT / "workflows" / "api" / "10-flux-fill.json").read_text("utf-8"))
+    graph = json.loads((ROOT / "workflows" / "api" / "15-flux-fill.json").read_text("utf-8"))
     assert len(kinds) == 5 and set(kinds) <= {node["class_type"] for node in graph.values()}
 
 

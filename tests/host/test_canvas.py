@@ -243,19 +243,23 @@ def test_memory_goes_with_its_vae(pack: Pack) -> None:
 
 def twenty_edits() -> Prompt:
     """The template's first edit over and over, each elsewhere."""
-    template = workflow("12-chain-on-a-canvas")
+    template = workflow("09-chain-on-a-canvas")
     graph = {number: template[number] for number in ("1", "2", "3", "4", "99")}
+    for name, value, width, height in (("10", 0.0, 96, 96), ("11", 1.0, 30, 32)):
+        inputs = {"value": value, "width": width, "height": height}
+        graph[name] = {"class_type": "SolidMask", "inputs": inputs}
     canvas = ["3", 0]
     for i in range(20):
-        names = {str(300 + j): str(1000 + 10 * i + j) for j in range(7)}
+        names = {str(300 + j): str(1000 + 10 * i + j) for j in range(2, 7)}
+        place = {"destination": ["10", 0], "source": ["11", 0], "x": 29 * i % 50, "y": 23 * i % 60, "operation": "add"}
+        template["302"] = {"class_type": "MaskComposite", "inputs": place}
         for old, new in names.items():
             inputs = {
                 key: [names.get(at[0], at[0]), at[1]] if isinstance(at, list) else at
                 for key, at in template[old]["inputs"].items()
             }
             graph[new] = {"class_type": template[old]["class_type"], "inputs": inputs}
-        place, context, sampler, edit = (graph[names[str(number)]]["inputs"] for number in (302, 304, 305, 306))
-        place.update(x=29 * i % 50, y=23 * i % 60)
+        context, sampler, edit = (graph[names[str(number)]]["inputs"] for number in (304, 305, 306))
         sampler.update(steps=2, seed=i)
         context["canvas"] = edit["canvas"] = canvas
         canvas = [names["306"], 0]
@@ -283,14 +287,15 @@ def test_twenty_edits_in_one_graph(server: Server) -> None:
 
 
 def test_a_decode_says_what_it_did(server: Server) -> None:
-    graph = workflow("1-first-edit")
-    inputs = {"samples": ["7", 0], "vae": ["1", 2], "hole": ["5", 0], "canvas": ["2", 0], "mode": "lazy"}
-    graph["8"] = {"class_type": "LazyVAEDecode", "inputs": inputs}
+    graph = workflow("01-first-edit")
+    inputs = graph["8"]["inputs"]
     execution = server.run(graph)
     assert execution.end == "execution_success", execution.error
     inputs["hole"] = ["2", 1]  # the mask instead of the context
     assert server.run(graph).end == "execution_success"
-    (plain,), (lazy,) = (server.pictures(each) for each in (server.run(workflow("1-first-edit")), execution))
+    plain_graph = workflow("01-first-edit")
+    plain_graph["8"] = {"class_type": "VAEDecode", "inputs": {name: inputs[name] for name in ("samples", "vae")}}
+    (plain,), (lazy,) = (server.pictures(each) for each in (server.run(plain_graph), execution))
     assert (pixels(plain) == pixels(lazy)).all()
 
 
