@@ -6,7 +6,6 @@ import comfy.sd
 import folder_paths
 from comfy_api.latest import io
 
-from ..lazydiff.cache.module_skip import SUFFIX
 from ..lazydiff.model.checkpoint import SHIPPED, VOCABULARY, CheckpointError, read_checkpoint
 from .host.clip import load_clip
 from .host.settings import FOLDER, read_latent
@@ -17,8 +16,7 @@ from .inputs import node_schema
 class LazyCheckpointLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        names = [name for name in folder_paths.get_filename_list(FOLDER) if not name.endswith(SUFFIX)]
-        names.sort(key=lambda name: (name != SHIPPED.name, name))
+        names = sorted(folder_paths.get_filename_list(FOLDER), key=lambda name: (name != SHIPPED.name, name))
         return node_schema(
             "LazyCheckpointLoader",
             "Lazy Checkpoint Loader",

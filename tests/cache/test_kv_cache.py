@@ -138,6 +138,22 @@ def test_the_prompt_whose_keys_change_most_decides() -> None:
     assert step(session, 0.6, k, v, ("a", "b"))
 
 
+def test_anchors_do_not_depend_on_which_prompts_share_a_call() -> None:
+    """One prompt's keys change a little more than the threshold, the other's not at all."""
+    (k, v), more = keys(rows=2), torch.tensor([1.0, 1 + 1.1 * module.THRESHOLD]).view(2, 1, 1, 1)
+    found = []
+    for calls in ([("a", "b")], [("a",), ("b",)]):
+        session = KVCache(KVSettings()).session(SIGMAS)
+        for sigma, scaled in ((1.0, k), (0.8, k * more)):
+            for rows in calls:
+                some = [("a", "b").index(prompt) for prompt in rows]
+                step(session, sigma, scaled[some], v[some], rows)
+        change = float(max(change for _, change in session.changes))
+        found.append((change, step(session, 0.6, k, v, ("a", "b"))))
+    (together, records), alone = found
+    assert records and alone == (pytest.approx(together), True)
+
+
 # Who shares them
 
 

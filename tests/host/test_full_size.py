@@ -86,6 +86,18 @@ def test_only_cells_that_the_mask_touches_change(pack: Pack, model: Any, node: s
     assert changed.tolist() == [[12, 18], [12, 19]]
 
 
+def test_a_sketch_beside_the_mask_changes_nothing(pack: Pack, model: Any) -> None:
+    """Of a token that the mask touches, only the cells that it touches."""
+    side = model.model.network.canvas
+    image, mask = torch.rand(1, side, side, 3), torch.zeros(1, side, side)
+    mask[:, 101:104, 150:153] = 1
+    context, latent = pack.call("LazyContextEncode", model, TinyVAE(4), image, mask, 0, 0)
+    args = model, context, *prompts(7, 30), 1, 2, 1.0, "euler", "simple", 0.5, 2
+    (out,) = pack.call("LazySample", *args, sketch=1 - image)
+    changed = (out["samples"] != latent["samples"]).any(1)
+    assert len(changed) == 2 and all(row.nonzero().tolist() == [[12, 18], [12, 19]] for row in changed)
+
+
 def test_one_step_equals_the_librarys(
     pack: Pack, model: Any, networks: tuple[ContextEncoder, LazyDecoder]
 ) -> None:

@@ -205,6 +205,34 @@ def test_conditional_and_unconditional_prompts_are_one_batch(pack: Pack, graph: 
     assert rows == [4, 4]  # two variations, twice each, in one call per step
 
 
+@pytest.mark.parametrize("attached", [True, False])
+def test_a_stopped_sampling_leaves_nothing_behind(pack: Pack, graph: Graph, attached: bool) -> None:
+    import gc
+
+    import comfy.model_management as mm
+
+    model, calls = graph.model, []
+    if attached:
+        (model,) = pack.call("LazyContextApply", model, graph.context)
+
+    def stop(decoder: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        calls.append(len(args))
+        if len(calls) == 2:
+            assert model.model.run is not None
+            raise mm.InterruptProcessingException
+
+    hook = model.model.diffusion_model.register_forward_pre_hook(stop)
+    try:
+        with pytest.raises(mm.InterruptProcessingException):
+            pack.call(
+                "KSampler", model, 1, 4, 1.5, "euler", "simple", graph.positive, graph.negative, graph.latent, 1.0
+            )
+    finally:
+        hook.remove()
+    gc.collect()
+    assert len(calls) == 2 and model.model.run is None
+
+
 def test_only_hole_tokens_reach_the_decoder(pack: Pack, graph: Graph) -> None:
     counts: list[int] = []
     hook = graph.model.model.diffusion_model.register_forward_pre_hook(lambda m, args: counts.append(args[0].shape[1]))

@@ -74,6 +74,39 @@ def test_a_canvas_of_any_size(pack: Pack, graph: Graph) -> None:
     assert torch.equal(result[outside], image[outside])
 
 
+def test_several_holes_are_filled_on_one_canvas_of_any_size(pack: Pack, graph: Graph) -> None:
+    image, first = picture(160, 256, (20, 30, 24, 24))
+    masks = torch.cat((first, torch.zeros_like(first)))
+    masks[1, 90:150, 100:220] = 1
+    (canvas,) = pack.call("LazyCanvas", graph.vae, image)
+    context, _ = pack.call("LazyCanvasContext", graph.model, canvas, masks, 0, 0)
+    args = graph.model, context, graph.positive, graph.negative, 1, 2, 1.0, *SAMPLER, 1
+    canvas, result = pack.call("LazyCanvasEdit", canvas, pack.call("LazySample", *args)[0], context, "poisson")
+    assert len(canvas.image) == 1 and result.shape == image.shape
+    for mask in masks[:, None]:
+        assert not torch.equal(result[mask > 0], image[mask > 0])
+    assert torch.equal(result[masks.amax(0, True) == 0], image[masks.amax(0, True) == 0])
+
+
+def test_a_decode_of_another_size_is_refused_where_it_is_blended(pack: Pack) -> None:
+    image, mask = picture(120, 200, (30, 30, 30, 30))
+    with pytest.raises(ValueError, match="the source is 96×96 and the destination 200×120.*Lazy VAE Decode"):
+        pack.call("PoissonBlend", image, torch.rand(1, 96, 96, 3), mask, "source", 0)
+
+
+@pytest.mark.parametrize("channels", [(4, 3), (3, 4), (4, 4)])
+def test_transparency_of_the_destination_stays(pack: Pack, channels: tuple[int, int]) -> None:
+    image, mask = picture(64, 72, (20, 20, 20, 20))
+    alpha, source = torch.rand(1, 64, 72, 1), torch.rand(1, 64, 72, 4)
+    given = torch.cat((image, alpha), -1)[..., : channels[0]]
+    (blended,) = pack.call("PoissonBlend", given, source[..., : channels[1]], mask, "source", 0)
+    (colours,) = pack.call("PoissonBlend", image, source[..., :3], mask, "source", 0)
+    assert blended.shape == given.shape and torch.equal(blended[mask == 0], given[mask == 0])
+    torch.testing.assert_close(blended[..., :3], colours)
+    if channels == (4, 3):
+        assert torch.equal(blended[..., 3:], alpha)
+
+
 def test_what_was_done_is_told(pack: Pack, graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     monkeypatch.setattr(pack.part("nodes.host.encode"), "show", said.append)

@@ -209,6 +209,24 @@ def test_bad_input_is_told_in_words(model: LazyDiffusion, changes: dict[str, obj
         edit(model, settings=SampleSettings(**settings), **given)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [((1, 3, 95, 96), (1, 1, 95, 96)), ((2, 3, 96, 96), (1, 1, 96, 96)), ((1, 3, 96, 96), (1, 1, 96, 88))],
+)
+def test_encode_refuses_sizes_that_do_not_go_together(
+    model: LazyDiffusion, images: tuple[int, ...], masks: tuple[int, ...]
+) -> None:
+    with pytest.raises(ValueError, match=r"images? of \d+×\d+ and \d masks? of .* multiples of 8"):
+        encode(model, torch.rand(images), torch.ones(masks))
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 32, 32), (3, 3, 96, 96), (1, 1, 96, 96)])
+def test_sample_refuses_sketches_of_another_size(model: LazyDiffusion, shape: tuple[int, ...]) -> None:
+    context = encode(model, torch.rand(1, 3, 96, 96), box_mask())
+    with pytest.raises(ValueError, match="the sketch is .* give .1 or 2, 3, 96, 96"):
+        sample(model, context, ["a red tree"] * 2, [1, 2], SampleSettings(sketch=torch.rand(shape)))
+
+
 def test_cancel_ends_at_once(model: LazyDiffusion) -> None:
     def stop(done: int, total: int, x0: Tensor) -> None:
         raise KeyboardInterrupt
