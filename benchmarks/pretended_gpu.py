@@ -27,6 +27,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+import torch._dynamo  # lists torch's functions when it is imported, and wants each of them to be another
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode

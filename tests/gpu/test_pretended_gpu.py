@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.pretended_gpu import PretendedGPU
+from lazydiff.core.transfer import to_device, to_main_memory
 
 
 def test_two_devices_do_not_mix(gpu: PretendedGPU) -> None:
@@ -51,3 +52,13 @@ def test_torch_is_left_as_it_was() -> None:
     assert not torch.cuda.is_available()
     with pytest.raises((AssertionError, RuntimeError)):
         torch.ones(1, device="cuda")
+
+
+def test_copies_through_pinned_memory_are_waited_for_by_nobody(gpu: PretendedGPU) -> None:
+    """Of a part of it, too."""
+    x = torch.randn(3, 4)
+    there = to_device(x, "cuda")
+    waiting = to_main_memory(there)
+    assert there.device.type == "cuda" and torch.equal(waiting, x)
+    there[:2].copy_(waiting[:2], non_blocking=True)
+    assert not gpu.waits and not gpu.copies and gpu.pinned.total() == 3

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo  # before its functions are pretended: it wants each of them to be another
 from torch import Tensor
 
 from benchmarks.comfyui import stand_in
