@@ -1,4 +1,4 @@
-"""Every template in the host's own front end: it opens, misses no node, and is its API twin; what our scripts do."""
+"""Every template in the host's own front end: it opens, misses no node, and is its API twin; and our own scripts."""
 
 from __future__ import annotations
 

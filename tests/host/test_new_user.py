@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ class Hand:
 def fresh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, bool]]:
     """A server that nobody has used, with the pack and nothing else; and whether its nodes are elements of the page."""
     pytest.importorskip("aiohttp", reason="the host's packages are missing: pip install -e '.[host]'")
-    with running(checkout(), tmp_path_factory.mktemp("fresh")) as server:
+    with running(checkout(), tmp_path_factory.mktemp("fresh"), *os.environ.get("COMFYUI_ARGS", "").split()) as server:
         yield server, request.param == "nodes 2.0"
 
 
