@@ -22,6 +22,7 @@ pytestmark = pytest.mark.host
 SIZE = 768, 512
 HOLE = 500, 330, 660, 450  # what is scribbled over, in px of the picture
 PROMPT = "a dotted blue donut"
+UPLOAD = '[data-node-id="2"] [class*="folder-search"]'
 # Where a node is on the screen: its title, or the middle of one of its widgets.
 PLACE = """([id, part]) => {
     const {graph, canvas} = window.app
@@ -82,8 +83,8 @@ def test_ones_own_photograph_takes_at_most_ten_actions(fresh: tuple[Server, bool
     with front_end(server, elements) as page:
         hand = Hand(page)
         open_template(hand)
-        if elements and not page.locator("[data-node-id]").count():
-            pytest.skip("this front end has no Nodes 2.0")
+        if elements and not page.locator(UPLOAD).count():
+            pytest.skip("the Nodes 2.0 of this front end are none, or an experiment")
         load(hand, picture, elements)
         paint(hand, elements)
         hand.act(prompt_field(page, elements).click, click_count=3)
@@ -109,7 +110,7 @@ def load(hand: Hand, picture: Path, elements: bool) -> None:
     """By the button and the system's dialogue, or by dropping the file on the node."""
     if elements:
         with hand.page.expect_file_chooser() as dialogue:
-            hand.act(hand.page.locator('[data-node-id="2"] [class*="folder-search"]').click)
+            hand.act(hand.page.locator(UPLOAD).click)
         hand.act(dialogue.value.set_files, picture)
     else:
         data = base64.b64encode(picture.read_bytes()).decode()
