@@ -77,8 +77,8 @@ def fit_text(fit: Fit) -> str:
     if region[2:] != fit.canvas:
         seen = f"through {region.width}×{region.height} px around the hole"
     return (
-        f"the picture of {width}×{height} px is looked at {seen}, scaled to the model's {side}×{side} px; decode with "
-        "Lazy VAE Decode and this context, and it is given back at its own size"
+        f"the picture of {width}×{height} px is looked at {seen}, scaled to the model's {side}×{side} px; "
+        "Lazy VAE Decode gives it back at its own size"
     )
 
 

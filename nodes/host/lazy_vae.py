@@ -22,13 +22,14 @@ from ...lazydiff.model.context import LazyContext
 from ...lazydiff.pipeline.canvas import Canvas, check_rows_of, edit_canvas, edit_pixels, open_canvas
 from ...lazydiff.pipeline.decode import Blend
 from ...lazydiff.pipeline.encode import size_text
+from ...lazydiff.pipeline.fit import Fit
 from ...lazydiff.vae.canvas_vae import CanvasVAE, EarlierPass, Half, LazyVAE, VAEOutput
 from ...lazydiff.vae.lazy_vae import LIMIT
 from ...lazydiff.vae.passes import Statistics, VAEState
 from ...lazydiff.vae.stages import decoder_stages, encoder_stages
 from .contexts import whole_canvas
 from .device import raise_unless_out_of_memory
-from .encode import encode_each, fit_text
+from .encode import encode_each
 from .progress import counted
 
 KEPT = 2  # canvases whose decode is remembered, some 100 MB each at 1024 px; as many passes of each half on the device
@@ -164,7 +165,7 @@ def edit_with(
         fit, mask = context.fitted
         check_rows_of(canvas, len(samples), mask)
         made = fit.from_model(decoded_fit(canvas.vae.host, samples, context), canvas.image)
-        return edit_pixels(canvas, made, mask.float(), blend), fit_text(fit)
+        return edit_pixels(canvas, made, mask.float(), blend), unfitted_text(fit)
     if samples.ndim > canvas.latent.ndim:  # models of videos make frames of pictures
         samples = samples[:, :, 0]
     canvas = edit_canvas(canvas, samples, context.mask.float(), blend)
@@ -188,7 +189,8 @@ def decode_hole(
     """
     space, picture = canvas_vae(vae), canvas[..., :3].movedim(-1, 1)
     if isinstance(hole, LazyContext) and hole.fitted is not None:
-        return unfitted(decoded_fit(vae, latent, hole), picture, hole).movedim(1, -1), fit_text(hole.fitted.fit)
+        made = unfitted(decoded_fit(vae, latent, hole), picture, hole)
+        return made.movedim(1, -1), unfitted_text(hole.fitted.fit)
     earlier: Sequence[EarlierPass] = ()
     mask = hole
     if not isinstance(hole, Tensor):
@@ -225,6 +227,12 @@ def unfitted(decoded: Tensor, picture: Tensor, context: LazyContext) -> Tensor:
     near = fit.from_model(near, torch.zeros_like(picture[:, :1]))
     decoded = fit.from_model(decoded, picture)
     return torch.where(near.to(picture) > 0, decoded.to(picture), picture)
+
+
+def unfitted_text(fit: Fit) -> str:
+    """What that was, in words."""
+    height, width = fit.canvas
+    return f"the hole is scaled back to the picture's {width}×{height} px"
 
 
 def pasted(decoded: Tensor, picture: Tensor, mask: Tensor, cells: int) -> Tensor:

@@ -306,7 +306,13 @@ def command(*words: str, **env: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "lazydiff", *words], cwd=Path(__file__).parents[2], env={**os.environ, **env}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", errors="replace",
+        preexec_fn=heed_interrupts if os.name == "posix" else None,
     )  # fmt: skip
+
+
+def heed_interrupts() -> None:
+    """Tests that a shell runs in the background inherit that Ctrl-C is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_help_is_readable_on_a_terminal_without_our_letters() -> None:
