@@ -16,7 +16,8 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
 	@echo 'ARGS="..." is handed on to the command, PYTHON=python3.12 chooses the interpreter of a new $(venv).'
 
-install: $(stamp)  ## make .venv (the other targets do it by themselves)
+install: $(stamp)  ## make .venv, or add EXTRAS to it (the other targets make it by themselves)
+	@$(python) -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'
 
 demo: $(stamp)  ## draw two chains of edits into output/demo
 	@$(python) -m lazydiff demo $(ARGS)

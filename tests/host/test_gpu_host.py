@@ -27,8 +27,8 @@ COUNTED = ("steps", "kv_steps", "blends", "chain_on_a_canvas", "weight_types", "
 
 
 @pytest.fixture(scope="session")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
-    """What the checks have found, all of them in one process."""
+def report(pack: Pack, tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """What the checks have found, all of them in one process; skips where this one has no host."""
     if torch.version.cuda or torch.version.hip:
         pytest.skip("this torch knows real GPUs: the pretended one takes their place in builds for CPUs alone")
     file = tmp_path_factory.mktemp("gpu") / "report.pt"

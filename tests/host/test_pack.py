@@ -141,7 +141,7 @@ def test_poisson_blend_keeps_the_outside_bit_by_bit(pack: Pack, gradients: str) 
     ("changes", "message"),
     [
         ({"mask": torch.zeros(1, 8, 8)}, "mask"),
-        ({"source": torch.rand(1, 20, 20, 3)}, "make the source match"),
+        ({"source": torch.rand(1, 20, 20, 3)}, "source is 20×20 and the destination 60×40"),
         ({"source": torch.rand(3, 40, 60, 3), "destination": torch.rand(2, 40, 60, 3)}, "batches of different length"),
         ({"source": torch.full((1, 40, 60, 3), float("nan"))}, "NaN"),
     ],
