@@ -136,10 +136,6 @@ class KVCache:
         """Anchors that are kept, of all schedules."""
         return sum(map(len, self.kept.values()))
 
-    def tensors(self) -> list[Tensor]:
-        """All that is kept, for those who count memory."""
-        return [tensor for entry in self.entries for tensor in entry.tensors]
-
     def session(self, sigmas: Sequence[float]) -> CacheSession:
         """Begin a sampling; sigmas: its noise levels, falling."""
         schedule = tuple(sigmas)

@@ -223,7 +223,9 @@ def test_bytes_are_those_of_keys_and_values() -> None:
     fixed, automatic = KVCache(KVSettings(anchors=5)), KVCache(KVSettings())
     recorded(fixed, [1] * 5)
     recorded(automatic, [1] * 5)
-    assert fixed.bytes == 5 * 2 * (2 * 8 * 4 * 4) == sum(t.untyped_storage().nbytes() for t in fixed.tensors())
+    assert fixed.bytes == 5 * 2 * (2 * 8 * 4 * 4) == sum(
+        t.untyped_storage().nbytes() for entry in fixed.entries for t in entry.tensors
+    )
     assert automatic.bytes == 2 * (2 * 8 * 4 * 4) + 2 * 8 * 2 * 4
     fixed.clear()
     assert fixed.bytes == fixed.count == 0 and recorded(fixed, [1] * 5)
