@@ -31,7 +31,7 @@ def checkout() -> Path:
 
 
 @pytest.fixture(scope="session")
-def host(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
     """ComfyUI's own `nodes` module, on the CPU; skips where there is no checkout or it cannot be imported."""
     path = checkout()
     stand_in()
@@ -48,7 +48,10 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
 
     for name in ("input", "output", "temp"):
         getattr(folder_paths, f"set_{name}_directory")(str(tmp_path_factory.mktemp(name)))
-    return nodes
+    yield nodes
+    from comfy.model_patcher import ModelPatcher
+
+    del ModelPatcher.__del__  # those that are left go after the host's modules, and would complain below the summary
 
 
 @pytest.fixture(scope="session")
