@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from .front_end import READY, front_end
-from .running_server import PACK, Server
+from .running_server import Server
+from .templates import NAMES, template, workflow
 
 pytestmark = pytest.mark.host
 
-WORKFLOWS = sorted(path.stem for path in (PACK / "workflows").glob("*.json"))
 OPEN = """async workflow => {
     await window.app.loadGraphData(workflow, true, true)
     await new Promise(done => setTimeout(done, 500))
@@ -37,38 +36,28 @@ def page(request: pytest.FixtureRequest, server: Server) -> Iterator[tuple[Any, 
         yield page, elements
 
 
-@pytest.mark.parametrize("name", WORKFLOWS)
+@pytest.mark.parametrize("name", NAMES)
 def test_workflow_opens_and_is_its_api_twin(page: tuple[Any, bool], name: str) -> None:
     tab, elements = page
-    shown = tab.evaluate(OPEN, workflow(name))
+    shown = tab.evaluate(OPEN, template(name))
     assert shown["missing"] == []
     prompt = {number: {key: each[key] for key in ("class_type", "inputs")} for number, each in shown["prompt"].items()}
-    assert prompt == twin(name)
+    assert prompt == workflow(name)
     if elements and not shown["dom"]:
         pytest.skip("this front end has no Nodes 2.0")
-
-
-def workflow(name: str) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads((PACK / "workflows" / f"{name}.json").read_text("utf-8"))
-    return loaded
-
-
-def twin(name: str) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads((PACK / "workflows" / "api" / f"{name}.json").read_text("utf-8"))
-    return loaded
 
 
 def test_workflow_of_an_older_version_opens(page: tuple[Any, bool]) -> None:
     """Inputs that nodes have been given since then take their defaults, and nothing else moves."""
     tab, _ = page
-    saved = workflow("01-first-edit")
+    saved = template("01-first-edit")
     encode = next(node for node in saved["nodes"] if node["type"] == "LazyContextEncode")
     first = ("model", "vae", "image", "mask", "grow", "feather")  # all that 0.1.0 had
     encode["inputs"] = [each for each in encode["inputs"] if each["name"] in first]
     encode["widgets_values"], _ = encode["widgets_values"][:2], encode.pop("widgets_values_named", None)
     shown = tab.evaluate(OPEN, saved)
     assert {number: each["inputs"] for number, each in shown["prompt"].items()} == {
-        number: each["inputs"] for number, each in twin("01-first-edit").items()
+        number: each["inputs"] for number, each in workflow("01-first-edit").items()
     }
 
 
@@ -76,13 +65,13 @@ def test_templates_are_listed_by_their_numbers(page: tuple[Any, bool]) -> None:
     """The server lists them as its file system does."""
     tab, _ = page
     listed = tab.evaluate("async () => (await window.comfyAPI.api.api.getWorkflowTemplates()).lazydiffusion")
-    assert listed == WORKFLOWS
+    assert listed == NAMES
 
 
 def test_context_info_keeps_its_text(page: tuple[Any, bool]) -> None:
     """After Run line by line, after a reload at once, and again from the cache; never in the prompt."""
     tab, _ = page
-    saved = workflow("01-first-edit")
+    saved = template("01-first-edit")
     sample = next(node for node in saved["nodes"] if node["type"] == "LazySample")
     sample["widgets_values"] = ["fixed" if each == "randomize" else each for each in sample["widgets_values"]]
     tab.evaluate(OPEN, saved)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from .in_process import Pack, scene
 from .running_server import PACK, Server
-from .test_server import Prompt, pixels, workflow
+from .templates import Prompt, workflow
+from .test_server import pixels
 from .tiny_models import TinyVAE, prompt, tiny
 from .tiny_vae import tiny_vae
 

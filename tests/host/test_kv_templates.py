@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from .in_process import Pack
 from .running_server import PACK
+from .templates import workflow
 from .tiny_models import TinyVAE, prompt, tiny
 
 pytestmark = pytest.mark.host
@@ -24,7 +24,7 @@ def run(
     pack: Pack, template: str, stand_ins: dict[str, Any], smaller: dict[str, int]
 ) -> tuple[dict[str, Any], Results]:
     """A template with each node's results; stand_ins: by kind of node, results or what makes them of the inputs."""
-    graph = json.loads((PACK / "workflows" / "api" / f"{template}.json").read_text("utf-8"))
+    graph = workflow(template)
     results: Results = {}
     while pending := [name for name in graph if name not in results]:
         name = next(name for name in pending if all(link[0] in results for link in links(graph[name])))

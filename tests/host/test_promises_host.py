@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from .in_process import Pack
 from .running_server import PACK, Server
+from .templates import workflow
 from .tiny_models import UNETS, TinyVAE, prompt, tiny
 
 pytestmark = pytest.mark.host
@@ -114,7 +114,7 @@ def test_a_graph_with_its_seed_gives_one_picture_whatever_ran_before(pack: Pack)
 
 
 def test_another_seed_or_prompt_does_not_encode_the_canvas_again(server: Server) -> None:
-    graph: dict[str, Any] = json.loads((PACK / "workflows" / "api" / "01-first-edit.json").read_text("utf-8"))
+    graph = workflow("01-first-edit")
     (sampler,) = (node["inputs"] for node in graph.values() if node["class_type"] == "LazySample")
     sampler.update(seed=4001, steps=2)
     assert server.run(graph).end == "execution_success"
@@ -131,7 +131,7 @@ def test_another_seed_or_prompt_does_not_encode_the_canvas_again(server: Server)
 def test_the_template_of_the_small_model_runs_as_it_is(server: Server) -> None:
     """*Templates* → *lazydiffusion* → *01-first-edit*, **Run**."""
     assert "01-first-edit" in server.get("/workflow_templates")["lazydiffusion"]
-    graph = json.loads((PACK / "workflows" / "api" / "01-first-edit.json").read_text("utf-8"))
+    graph = workflow("01-first-edit")
     execution = server.run(graph)
     assert execution.end == "execution_success", execution.error
     assert server.pictures(execution) or not execution.executed

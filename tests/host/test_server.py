@@ -13,19 +13,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from .running_server import PACK, Server
+from .templates import NAMES, Prompt, workflow
 
 pytestmark = pytest.mark.host
 
-API = PACK / "workflows" / "api"
-WORKFLOWS = sorted(path.stem for path in API.glob("*.json"))
 # Those of checkpoints that do not come with the pack; test_kv_templates.py runs the last two with tiny ones.
 BRING_YOUR_OWN = {"14-full-size-pixart", "15-flux-fill", "16-qwen-image-edit"}
-OURS = [name for name in WORKFLOWS if name not in BRING_YOUR_OWN]
-Prompt = dict[str, dict[str, Any]]
-
-
-def workflow(name: str) -> Prompt:
-    return json.loads((API / f"{name}.json").read_text("utf-8"))
+OURS = [name for name in NAMES if name not in BRING_YOUR_OWN]
 
 
 def node(prompt: Prompt, kind: str) -> str:
@@ -46,7 +40,7 @@ def test_nodes_and_templates_are_listed(server: Server) -> None:
     nodes = server.get("/object_info")
     assert {"LazyCheckpointLoader", "LazyContextEncode", "LazySample", "LazyContextApply", "PoissonBlend"} <= set(nodes)
     assert {"LazyCanvas", "LazyCanvasContext", "LazyCanvasEdit", "LazyVAEDecode"} <= set(nodes)
-    assert set(server.get("/workflow_templates")["lazydiffusion"]) == set(WORKFLOWS)
+    assert set(server.get("/workflow_templates")["lazydiffusion"]) == set(NAMES)
     assert all((PACK / "workflows" / f"{name}.jpg").exists() for name in OURS)
 
 

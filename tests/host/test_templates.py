@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,28 +11,17 @@ from PIL import Image
 
 from .in_process import Pack
 from .running_server import PACK, Server
+from .templates import NAMES, template, workflow
 
 pytestmark = pytest.mark.host
 
-FILES = sorted((PACK / "workflows").glob("*.json"))
-NAMES = [path.stem for path in FILES]
-OURS = [name for name in NAMES if "LazyCheckpointLoader" in (PACK / "workflows" / "api" / f"{name}.json").read_text()]
+OURS = [name for name in NAMES if "LazyCheckpointLoader" in json.dumps(workflow(name))]
 PICTURES = [f"lazydiffusion-{name}.png" for name in ("table", "fish", "house")]
-
-
-def template(name: str) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads((PACK / "workflows" / f"{name}.json").read_text("utf-8"))
-    return loaded
-
-
-def api(name: str) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads((PACK / "workflows" / "api" / f"{name}.json").read_text("utf-8"))
-    return loaded
 
 
 def test_names_sort_by_their_numbers_and_files_of_ones_own_come_last() -> None:
     assert [int(name[:2]) for name in NAMES] == list(range(1, len(NAMES) + 1))
-    loaders = ["UNETLoader" in json.dumps(api(name)) for name in NAMES]
+    loaders = ["UNETLoader" in json.dumps(workflow(name)) for name in NAMES]
     assert loaders == sorted(loaders) and sum(loaders) == 3
     assert {path.stem for path in (PACK / "workflows").glob("*.jpg")} == set(NAMES)
     assert {path.stem for path in (PACK / "workflows" / "api").glob("*.json")} == set(NAMES)
@@ -55,13 +43,13 @@ def test_template_can_be_read(name: str) -> None:
     assert len(set(prompts)) == len(prompts) and not any("Encode" in title for title in prompts)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if "UNETLoader" in json.dumps(api(name))])
+@pytest.mark.parametrize("name", [name for name in NAMES if "UNETLoader" in json.dumps(workflow(name))])
 def test_files_have_addresses_where_the_host_looks_for_them(name: str) -> None:
     places = {"unet_name": "diffusion_models", "vae_name": "vae", "clip_name": "text_encoders"}
     for node in template(name)["nodes"]:
         if not node["type"].endswith(("CLIPLoader", "UNETLoader", "VAELoader")):
             continue
-        inputs = api(name)[str(node["id"])]["inputs"]
+        inputs = workflow(name)[str(node["id"])]["inputs"]
         wanted = {(file, places[key.rstrip("12")]) for key, file in inputs.items() if key.rstrip("12") in places}
         models = node["properties"].get("models", [])
         if ("lazydiffusion-pixart-1024.safetensors", "diffusion_models") in wanted:
@@ -75,7 +63,7 @@ def test_files_have_addresses_where_the_host_looks_for_them(name: str) -> None:
 @pytest.mark.parametrize("name", OURS)
 def test_a_picture_of_any_size_comes_back_at_its_own_size(server: Server, name: str) -> None:
     """Instead of the one that ships; new in the holes, the same bit by bit outside."""
-    graph = api(name)
+    graph = workflow(name)
     loads = [node for node in graph.values() if node["inputs"].get("image") in PICTURES]
     rng = np.random.default_rng(0)
     canvas = np.kron(rng.integers(60, 200, (17, 25, 3)), np.ones((8, 8, 1))).astype(np.uint8)  # 200×136 px

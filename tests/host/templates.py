@@ -1,0 +1,23 @@
+"""The templates that ship, as the front end opens them and as the server runs them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from .running_server import PACK
+
+FOLDER = PACK / "workflows"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
+Prompt = dict[str, dict[str, Any]]  # nodes by number
+
+
+def template(name: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
+    return loaded
+
+
+def workflow(name: str) -> Prompt:
+    """Its twin for the API."""
+    loaded: Prompt = json.loads((FOLDER / "api" / f"{name}.json").read_text("utf-8"))
+    return loaded
