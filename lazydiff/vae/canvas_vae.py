@@ -100,13 +100,13 @@ class LazyVAE:
         passes = tuple(one for each in made for one in each.passes)
         return VAEOutput(torch.cat([each.output for each in made]), passes, max(planned, default=None))
 
-    def run(self, half: Half, x: Tensor, old: VAEState | None, changed: Tensor | None, share: float) -> VAEState:
-        """A pass over all of x, or lazily from an old state; share: of the whole work."""
-        if old is None:
-            state: VAEState = getattr(lazy_vae, f"full_{half}")(self.vae, x)
-            return state
-        result: lazy_vae.LazyResult = getattr(lazy_vae, f"lazy_{half}")(self.vae, x, old, changed)
-        return result.state
+    def run(self, half: Half, x: Tensor, old: VAEState | None, plan: lazy_vae.Plan | None) -> VAEState:
+        """A pass over all of x, or by a plan from an old state."""
+        if old is None or plan is None or plan.share > lazy_vae.LIMIT:
+            whole: VAEState = getattr(lazy_vae, f"full_{half}")(self.vae, x)
+            return whole
+        state: VAEState = getattr(lazy_vae, f"{half}_plan")(self.vae, x, old, plan)
+        return state
 
     def place(self, half: Half) -> tuple[torch.device, torch.dtype]:
         """Where a half computes, and in which number type."""
@@ -117,11 +117,11 @@ class LazyVAE:
         """One picture of a batch."""
         x = x.to(*self.place(half))
         if earlier is None or earlier.x.shape != x.shape:
-            state, planned = self.run(half, x, None, None, 1.0), None
-        else:
-            changed = (earlier.x.to(x) != x).any(1, keepdim=True).float()
-            if half == "decode":
-                changed = F.interpolate(changed, earlier.state.output.shape[-2:])
-            planned = getattr(lazy_vae, f"plan_{half}")(self.vae, changed).share
-            state = self.run(half, x, earlier.state, changed, work_share(planned))
-        return VAEOutput(state.output, (EarlierPass(x, state),), planned)
+            state = self.run(half, x, None, None)
+            return VAEOutput(state.output, (EarlierPass(x, state),))
+        changed = (earlier.x.to(x) != x).any(1, keepdim=True).float()
+        if half == "decode":
+            changed = F.interpolate(changed, earlier.state.output.shape[-2:])
+        plan: lazy_vae.Plan = getattr(lazy_vae, f"plan_{half}")(self.vae, changed)
+        state = self.run(half, x, earlier.state, plan)
+        return VAEOutput(state.output, (EarlierPass(x, state),), plan.share)

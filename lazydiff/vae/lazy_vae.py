@@ -9,6 +9,7 @@ not quite, because changed statistics change all of the map: how much, a small p
     full_decode, full_encode   all of it; leaves a state
     lazy_decode, lazy_encode   what a mask needs; leaves a state for the next edit
     plan_decode, plan_encode   which boxes that is, and the work
+    decode_plan, encode_plan   these boxes
 """
 
 from __future__ import annotations
@@ -111,6 +112,19 @@ def lazy_encode(vae: Any, image: Tensor, state: VAEState, mask: Tensor, limit: f
     return _lazy(stages, image, state, _plan_encode(stages, mask, size_of(image)), latent, limit)
 
 
+@torch.no_grad()
+def decode_plan(vae: Any, latent: Tensor, state: VAEState, plan: Plan) -> VAEState:
+    """What `lazy_decode` leaves, by a plan that was made before, whatever share of the work that is."""
+    return _sparse(decoder_stages(vae), latent, state, plan, size_of(latent))
+
+
+@torch.no_grad()
+def encode_plan(vae: Any, image: Tensor, state: VAEState, plan: Plan) -> VAEState:
+    """Likewise."""
+    stages = encoder_stages(vae)
+    return _sparse(stages, image, state, plan, _latent_size(stages, size_of(image)))
+
+
 def plan_decode(vae: Any, mask: Tensor) -> Plan:
     """Boxes of the image, in whole latents, that hold the mask [B, 1, H, W] and one pixel around it, and the work.
 
@@ -211,11 +225,16 @@ def _lazy(stages: Sequence[Stage], x: Tensor, state: VAEState, plan: Plan, laten
     if plan.share > limit:
         state = _full(stages, x, latent)
         return LazyResult(state.output, state, plan, False)
-    if plan.boxes:
-        update = SparsePass(latent, state, probed=plan.probe is not None)
-        patches = run_stages(update, stages, x, [*plan.boxes, plan.probe] if plan.probe else plan.boxes)
-        state = update.state(put(state.output, patches[: len(plan.boxes)]))
+    state = _sparse(stages, x, state, plan, latent)
     return LazyResult(state.output, state, plan, True)
+
+
+def _sparse(stages: Sequence[Stage], x: Tensor, state: VAEState, plan: Plan, latent: Size) -> VAEState:
+    if not plan.boxes:
+        return state
+    update = SparsePass(latent, state, probed=plan.probe is not None)
+    patches = run_stages(update, stages, x, [*plan.boxes, plan.probe] if plan.probe else plan.boxes)
+    return update.state(put(state.output, patches[: len(plan.boxes)]))
 
 
 def _of_batch(state: VAEState, x: Tensor) -> VAEState:

@@ -23,8 +23,8 @@ from ...lazydiff.pipeline.canvas import Canvas, check_rows_of, edit_canvas, edit
 from ...lazydiff.pipeline.decode import Blend
 from ...lazydiff.pipeline.encode import size_text
 from ...lazydiff.pipeline.fit import Fit
-from ...lazydiff.vae.canvas_vae import CanvasVAE, EarlierPass, Half, LazyVAE, VAEOutput
-from ...lazydiff.vae.lazy_vae import LIMIT
+from ...lazydiff.vae.canvas_vae import CanvasVAE, EarlierPass, Half, LazyVAE, VAEOutput, work_share
+from ...lazydiff.vae.lazy_vae import LIMIT, Plan
 from ...lazydiff.vae.passes import Statistics, VAEState
 from ...lazydiff.vae.stages import decoder_stages, encoder_stages
 from .contexts import whole_canvas
@@ -120,13 +120,14 @@ class HostLazyVAE(LazyVAE):
         last.put(waiting, state)
         return done._replace(passes=(EarlierPass(x, waiting),))
 
-    def run(self, half: Half, x: Tensor, old: VAEState | None, changed: Tensor | None, share: float) -> VAEState:
+    def run(self, half: Half, x: Tensor, old: VAEState | None, plan: Plan | None) -> VAEState:
         host, network = self.host, getattr(self.vae, f"{half}r")
         needed = getattr(host, f"memory_used_{half}")(x.shape, host.vae_dtype)
-        mm.load_models_gpu([host.patcher], memory_required=needed * share, force_full_load=host.disable_offload)
+        needed *= work_share(plan and plan.share)
+        mm.load_models_gpu([host.patcher], memory_required=needed, force_full_load=host.disable_offload)
         convolutions = [module for module in network.modules() if isinstance(module, torch.nn.Conv2d)]
         with counted(convolutions, comfy.utils.ProgressBar(len(convolutions))):
-            return super().run(half, x, old, changed, share)
+            return super().run(half, x, old, plan)
 
 
 class LastPasses:

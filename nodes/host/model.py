@@ -301,11 +301,10 @@ class LazyModel(comfy.model_base.BaseModel):
             return decoder(z.to(dtype), time, text, hole, tokens, gate=gate).float()
 
         try:
-            denoised = self.denoise(network, x.float(), t, hole)
+            denoised = self.denoise(network, hole.gather(patchify(x.float(), patch)), t)
         finally:
             decoder.attention.options = {}  # they hold on to contexts
-        canvas = hole.scatter(hole.gather(patchify(denoised, patch)), patchify(known, patch))
-        return unpatchify(canvas, hole.grid, patch)
+        return unpatchify(hole.scatter(denoised, patchify(known, patch)), hole.grid, patch)
 
     def text_keys(self, run: SamplingState, text: Tensor, mask: Tensor) -> TextKeys:
         """Keys and values of prompts, computed once in a sampling for the prompts that it puts together in a batch."""
@@ -317,19 +316,13 @@ class LazyModel(comfy.model_base.BaseModel):
                 run.keys[text] = keys
         return keys
 
-    def denoise(self, network: Callable[[Tensor, Tensor], Tensor], x: Tensor, t: Tensor, hole: HoleTokens) -> Tensor:
-        """Estimate of the clean latent [B, C, h, w], of meaning in the hole; t: [B] noise levels as samplers count."""
-        patch = self.network.patch
-        tokens = hole.gather(patchify(self.model_sampling.calculate_input(t, x), patch))
+    def denoise(self, network: Callable[[Tensor, Tensor], Tensor], z: Tensor, t: Tensor) -> Tensor:
+        """Estimate of the clean tokens [B, n, C·p·p] from noisy ones; t: [B] noise levels as samplers count."""
+        scaled = self.model_sampling.calculate_input(t, z)
         if self.settings.config.prediction == "flow":
-            predicted = predict_clean(network, tokens, t.float(), self.variance(x.device))
-        else:
-            predicted = network(tokens, self.model_sampling.timestep(t).float())[..., : tokens.shape[-1]]
-        canvas = hole.scatter(predicted, predicted.new_zeros(len(x), hole.total, tokens.shape[-1]))
-        canvas = unpatchify(canvas, hole.grid, patch)
-        if self.settings.config.prediction == "flow":
-            return canvas
-        return self.model_sampling.calculate_denoised(t, canvas, x)
+            return predict_clean(network, scaled, t.float(), self.variance(z.device))
+        predicted = network(scaled, self.model_sampling.timestep(t).float())[..., : z.shape[-1]]
+        return self.model_sampling.calculate_denoised(t, predicted, z)
 
     def variance(self, device: torch.device) -> Tensor:
         """[C·p·p] of the clean tokens' channels, brought to the device once."""
