@@ -56,6 +56,12 @@ class PretrainedT5(nn.Module):
         super().__init__()
         self.tokenizer, self.t5, self.max_length = tokenizer, t5, max_length
 
+    @property
+    def width(self) -> int:
+        """Of its features."""
+        width: int = self.t5.get_input_embeddings().embedding_dim  # type: ignore[operator]
+        return width
+
     def split(self, prompt: str) -> list[str]:
         """The pieces that a prompt's tokens stand for; a word's first one begins with "▁"."""
         pieces: list[str] = self.tokenizer.convert_ids_to_tokens(self.tokenizer(prompt)["input_ids"])
