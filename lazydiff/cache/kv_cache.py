@@ -1,12 +1,13 @@
-"""The KV cache: keys and values of visible tokens, kept at a few anchor steps for the steps between them.
+"""The KV cache: keys and values of visible tokens, kept for the steps that compute the hole alone.
 
-At an anchor step a stock transformer computes every token, as it always does, and the keys and values that its
-attention sees of the tokens outside the hole are kept. Until the next anchor only hole tokens run; they attend to their
-own fresh keys and values and to the kept ones. Nothing is trained. Sources: FISEdit (Yu et al. 2024), carried over as
-in InstGenIE (2505.20600) and RegionE (2510.25590).
+They are recorded before the sampling begins, at a few noise levels, by calls that leave the hole out (`recording.py`);
+or at anchor steps, at which a stock transformer computes every token, as it always does, and the keys and values that
+its attention sees of the tokens outside the hole are kept. In all other steps only hole tokens run; they attend to
+their own fresh keys and values and to the kept ones. Nothing is trained. Sources: FISEdit (Yu et al. 2024), carried
+over as in InstGenIE (2505.20600) and RegionE (2510.25590).
 
     KVCache                  what the samplings on one canvas have kept, by schedule, noise level and prompt
-    CacheSession             one sampling: tells each call of the model whether to write or to read
+    AnchorSession            one sampling with anchor steps: tells each call of the model whether to write or to read
     CacheWriter, CacheReader what such a call does with the keys and values of each of its attentions
 """
 
@@ -34,13 +35,20 @@ MEGABYTE = 2**20
 class KVSettings(NamedTuple):
     """How a KV context keeps what it keeps."""
 
-    anchors: int = 0  # steps that compute everything, evenly spaced; 0: as many as the keys' change asks for
+    anchors: int = 0  # steps that compute everything, evenly spaced; 0: none, or as many as the keys' change asks for
     ring: int = 1  # tokens around the hole that are computed with it
     text: bool = False  # whether the text tokens of a joint attention are kept between anchors like visible ones
     precision: Literal["model", "fp8"] = "model"
     place: Literal["device", "host"] = "device"  # where kept tensors wait: where they are used, or in main memory
     limit: int = 0  # MB; 0: none
-    reuse: bool = False  # whether samplings go on from what earlier ones on their canvas have left
+    reuse: bool = False  # whether samplings go on from the anchors that earlier ones on their canvas have left
+    mode: Literal["recorded", "anchors"] = "recorded"  # unless a number of anchors is given
+    levels: int = 0  # noise levels to record; 0: as many as the number of steps asks for
+
+    @property
+    def recorded(self) -> bool:
+        """Whether visible tokens are recorded before a sampling, so that no step of it computes everything."""
+        return self.mode == "recorded" and not self.anchors
 
 
 class CacheFull(Exception):
@@ -116,7 +124,8 @@ Anchor = dict[Hashable, Entry]  # by prompt
 
 
 class KVCache:
-    """What the samplings on one canvas have kept. Samplings of one schedule share it; it dies with its context."""
+    """What the anchors of samplings on one canvas have kept. Samplings of one schedule share it; it dies with its
+    context."""
 
     def __init__(self, settings: KVSettings):
         self.settings = settings
@@ -136,11 +145,11 @@ class KVCache:
         """Anchors that are kept, of all schedules."""
         return sum(map(len, self.kept.values()))
 
-    def session(self, sigmas: Sequence[float]) -> CacheSession:
+    def session(self, sigmas: Sequence[float]) -> AnchorSession:
         """Begin a sampling; sigmas: its noise levels, falling."""
         schedule = tuple(sigmas)
         self.kept[schedule] = self.kept.pop(schedule, {})  # the last used
-        return CacheSession(self, schedule)
+        return AnchorSession(self, schedule)
 
     def make_room(self, needed: int, keep: Anchor | None) -> None:
         """Forget the least used and noisiest anchors until `needed` bytes more are within the limit, but not `keep`.
@@ -163,19 +172,37 @@ class KVCache:
 
 
 class CacheSession:
-    """One sampling's use of the cache: tells each call of the model whether to write or to read."""
+    """One sampling's use of what is kept, whichever way that is made."""
+
+    def __init__(self, settings: KVSettings, schedule: tuple[float, ...]):
+        self.settings, self.schedule = settings, schedule
+        self.dense = False  # whether every step computes everything, whatever is kept
+        self.exploring = False  # whether the keys' change is watched
+        self.changes: list[tuple[Level, Tensor]] = []  # of the keys, at the latest level
+        self.recorded = 0  # calls of the model that computed everything
+        self.replayed = 0
+
+    def make_room(self, writer: CacheWriter) -> None:
+        """Forget what is needed least until what a call writes is within the limit. Errors: `CacheFull`"""
+        raise NotImplementedError
+
+    def keep(self, writer: CacheWriter) -> None:
+        """A call is over, and what it has written serves those that follow."""
+        raise NotImplementedError
+
+
+class AnchorSession(CacheSession):
+    """One sampling with anchor steps: tells each call of the model whether to write or to read."""
 
     def __init__(self, cache: KVCache, schedule: tuple[float, ...]):
-        self.cache, self.schedule = cache, schedule
+        super().__init__(cache.settings, schedule)
+        self.cache = cache
         self.levels = cache.kept[schedule]
         steps = len(schedule) - 1
         count = min(cache.settings.anchors, steps)
         self.planned = [schedule[i * steps // count] for i in range(count)]
         self.dense = 0 < count == steps  # every step is an anchor, whatever earlier samplings have left
         self.exploring = not count and schedule not in cache.complete
-        self.changes: list[tuple[Level, Tensor]] = []  # of the keys, at the latest level
-        self.recorded = 0  # calls of the model that computed everything
-        self.replayed = 0
 
     def call(self, sigma: float, prompts: Sequence[Hashable]) -> CacheWriter | CacheReader:
         """What the model's next call is to do, at a noise level and for the prompts that share its batch."""
@@ -183,7 +210,7 @@ class CacheSession:
         anchor = self.levels.get(level, {})
         if not self.dense and all(prompt in anchor for prompt in prompts):
             return CacheReader(self, sigma, [anchor[prompt] for prompt in prompts])
-        return CacheWriter(self, level, prompts)
+        return CacheWriter(self, [level], prompts)
 
     def level(self, sigma: float) -> Level:
         """The anchor that serves a noise level: the nearest that is no less noisy, or a new one here."""
@@ -197,9 +224,19 @@ class CacheSession:
         changes = [change for level, change in self.changes if level > sigma]
         return bool(changes) and float(torch.stack(changes).max()) > THRESHOLD
 
+    def make_room(self, writer: CacheWriter) -> None:
+        self.cache.make_room(writer.bytes, self.levels.get(writer.levels[0]))
+
+    def keep(self, writer: CacheWriter) -> None:
+        self.recorded += 1
+        self.changes.clear()
+        for level, prompt, entry in writer.written:
+            if entry.keys:
+                self.levels.setdefault(level, {})[prompt] = entry
+
     def to(self, device: torch.device | str) -> None:
         """Move what is kept, unless it is to wait in main memory anyway."""
-        if self.cache.settings.place == "device":
+        if self.settings.place == "device":
             for anchor in self.levels.values():
                 for entry in anchor.values():
                     entry.to(device)
@@ -215,11 +252,19 @@ class CacheSession:
 
 
 class CacheWriter:
-    """A call of the model that computes every token, for several prompts in one batch."""
+    """A call of the model that computes the tokens to keep, at several levels or for several prompts in one batch."""
 
-    def __init__(self, session: CacheSession, level: Level, prompts: Sequence[Hashable]):
-        self.session, self.level, self.prompts = session, level, prompts
-        self.entries = [Entry() for _ in prompts]
+    def __init__(self, session: CacheSession, levels: Sequence[Level], prompts: Sequence[Hashable]):
+        self.session, self.levels = session, levels
+        self.written = [(level, prompt, Entry()) for level in levels for prompt in prompts]
+
+    @property
+    def entries(self) -> list[Entry]:
+        return [entry for *_, entry in self.written]
+
+    @property
+    def bytes(self) -> int:
+        return sum(entry.bytes for entry in self.entries)
 
     def block(self) -> None:
         """The next block begins."""
@@ -227,27 +272,27 @@ class CacheWriter:
             entry.blocks.append(len(entry.keys))
 
     def __call__(self, k: Tensor, v: Tensor, kept: Tensor, probes: Tensor) -> None:
-        """Keep what one attention sees of some tokens; k, v: [prompts·B, …, tokens, dim].
+        """Keep what one attention sees of some tokens; k, v: [levels·prompts·B, …, tokens, dim].
 
         kept, probes: places in the sequence, of the tokens to keep and of those to watch
         Errors: `CacheFull` when this does not fit even alone.
         """
-        settings = self.session.cache.settings
-        for entry, key, value in zip(self.entries, *(x.chunk(len(self.prompts)) for x in (k, v)), strict=True):
+        settings, parts = self.session.settings, len(self.written)
+        for entry, key, value in zip(self.entries, k.chunk(parts), v.chunk(parts), strict=True):
             entry.keys.append(CachedTensor.of(key.index_select(-2, kept), settings))
             entry.values.append(CachedTensor.of(value.index_select(-2, kept), settings))
             if self.session.exploring:
                 entry.probes.append(key.index_select(-2, probes))
         if settings.limit:
-            needed = sum(entry.bytes for entry in self.entries)
-            self.session.cache.make_room(needed, self.session.levels.get(self.level))
+            self.session.make_room(self)
+
+    def forget(self) -> None:
+        """Nothing of this call is to be kept."""
+        self.written.clear()
 
     def end(self) -> None:
-        """The call is over: what it left serves those that follow."""
-        self.session.recorded += 1
-        self.session.changes.clear()
-        if self.entries[0].keys:
-            self.session.levels.setdefault(self.level, {}).update(zip(self.prompts, self.entries, strict=True))
+        """The call is over."""
+        self.session.keep(self)
 
 
 class CacheReader:

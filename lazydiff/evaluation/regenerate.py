@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..cache.kv_cache import CacheReader, CacheSession, CacheWriter, KVCache, dilate, probe_places
+from ..cache.kv_cache import AnchorSession, CacheReader, CacheWriter, KVCache, dilate, probe_places
+from ..cache.recording import RecordingCache, RecordingSession, visible_noise, visible_tokens
 from ..core.tokens import HoleTokens, patchify
 from ..model.config import Sampling
 from ..model.context import LazyContext
@@ -73,7 +74,7 @@ def sample_dense(
     prompts: Sequence[str],
     seeds: Sequence[int],
     sampling: Sampling | None = None,
-    cache: KVCache | None = None,
+    cache: KVCache | RecordingCache | None = None,
 ) -> Tensor:
     """Clean hole tokens [S, n, C·p·p] by a model that computes every token.
 
@@ -96,7 +97,7 @@ def dense_denoiser(
     prompts: Sequence[str],
     seeds: Sequence[int],
     guidance: float,
-    session: CacheSession | None = None,
+    session: AnchorSession | RecordingSession | None = None,
 ) -> Denoiser:
     """Every token, or between anchors the hole and its ring. The visible ones are known at every noise level: the
     canvas's own, with the first noise that their seed draws for their places."""
@@ -108,18 +109,32 @@ def dense_denoiser(
     context_tokens = context.tokens.repeat(times * branches(guidance), 1, 1)
     everything = HoleTokens.everything(rows, grid, device)
     noise = CanvasNoise(seeds, everything, canvas.shape[-1]).next()
-    some = everything if session is None else dilate(context.hole, session.cache.settings.ring).tile(rows)
+    some = everything if session is None else dilate(context.hole, session.settings.ring).tile(rows)
     kept = (~torch.isin(everything.index[0], some.index[0])).nonzero()[:, 0]
-    watched = probe_places(context.hole, some)
+    watched, visible = probe_places(context.hole, some), visible_tokens(context.hole).tile(rows)
+    names = [(branch, *prompts) for branch in BRANCHES[: branches(guidance)]]
 
     def network(computed: HoleTokens, kv_hook: KVHook | None) -> Network:
         computed = computed.tile(branches(guidance))
         tokens = computed.gather(context_tokens).to(model.precision)
         return lambda x, t: model.decoder(x.to(model.precision), t, text, computed, tokens, kv_hook).float()
 
+    def record_visible(session: RecordingSession, sigma: float) -> None:
+        """Level after level: so small a network gains nothing from a batch of them."""
+        for level in session.missing(sigma, names[-1]):
+            writer = session.record([level], names)
+            tokens = (1 - level) * canvas + level * visible_noise(canvas.shape).to(device)
+            hook = partial(record, writer, torch.searchsorted(visible.index[0], kept), watched[:0])
+            of_network(model, network(visible, hook), guidance).predict(visible.gather(tokens), level)
+            writer.end()
+
     def predict(z: Tensor, sigma: float) -> tuple[Tensor, Tensor | None]:
         tokens = hole.scatter(z, (1 - sigma) * canvas + sigma * noise)
-        action = None if session is None else session.call(sigma, BRANCHES[: branches(guidance)])
+        if isinstance(session, RecordingSession):
+            record_visible(session, sigma)
+            action: CacheReader | CacheWriter | None = session.call(sigma, names)
+        else:
+            action = None if session is None else session.call(sigma, BRANCHES[: branches(guidance)])
         computed, kv_hook = everything, None
         if isinstance(action, CacheWriter):
             kv_hook = partial(record, action, kept, some.index[0, watched])

@@ -1,0 +1,136 @@
+"""Recording: keys and values of visible tokens made before a sampling begins, so that none of its steps is dense.
+
+A call that leaves the hole out runs the visible tokens alone, on the canvas made noisy to a few of the sampling's noise
+levels, with the sampling's own prompt; then every step computes the hole and its ring, and attends to what was recorded
+at the level nearest to its own. The noise is not the sampling's but always the same: what is recorded is a function of
+canvas, hole, prompt and levels alone, so that another seed may use it again without any change to its picture.
+
+    RecordingCache    what was recorded on one canvas
+    RecordingSession  one sampling: says what is still to be recorded, and tells each call of the model what to read
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Hashable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..core.tokens import HoleTokens
+from .kv_cache import MEGABYTE, CacheFull, CacheReader, CacheSession, CacheWriter, Entry, KVSettings, Level
+
+SEED = 0x1A2D  # of the noise on visible tokens, whatever the sampling's
+
+
+def visible_noise(shape: Sequence[int]) -> Tensor:
+    """The noise [1, …] of recordings, in main memory, for a canvas [B, …] of a shape."""
+    return torch.randn(1, *shape[1:], generator=torch.Generator().manual_seed(SEED))
+
+
+def visible_tokens(hole: HoleTokens) -> HoleTokens:
+    """The tokens that a recording call runs: those outside all holes of the batch, the same for every row."""
+    outside = torch.ones(1, hole.total, dtype=torch.bool, device=hole.index.device)
+    outside[0, hole.index[hole.valid]] = False
+    return HoleTokens.from_grid_mask(outside.view(1, *hole.grid))
+
+
+def automatic_levels(steps: int) -> int:
+    """How many noise levels are recorded for a sampling, unless the user says."""
+    return 1 if steps < 12 else 2
+
+
+def recorded_steps(steps: int, levels: int) -> list[int]:
+    """At which of a sampling's steps its noise levels are recorded."""
+    return [int((i + 0.3) * steps / levels) for i in range(levels)]
+
+
+# Of which levels in one batch, which of them, and of which prompt.
+RecordingName = tuple[tuple[Level, ...], Level, Hashable]
+
+
+class RecordingCache:
+    """What was recorded on one canvas; it dies with its context."""
+
+    def __init__(self, settings: KVSettings):
+        self.settings = settings
+        self.entries: dict[RecordingName, Entry] = {}  # the longest unused first
+
+    @property
+    def bytes(self) -> int:
+        return sum(entry.bytes for entry in self.entries.values())
+
+    @property
+    def count(self) -> int:
+        """Noise levels that were recorded, of all prompts."""
+        return len(self.entries)
+
+    def session(self, sigmas: Sequence[float]) -> RecordingSession:
+        """Begin a sampling; sigmas: its noise levels, falling."""
+        return RecordingSession(self, tuple(sigmas))
+
+    def clear(self) -> None:
+        self.entries.clear()
+
+
+class RecordingSession(CacheSession):
+    """One sampling's use of recordings."""
+
+    def __init__(self, cache: RecordingCache, schedule: tuple[float, ...]):
+        super().__init__(cache.settings, schedule)
+        self.cache = cache
+        steps = len(schedule) - 1
+        count = min(cache.settings.levels or automatic_levels(steps), steps)
+        self.steps = recorded_steps(steps, count)
+        self.levels = [schedule[i] for i in self.steps]
+        self.together = True  # whether all levels are recorded at once, or each when the sampling comes to it
+        self.used: set[RecordingName] = set()
+
+    def name(self, level: Level, prompt: Hashable) -> RecordingName:
+        return tuple(self.levels) if self.together else (level,), level, prompt
+
+    def level(self, sigma: float) -> Level:
+        """The recorded level that serves a noise level: the nearest by the sampling's steps."""
+        step = bisect_left(self.schedule, -sigma, key=lambda level: -level)
+        return self.levels[min(range(len(self.steps)), key=lambda i: abs(self.steps[i] - step))]
+
+    def missing(self, sigma: float, prompt: Hashable) -> list[Level]:
+        """The levels at which a prompt is to be recorded now, in one batch, before it is sampled at a noise level."""
+        level = self.level(sigma)
+        if self.name(level, prompt) in self.cache.entries:
+            return []
+        return list(self.levels) if self.together else [level]
+
+    def record(self, levels: Sequence[Level], prompts: Sequence[Hashable]) -> CacheWriter:
+        """The call of the model that records; its batch is [levels·prompts·B]."""
+        return CacheWriter(self, levels, prompts)
+
+    def call(self, sigma: float, prompts: Sequence[Hashable]) -> CacheReader:
+        """What the model's next call is to read, at a noise level and for the prompts that share its batch."""
+        names = [self.name(self.level(sigma), prompt) for prompt in prompts]
+        for name in names:
+            self.cache.entries[name] = self.cache.entries.pop(name)  # the last used
+        self.used.update(names)
+        return CacheReader(self, sigma, [self.cache.entries[name] for name in names])
+
+    def make_room(self, writer: CacheWriter) -> None:
+        """Forget what was not used for longest until what a call writes is within the limit, but nothing of the same
+        level that this sampling uses."""
+        limit = self.settings.limit * MEGABYTE
+        for name in list(self.cache.entries):
+            if self.cache.bytes + writer.bytes <= limit:
+                return
+            if name not in self.used or name[1] not in writer.levels:
+                del self.cache.entries[name]
+        if self.cache.bytes + writer.bytes > limit:
+            raise CacheFull(f"one recorded noise level needs more than the memory limit of {self.settings.limit} MB")
+
+    def keep(self, writer: CacheWriter) -> None:
+        names = {self.name(level, prompt): entry for level, prompt, entry in writer.written}
+        self.cache.entries.update(names)
+        self.used.update(names)
+
+    def finish(self) -> None:
+        """The sampling went through to its end: what it did not use makes room for what others will."""
+        for name in self.cache.entries.keys() - self.used:
+            del self.cache.entries[name]
