@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..core.tokens import HoleTokens
 from .kv_cache import KVCache, KVSettings
+from .recording import RecordingCache
 
 
 class ContextKey:
@@ -39,12 +40,29 @@ class KVContext(NamedTuple):
         """Height and width of the canvas in pixels."""
         return self.hole.grid[0] * self.token, self.hole.grid[1] * self.token
 
+    def check(self, model: Any, latent: Tensor) -> None:
+        """Errors: ValueError for another model, or for a latent of another size or number of canvases."""
+        if self.model() is not model:
+            raise ValueError("this context was made for another model: encode the canvas again with this one")
+        cell = self.size[0] // self.canvas.shape[-2]
+        if latent.shape[-2:] != self.canvas.shape[-2:]:
+            (height, width), (y, x) = latent.shape[-2:], self.size
+            raise ValueError(
+                f"this context was made for {x}×{y}, the canvas is {width * cell}×{height * cell}: encode it again"
+            )
+        if latent.ndim == 5 and latent.shape[2] > 1:
+            raise ValueError(f"the latent is of {latent.shape[2]} frames: a context is of single pictures")
+        if len(latent) % len(self.canvas):
+            raise ValueError(f"this context is of {len(self.canvas)} canvases, the batch is of {len(latent)} latents")
 
-CACHES: WeakKeyDictionary[ContextKey, KVCache] = WeakKeyDictionary()
+
+CACHES: WeakKeyDictionary[ContextKey, KVCache | RecordingCache] = WeakKeyDictionary()
 
 
-def cache_of(context: KVContext) -> KVCache:
-    """What samplings on a context leave for those after them, if its settings say so; else a cache for one sampling."""
-    if not context.settings.reuse:
-        return KVCache(context.settings)
-    return CACHES.setdefault(context.key, KVCache(context.settings))
+def cache_of(context: KVContext) -> KVCache | RecordingCache:
+    """What samplings on a context leave for those after them. Recordings always serve them, for they change no picture;
+    anchors do if the settings say so, and else they are of one sampling."""
+    settings = context.settings
+    if settings.recorded:
+        return CACHES.setdefault(context.key, RecordingCache(settings))
+    return CACHES.setdefault(context.key, KVCache(settings)) if settings.reuse else KVCache(settings)

@@ -42,7 +42,7 @@ def automatic_levels(steps: int) -> int:
 
 def recorded_steps(steps: int, levels: int) -> list[int]:
     """At which of a sampling's steps its noise levels are recorded."""
-    return [int((i + 0.3) * steps / levels) for i in range(levels)]
+    return [int((i + 0.5) * steps / levels) for i in range(levels)]
 
 
 # Of which levels in one batch, which of them, and of which prompt.
@@ -54,7 +54,7 @@ class RecordingCache:
 
     def __init__(self, settings: KVSettings):
         self.settings = settings
-        self.entries: dict[RecordingName, Entry] = {}  # the longest unused first
+        self.entries: dict[RecordingName, Entry] = {}
 
     @property
     def bytes(self) -> int:
@@ -103,25 +103,31 @@ class RecordingSession(CacheSession):
 
     def record(self, levels: Sequence[Level], prompts: Sequence[Hashable]) -> CacheWriter:
         """The call of the model that records; its batch is [levels·prompts·B]."""
+        if not self.together:  # there is little room, and the sampling has gone past the other levels
+            for name in [name for name in self.cache.entries if name[1] not in levels]:
+                del self.cache.entries[name]
         return CacheWriter(self, levels, prompts)
+
+    def fetch(self, sigma: float, prompt: Hashable, device: torch.device | str) -> None:
+        """Bring what a prompt is to read at a noise level to a device, unless it is to wait in main memory anyway."""
+        name = self.name(self.level(sigma), prompt)
+        if name not in self.used and self.settings.place == "device":
+            self.cache.entries[name].to(device)
+        self.used.add(name)
 
     def call(self, sigma: float, prompts: Sequence[Hashable]) -> CacheReader:
         """What the model's next call is to read, at a noise level and for the prompts that share its batch."""
         names = [self.name(self.level(sigma), prompt) for prompt in prompts]
-        for name in names:
-            self.cache.entries[name] = self.cache.entries.pop(name)  # the last used
         self.used.update(names)
         return CacheReader(self, sigma, [self.cache.entries[name] for name in names])
 
     def make_room(self, writer: CacheWriter) -> None:
-        """Forget what was not used for longest until what a call writes is within the limit, but nothing of the same
-        level that this sampling uses."""
+        """Forget what this sampling has not used until what a call writes is within the limit."""
         limit = self.settings.limit * MEGABYTE
-        for name in list(self.cache.entries):
+        for name in [name for name in self.cache.entries if name not in self.used]:
             if self.cache.bytes + writer.bytes <= limit:
                 return
-            if name not in self.used or name[1] not in writer.levels:
-                del self.cache.entries[name]
+            del self.cache.entries[name]
         if self.cache.bytes + writer.bytes > limit:
             raise CacheFull(f"one recorded noise level needs more than the memory limit of {self.settings.limit} MB")
 
@@ -131,6 +137,12 @@ class RecordingSession(CacheSession):
         self.used.update(names)
 
     def finish(self) -> None:
-        """The sampling went through to its end: what it did not use makes room for what others will."""
+        """The sampling is over: what it has not used goes."""
         for name in self.cache.entries.keys() - self.used:
             del self.cache.entries[name]
+
+    def to(self, device: torch.device | str) -> None:
+        """Move everything, unless it is to wait in main memory anyway."""
+        if self.settings.place == "device":
+            for entry in self.cache.entries.values():
+                entry.to(device)

@@ -46,6 +46,7 @@ class Architecture(NamedTuple):
     width: str = "hidden_size"  # of the keys, of one head of each group that shares its key
     token: str | int = "patch_size"  # latent cells per side of a token
     ring: int = 0  # tokens around the hole that what follows the blocks looks at
+    refiners: str | None = None  # list of blocks before the stages, in which image tokens attend to each other
 
 
 def padding(network: Any, tokens: int) -> int:
@@ -109,6 +110,7 @@ QWEN = (
     BlockList(
         "transformer_blocks", (), "hidden_states", text="encoder_hidden_states",
         returns=("encoder_hidden_states", "hidden_states"), positions=("image_rotary_emb",),
+        ranges="timestep_zero_index",
     ),
 )
 COSMOS = (
@@ -199,6 +201,7 @@ ARCHITECTURES = {
         "norm_out",
         joint_output=True,
         references="before",
+        refiners="noise_refiner",
         width="layers.0.attn.to_k.out_features",
     ),
     "BooguTransformer2DModel": Architecture(
@@ -207,6 +210,7 @@ ARCHITECTURES = {
         "norm_out",
         joint_output=True,
         references="before",
+        refiners="noise_refiner",
         width="single_stream_layers.0.attn.to_k.out_features",
     ),
     "NextDiT": Architecture(
@@ -216,6 +220,7 @@ ARCHITECTURES = {
         joint_output=True,
         tail=padding,
         references=None,
+        refiners="noise_refiner",
         width="dim",
     ),
     "MMDiT": Architecture(

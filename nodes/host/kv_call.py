@@ -1,9 +1,10 @@
-"""One call of a stock diffusion transformer in which some tokens are left out, or the others' keys and values kept."""
+"""One call of a stock diffusion transformer in which some tokens are left out, or keys and values kept, or both."""
 
 from __future__ import annotations
 
 import hashlib
 import operator
+from bisect import bisect_left
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -25,11 +26,16 @@ class Dense(Exception):
     """This call of the model cannot be lazy; the message says why."""
 
 
-class Places(NamedTuple):
-    """Places in one sequence of tokens, of those to compute and of those to keep."""
+class NoRoom(Dense):
+    """There is not the memory for it."""
 
-    computed: Tensor
-    kept: Tensor
+
+class Places(NamedTuple):
+    """Places in one sequence of tokens."""
+
+    computed: Tensor  # of those that a replaying call computes
+    kept: Tensor  # of those whose keys and values it is handed
+    visible: Tensor  # of those that a recording without the hole computes
     canvas: int  # where among the computed ones the canvas's begin
 
 
@@ -44,8 +50,9 @@ class Layout:
         network: Any = None,
     ):  # fmt: skip
         hole = hole.to(device)
-        computed = dilate(hole, settings.ring)
-        self.total, self.grid, self.image = hole.total, hole.grid, computed.index[0]
+        computed, union = dilate(hole, settings.ring), dilate(hole, 0)
+        self.total, self.grid, self.image, self.hole = hole.total, hole.grid, computed.index[0], union.index[0]
+        self.hole_in_order: list[int] = self.hole.tolist()
         self.everything = computed.count == hole.total
         self.keep_text = settings.text
         self.text_last = shape is not None and shape.text_last(network)
@@ -62,16 +69,28 @@ class Layout:
         if (text, image) not in self.places:
             device, few = self.image.device, self.text(text)
             words = torch.arange(few, device=device) + (image if self.text_last else 0)
-            canvas = self.image + (0 if self.text_last else text) + (image - self.total if self.canvas_last else 0)
+            canvas = self.image + self.before(text, image)
             computed = torch.cat((canvas, words) if self.text_last else (words, canvas))
-            kept = torch.ones(text + image, dtype=torch.bool, device=device)
-            kept[computed] = False
-            self.places[text, image] = Places(computed, kept.nonzero().flatten(), 0 if self.text_last else few)
+            kept, visible = torch.ones(2, text + image, dtype=torch.bool, device=device)
+            kept[computed] = visible[self.hole + self.before(text, image)] = False
+            others = kept.nonzero().flatten(), visible.nonzero().flatten()
+            self.places[text, image] = Places(computed, *others, 0 if self.text_last else few)
         return self.places[text, image]
+
+    def before(self, text: int, image: int) -> int:
+        """How many tokens are before the canvas's."""
+        return (0 if self.text_last else text) + (image - self.total if self.canvas_last else 0)
+
+    def without_hole(self, place: int, text: int, image: int) -> int:
+        """Where a place in a sequence is once the hole is left out."""
+        return place - bisect_left(self.hole_in_order, place - self.before(text, image))
 
 
 class KVCall:
-    """One call of the model, recording or replaying; it sees the blocks' arguments in the order of the calls."""
+    """One call of the model, recording or replaying; it sees the blocks' arguments in the order of the calls.
+
+    An anchor step records and computes everything; a `VisibleCall` records and leaves the hole out.
+    """
 
     def __init__(
         self, shape: Architecture, network: Any, layout: Layout, action: CacheWriter | CacheReader,
@@ -95,8 +114,7 @@ class KVCall:
         given = Arguments(stage.order, args, kwargs)
         if not self.seen:
             self.measure(stage, given)
-        replaying = isinstance(self.action, CacheReader)
-        if replaying:
+        if self.some:
             self.leave_out(stage, given)
         self.attentions, self.masked = list(stage.attentions), stage.mask is not None
         self.action.block()
@@ -104,11 +122,30 @@ class KVCall:
             answer = forward(*given.args, **given.kwargs)
         finally:
             self.attentions, self.seen = [], True
-        if replaying and last and self.shape.output is None:  # what follows counts text tokens as they are now
-            text, image = self.layout.text(self.text), self.layout.image
-            words = torch.arange(text, device=image.device)
-            return self.in_place(answer, torch.cat((words, text + image)), text + self.layout.total)
+        if self.some and last and self.shape.output is None:  # what follows counts text tokens as they are now
+            text = self.words(self.text)
+            places = text + self.run(0)
+            words = torch.arange(text, device=places.device)
+            return self.in_place(answer, torch.cat((words, places)), text + self.layout.total)
         return answer
+
+    @property
+    def some(self) -> bool:
+        """Whether tokens are left out."""
+        return isinstance(self.action, CacheReader)
+
+    def run(self, text: int) -> Tensor:
+        """Places, in a sequence with so many text tokens, of those that are not left out."""
+        return self.layout.of(text, self.image).computed
+
+    def words(self, text: int) -> int:
+        """How many of the text tokens are not left out."""
+        return self.layout.text(text)
+
+    def seen_keys(self, text: int) -> Tensor:
+        """Places of the tokens whose keys an attention sees, in its order."""
+        places = self.layout.of(text, self.image)
+        return torch.cat((places.computed, places.kept))
 
     def measure(self, stage: BlockList, given: Arguments) -> None:
         """How many tokens there are of the text and of the image; reference images' are the image's."""
@@ -132,32 +169,41 @@ class KVCall:
         if isinstance(self.action, CacheReader):
             raise Dense(reason)
         self.problem = self.problem or reason
-        self.action.entries.clear()  # the rest of the call has use for the memory
+        self.action.forget()  # the rest of the call has use for the memory
+
+    def out_of_memory(self, reason: str) -> None:
+        self.refuse(reason)
 
     def leave_out(self, stage: BlockList, given: Arguments) -> None:
         """Take the tokens that are not computed out of a block's arguments."""
-        places = self.layout.of(self.text if stage.joint else 0, self.image).computed
-        image = given[stage.image]
+        places, image = self.run(self.text if stage.joint else 0), given[stage.image]
         if not self.seen:
             few = image.flatten(1, -2).index_select(1, places)
             given[stage.image] = few.unflatten(1, (1,) * (image.ndim - 3) + (-1,))
         elif stage.joint:  # the text of this block alone comes last
             given[stage.image] = image[:, : len(places)]
         if stage.text:
-            given[stage.text] = given[stage.text][:, : self.layout.text(self.text)]
+            given[stage.text] = given[stage.text][:, : self.words(self.text)]
         for name, kind in zip(stage.positions, stage.attentions, strict=False):
             given[name] = self.at_computed(given[name], kind)
         if (mask := given.get(stage.mask)) is not None:
             given[stage.mask] = self.mask_of_computed(mask)
-        if stage.ranges and stage.ranges in given.kwargs:  # reference tokens, of another time step, are left out
-            given[stage.ranges] = [(0, given[stage.image].shape[1], 0)]
+        if stage.ranges and stage.ranges in given.kwargs:
+            given[stage.ranges] = self.ranges(given[stage.ranges], self.text if stage.joint else 0)
+
+    def ranges(self, ranges: Any, text: int) -> Any:
+        """Which tokens have which time step: reference tokens, of another one, are left out.
+
+        A place alone, where they begin, is behind all that are not.
+        """
+        return [(0, len(self.run(text)), 0)] if isinstance(ranges, list) else ranges
 
     def at_computed(self, positions: Any, kind: Sequence) -> Any:
         """The positions of the computed tokens, from those of all; they are the same in every block."""
 
         def choose() -> Any:
             text = self.text if kind == "joint" else 0
-            places, tokens = self.layout.of(text, self.image).computed, text + self.image
+            places, tokens = self.run(text), text + self.image
             parts = positions if isinstance(positions, tuple) else (positions,)
             chosen = tuple(part.index_select(token_axis(part, tokens), places.to(part.device)) for part in parts)
             return chosen if isinstance(positions, tuple) else chosen[0]
@@ -168,11 +214,10 @@ class KVCall:
         """An attention mask [..., queries or 1, keys] for computed tokens, and for keys in the order of `extend`."""
 
         def choose() -> Tensor:
-            places = self.layout.of(self.text, self.image)
             if mask.shape[-1] != self.text + self.image:
                 raise Dense(f"its attention mask has the shape {list(mask.shape)}")
-            chosen = mask.index_select(-1, torch.cat((places.computed, places.kept)))
-            return chosen if mask.shape[-2] == 1 else chosen.index_select(-2, places.computed)
+            chosen = mask.index_select(-1, self.seen_keys(self.text))
+            return chosen if mask.shape[-2] == 1 else chosen.index_select(-2, self.run(self.text))
 
         return self.once(mask, "mask", choose)
 
@@ -188,8 +233,8 @@ class KVCall:
         if self.problem:
             return k, v
         places = self.layout.of(text, self.image)
-        replaying, probes = isinstance(self.action, CacheReader), places.canvas + self.layout.probes
-        expected = len(places.computed) if replaying else text + self.image
+        probes = places.canvas + self.layout.probes
+        expected = len(self.run(text)) if self.some else text + self.image
         if k.shape[-2] != expected:
             self.refuse(f"an attention saw {k.shape[-2]} tokens instead of {expected}")
         shared = k.shape[1] * k.shape[-1] // self.width if k.ndim == 4 else 1  # heads in a row that have the same key
@@ -200,12 +245,16 @@ class KVCall:
         if self.problem:
             return k, v
         try:
-            self.action(*one_of_each, places.kept, places.computed[probes])
+            self.action(*one_of_each, self.kept(places), places.computed[probes])
         except CacheFull as error:
-            self.refuse(str(error))
+            self.out_of_memory(str(error))
         except mm.OOM_EXCEPTION:
-            self.refuse("there is not enough memory for one anchor")
+            self.out_of_memory("there is not enough memory for what is to be kept")
         return k, v
+
+    def kept(self, places: Places) -> Tensor:
+        """Places, among the tokens that are not left out, of those to keep."""
+        return places.kept
 
     def attention(self, function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """Stands between a block and the attention function of the host's."""
@@ -227,15 +276,18 @@ class KVCall:
 
     def output(self, forward: Callable[..., Tensor], args: Any, kwargs: dict[str, Any]) -> Tensor:
         """The output module's answer, each token in its own place among zeros for those that were left out."""
-        if isinstance(self.action, CacheWriter) or not self.seen:
+        if not self.some or not self.seen:
             return forward(*args, **kwargs)
+        text = self.text if self.shape.joint_output else 0
         if kwargs.get("modulation_dims") is not None:
-            kwargs["modulation_dims"] = [(0, args[0].shape[1], 0)]
-        answer = forward(*args, **kwargs)
-        if self.shape.joint_output:
-            return self.in_place(answer, self.layout.of(self.text, self.image).computed, self.text + self.image)
+            kwargs["modulation_dims"] = self.ranges(kwargs["modulation_dims"], text)
+        answer, places = forward(*args, **kwargs), self.run(text)
         # Older releases of the host hand on Hunyuan's text behind the image.
-        return self.in_place(answer[:, : len(self.layout.image)], self.layout.image, self.layout.total)
+        return self.in_place(answer[:, : len(places)], places, text + self.image)
+
+    def refiner(self, forward: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+        """A block before those of `stages`, which is always given all image tokens."""
+        return forward(*args, **kwargs)
 
     def in_place(self, answer: Tensor, places: Tensor, total: int) -> Tensor:
         """Each token in its own place among zeros for those that were left out; [B, n, d], or [B, 1, 1, n, d] for a
@@ -258,10 +310,13 @@ def digest(value: Any) -> str:
 
     def add(value: Any) -> None:
         if torch.is_tensor(value):
+            found.update(str(value.shape).encode())
             found.update(value.detach().float().cpu().contiguous().numpy().tobytes())
         elif isinstance(value, (list, tuple)):
             for part in value:
                 add(part)
+        elif isinstance(value, dict):
+            add(sorted(value.items()))
         elif isinstance(value, ControlBase):
             network = id(getattr(value, "control_model", None))
             add([network, value.cond_hint_original, value.strength, value.timestep_percent_range])

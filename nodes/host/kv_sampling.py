@@ -1,4 +1,4 @@
-"""KV contexts: a stock diffusion transformer of the host, computed on hole tokens alone between anchor steps.
+"""KV contexts: a stock diffusion transformer of the host, computed on hole tokens alone.
 
 Nothing of the host's networks is copied or replaced. The MODEL gets wrappers around a sampling and around each call of
 the model, and object patches that see the arguments of its blocks and of its output module: the first block is given
@@ -22,12 +22,14 @@ from comfy.patcher_extension import WrappersMP
 from comfy.sampler_helpers import prepare_mask
 from torch import Tensor
 
-from ...lazydiff.cache.kv_cache import MEGABYTE, CacheReader, KVSettings, dilate
+from ...lazydiff.cache.kv_cache import MEGABYTE, AnchorSession, CacheReader, KVCache, KVSettings, dilate
 from ...lazydiff.cache.kv_context import ContextKey, KVContext, cache_of
+from ...lazydiff.cache.recording import RecordingSession
 from ...lazydiff.core.tokens import HoleTokens
 from ...lazydiff.pipeline.decode import composite_latents
 from .architectures import ARCHITECTURES, Architecture
-from .kv_call import REFERENCES, Dense, KVCall, Layout, digest
+from .kv_call import REFERENCES, Dense, KVCall, Layout, NoRoom, digest
+from .kv_recording import ModelCall, Recorder
 from .model import check_numbers
 from .prompts import check_stock_prompts
 from .steps import Steps, count_evaluations
@@ -106,7 +108,8 @@ class KVSamplingState:
         self.context, self.cache = context, cache_of(context)
         network = patcher.model.diffusion_model
         self.layout = Layout(context.hole, context.settings, device, architecture(patcher), network)
-        self.steps, self.session = steps, self.cache.session(steps.levels)
+        self.steps: Steps = steps
+        self.session: AnchorSession | RecordingSession = self.cache.session(steps.levels)
         self.patches = patcher.patches_uuid
         self.orders: dict[int, list[Any]] = defaultdict(list)  # of the prompts of each role
         names = (*BESIDE_WORDS, *WORDS) if self.layout.keep_text else BESIDE_WORDS
@@ -114,8 +117,18 @@ class KVSamplingState:
         self.beside = {}
         if context.settings.reuse:  # within one sampling, their ids tell prompts apart
             self.beside = {cond["uuid"]: digest([[cond.get(name) for name in names], nets]) for cond in conds}
+        self.hooked = {cond["uuid"] for cond in conds if cond.get("hooks")}  # that change the weights
         self.why_dense = ""
         self.told: set[str] = set()
+        if any(nets):
+            self.use_anchors("a ControlNet's residuals are of the hole too")
+
+    def use_anchors(self, reason: str) -> None:
+        """Nothing can be recorded for this sampling."""
+        if isinstance(self.session, RecordingSession):
+            self.cache = KVCache(self.context.settings)
+            self.session = self.cache.session(self.steps.levels)
+            self.tell(f"some steps compute the whole canvas, because {reason}")
 
     def prompts(self, options: dict[str, Any]) -> list[Hashable]:
         """Which prompt each part of a batch is of: positive or negative, which of them, and what it holds beside words.
@@ -145,6 +158,14 @@ class KVSamplingState:
             self.stay_dense(f"another node's patch ({patches[0]}) needs all tokens")
         return not self.why_dense
 
+    def owner(self, given: weakref.ref[Any], options: dict[str, Any]) -> Hashable:
+        """What recorded keys depend on beside what the model is told: its weights, and what others do to attention.
+
+        given: the MODEL that the context was attached to
+        """
+        hooked = tuple(uuid for uuid in options["uuids"] if uuid in self.hooked)
+        return given, self.patches, options.get("optimized_attention_override"), hooked
+
     def of_computed(self, control: Any) -> Any:
         """A ControlNet's residuals [B, N, d] at the computed tokens."""
         if control is None:
@@ -171,11 +192,11 @@ class KVSamplingState:
 
     def end(self, whole: bool) -> None:
         """Keep what later samplings may reuse, in main memory; of a sampling that was stopped, nothing."""
-        if whole and not self.why_dense:
-            self.session.finish()
-            self.session.to(mm.unet_offload_device())
-        else:
+        if isinstance(self.session, AnchorSession) and (self.why_dense or not whole):
             self.session.abandon()
+            return
+        self.session.finish()
+        self.session.to(mm.unet_offload_device())
 
 
 class KVSampling:
@@ -183,9 +204,11 @@ class KVSampling:
 
     def __init__(self, model: Any, context: KVContext):
         self.context, self.shape, self.network = context, architecture(model), model.model.diffusion_model
+        self.given = weakref.ref(model)
         self.now: KVSamplingState | None = None
         self.hole: Tensor  # of the sampling in progress, [B, 1, h, w] bool: cells that may change
         self.known: Tensor  # and its canvas as samplers see it
+        self.recorder: Recorder
         self.call: KVCall | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> KVSampling:
@@ -205,6 +228,9 @@ class KVSampling:
         count_evaluations(model, KEY, lambda: self.now and self.now.steps)
         if self.shape.output is not None:
             self.patch(model, self.shape.output, KVCall.output)
+        if self.shape.refiners is not None:
+            for i in range(len(getattr(self.network, self.shape.refiners))):
+                self.patch(model, f"{self.shape.refiners}.{i}", KVCall.refiner)
         for stage in self.shape.stages:
             blocks = getattr(model.model.diffusion_model, stage.blocks)
             for i, block in enumerate(blocks):
@@ -232,7 +258,7 @@ class KVSampling:
     ) -> Tensor:  # fmt: skip
         """Before any weights are loaded: refuse what does not fit. In the end: give back what was not to change."""
         patcher, context = executor.class_obj.model_patcher, self.context
-        check_fit(patcher, context, noise)
+        context.check(patcher.model, noise)
         check_numbers(latent)
         hole = context.hole.cells(noise.shape[-2] // context.hole.grid[0])
         hole = hole.unsqueeze(2) if noise.ndim == 5 else hole
@@ -252,13 +278,19 @@ class KVSampling:
         self.hole, self.known = hole.to(device), patcher.model.process_latent_in(latent).to(device)
         self.now, out = KVSamplingState(context, patcher, Steps(sampler, sigmas), conds), None
         mm.free_memory(self.now.cache.bytes, device)
-        self.now.session.to(device)
+        if isinstance(self.now.session, AnchorSession):
+            self.now.session.to(device)
+        elif self.shape is not None:
+            place, size = (self.shape, patcher.model, self.now.layout), len(conds) * anchor_bytes(patcher, context)
+            visible = torch.where(self.hole, torch.zeros_like(self.known), self.known)
+            self.recorder = Recorder(*place, self.now.session, visible, len(context.canvas), size)
         try:
             out = executor(noise, latent, sampler, sigmas, mask, *args, **kwargs)
         finally:
             self.now.end(whole=out is not None)
             self.now = None
             del self.hole, self.known
+            vars(self).pop("recorder", None)
         out = torch.where(cells.to(out.device), out, latent.to(out))
         return composite_latents(latent, out, context.mask, context.size[0] // latent.shape[-2])
 
@@ -268,9 +300,11 @@ class KVSampling:
         needed = 0
         if now is not None and settings.place == "device" and not (now.layout.everything or now.session.dense):
             anchors = min(settings.anchors or EXPECTED, len(now.session.schedule) - 1)
-            needed = 2 * shape[0] * anchors * anchor_bytes(model, self.context)
+            recorded = isinstance(now.session, RecordingSession)
+            count = len(now.session.levels) * len(self.context.canvas) if recorded else anchors * shape[0]
+            needed = 2 * count * anchor_bytes(model, self.context)
             needed = min(needed, settings.limit * MEGABYTE) if settings.limit else needed
-            needed = max(needed - now.cache.bytes, 0)  # what is there already takes no more
+            needed = needed if recorded else max(needed - now.cache.bytes, 0)  # what is there takes no more
         required, others = real.memory_required, vars(real).get("memory_required")
         real.memory_required = lambda *args, **kwargs: required(*args, **kwargs) + needed
         try:
@@ -291,7 +325,14 @@ class KVSampling:
             return dense()
         if shape.references == "before":  # other networks tell this themselves
             options = {**options, REFERENCES: [self.tokens(each) for each in kwargs.get("ref_latents") or ()]}
-        action = now.session.call(now.steps.sigma(t), now.prompts(options))
+        sigma = now.steps.sigma(t)
+        if isinstance(now.session, RecordingSession):
+            prompts = self.recorded(executor, ModelCall(x, t, c_concat, c_crossattn, options, kwargs), sigma)
+            if now.why_dense:
+                return dense()
+        if isinstance(now.session, AnchorSession):
+            prompts = now.prompts(options)
+        action = now.session.call(sigma, prompts)
         call = KVCall(shape, self.network, now.layout, action, options)
         try:
             if isinstance(action, CacheReader):
@@ -313,6 +354,26 @@ class KVSampling:
             denoised = torch.where(self.hole, rows, self.known.to(denoised)).flatten(0, 1)
         return denoised
 
+    def recorded(self, executor: Any, given: ModelCall, sigma: float) -> list[Hashable]:
+        """The names of the prompts of a call, all of which are recorded; none where they cannot be."""
+        now = self.now
+        assert now is not None
+
+        def run(call: KVCall, given: ModelCall) -> None:
+            self.call = call
+            try:
+                executor(given.x, given.t, given.concat, given.text, None, call.options, **given.others)
+            finally:
+                self.call = None
+
+        try:
+            return self.recorder(given, sigma, now.owner(self.given, given.options), run)
+        except NoRoom as reason:
+            now.stay_dense(str(reason))
+        except Dense as reason:
+            now.use_anchors(str(reason))
+        return []
+
     def tokens(self, latent: Tensor) -> int:
         """How many tokens a reference latent is of."""
         patch = self.network.patch_size
@@ -328,19 +389,3 @@ def in_a_call(
     if there is None or there.call is None:
         return forward(*args, **kwargs)
     return around(there.call, forward, args, kwargs)
-
-
-def check_fit(patcher: Any, context: KVContext, noise: Tensor) -> None:
-    """Errors: ValueError for a context of another model or of a canvas of another size."""
-    if context.model() is not patcher.model:
-        raise ValueError("this context was made for another model: encode the canvas again with this one")
-    cell = context.size[0] // context.canvas.shape[-2]
-    if noise.shape[-2:] != context.canvas.shape[-2:]:
-        (height, width), (y, x) = noise.shape[-2:], context.size
-        raise ValueError(
-            f"this context was made for {x}×{y}, the canvas is {width * cell}×{height * cell}: encode it again"
-        )
-    if noise.ndim == 5 and noise.shape[2] > 1:
-        raise ValueError(f"the latent is of {noise.shape[2]} frames: a context is of single pictures")
-    if len(noise) % len(context.canvas):
-        raise ValueError(f"this context is of {len(context.canvas)} canvases, the batch is of {len(noise)} latents")
