@@ -21,8 +21,8 @@ class LazyContextEncode(io.ComfyNode):
             "Lazy Context Encode",
             description="Looks at the whole canvas once. What it returns serves any number of samplers, seeds and "
             "prompts, each of which then works on the masked part alone. A stock transformer (Flux, SD3, Qwen-Image, "
-            "PixArt …) becomes lazy too: a few steps compute the whole canvas, and the steps between them reuse what "
-            "those knew of the visible part.",
+            "PixArt …) becomes lazy too: what the hole looks at is recorded before the first step, and every step "
+            "computes the hole alone.",
             aliases=[
                 "inpaint", "local edit", "regional edit", "masked edit", "generative fill", "outpaint",
             ],

@@ -68,7 +68,8 @@ def stock_inputs() -> list[Any]:
     inputs: list[Any] = [
         io.Int.Input(
             "anchors", default=0, min=0, max=1000, optional=True,
-            tooltip="Steps that compute the whole canvas, evenly spaced. 0: as few as the model needs." + STOCK,
+            tooltip="Steps that compute the whole canvas, evenly spaced, instead of what is recorded. 0: as mode says."
+            + STOCK,
         ),
         io.Int.Input(
             "ring", default=1, min=0, max=16, optional=True,
@@ -76,12 +77,12 @@ def stock_inputs() -> list[Any]:
         ),
         io.Boolean.Input(
             "keep_text", default=False, optional=True,
-            tooltip="Keep the prompt's tokens between anchors as well: faster, and follows the prompt a little less. "
+            tooltip="Keep the prompt's tokens as well: faster, and follows the prompt a little less. "
             "For models whose prompt goes through the same blocks (Flux, SD3, Qwen-Image)." + STOCK,
         ),
         io.Combo.Input(
             "cache_precision", options=["model", "fp8"], default="model", optional=True,
-            tooltip="Of what is kept between anchors. fp8 needs half the memory of bf16." + STOCK,
+            tooltip="Of what is kept. fp8 needs half the memory of bf16." + STOCK,
         ),
         io.Combo.Input(
             "cache_place", options=["device", "host"], default="device", optional=True,
@@ -89,12 +90,22 @@ def stock_inputs() -> list[Any]:
         ),
         io.Int.Input(
             "cache_limit", default=0, min=0, max=1_000_000, optional=True,
-            tooltip="Most memory for it in MB; 0: no limit. Older anchors are forgotten first." + STOCK,
+            tooltip="Most memory for it in MB; 0: no limit. What is oldest is forgotten first." + STOCK,
         ),
         io.Boolean.Input(
             "reuse_anchors", default=False, optional=True,
             tooltip="Let later samplings go on from the anchors that earlier ones on this context have left: the next "
-            "variation is faster, but its picture then depends on what ran before it." + STOCK,
+            "variation is faster, but its picture then depends on what ran before it. Recordings need no switch."
+            + STOCK,
+        ),
+        io.Combo.Input(
+            "mode", options=["recorded", "anchors"], default="recorded", optional=True,
+            tooltip="recorded: what the hole looks at is recorded before the first step, and no step computes the "
+            "whole canvas. anchors: some steps do, as many as the model needs: slower, closer to a full pass." + STOCK,
+        ),
+        io.Int.Input(
+            "levels", default=0, min=0, max=64, optional=True,
+            tooltip="Noise levels to record: more, slower and closer to a full pass. 0: 1, from 12 steps on 2." + STOCK,
         ),
     ]  # fmt: skip
     for each in inputs:
@@ -104,7 +115,10 @@ def stock_inputs() -> list[Any]:
 
 def kv_settings(given: dict[str, Any]) -> KVSettings:
     """The values of `stock_inputs`; what is not given has its default."""
-    names = ("anchors", "ring", "keep_text", "cache_precision", "cache_place", "cache_limit", "reuse_anchors")
+    names = (
+        "anchors", "ring", "keep_text", "cache_precision", "cache_place", "cache_limit", "reuse_anchors", "mode",
+        "levels",
+    )  # fmt: skip
     fields = zip(KVSettings._fields, names, strict=True)
     return KVSettings(**{field: given[name] for field, name in fields if name in given})
 

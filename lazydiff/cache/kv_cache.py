@@ -107,6 +107,8 @@ class Entry:
     blocks: list[int] = field(default_factory=list)  # at which of its attentions each block begins, if that was told
 
     def to(self, device: torch.device | str) -> None:
+        if all(tensor.device == torch.device(device) for tensor in self.tensors[:1]):
+            return
         self.keys, self.values = ([kept.to(device) for kept in each] for each in (self.keys, self.values))
         self.probes = [probe.to(device) for probe in self.probes]
 

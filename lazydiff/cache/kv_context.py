@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..core.tokens import HoleTokens
 from .kv_cache import KVCache, KVSettings
-from .recording import RecordingCache
+from .recording import RecordingCache, empty_cache
 
 
 class ContextKey:
@@ -62,7 +62,5 @@ CACHES: WeakKeyDictionary[ContextKey, KVCache | RecordingCache] = WeakKeyDiction
 def cache_of(context: KVContext) -> KVCache | RecordingCache:
     """What samplings on a context leave for those after them. Recordings always serve them, for they change no picture;
     anchors do if the settings say so, and else they are of one sampling."""
-    settings = context.settings
-    if settings.recorded:
-        return CACHES.setdefault(context.key, RecordingCache(settings))
-    return CACHES.setdefault(context.key, KVCache(settings)) if settings.reuse else KVCache(settings)
+    cache = empty_cache(context.settings)
+    return CACHES.setdefault(context.key, cache) if context.settings.recorded or context.settings.reuse else cache

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from ..core.tokens import HoleTokens
-from .kv_cache import MEGABYTE, CacheFull, CacheReader, CacheSession, CacheWriter, Entry, KVSettings, Level
+from .kv_cache import MEGABYTE, CacheFull, CacheReader, CacheSession, CacheWriter, Entry, KVCache, KVSettings, Level
 
 SEED = 0x1A2D  # of the noise on visible tokens, whatever the sampling's
 
 
-def visible_noise(shape: Sequence[int]) -> Tensor:
+def recorded_noise(shape: Sequence[int]) -> Tensor:
     """The noise [1, …] of recordings, in main memory, for a canvas [B, …] of a shape."""
     return torch.randn(1, *shape[1:], generator=torch.Generator().manual_seed(SEED))
 
@@ -73,6 +73,10 @@ class RecordingCache:
         self.entries.clear()
 
 
+def empty_cache(settings: KVSettings) -> KVCache | RecordingCache:
+    return RecordingCache(settings) if settings.recorded else KVCache(settings)
+
+
 class RecordingSession(CacheSession):
     """One sampling's use of recordings."""
 
@@ -84,7 +88,7 @@ class RecordingSession(CacheSession):
         self.steps = recorded_steps(steps, count)
         self.levels = [schedule[i] for i in self.steps]
         self.together = True  # whether all levels are recorded at once, or each when the sampling comes to it
-        self.used: set[RecordingName] = set()
+        self.used: set[Hashable] = set()  # prompts
 
     def name(self, level: Level, prompt: Hashable) -> RecordingName:
         return tuple(self.levels) if self.together else (level,), level, prompt
@@ -110,21 +114,19 @@ class RecordingSession(CacheSession):
 
     def fetch(self, sigma: float, prompt: Hashable, device: torch.device | str) -> None:
         """Bring what a prompt is to read at a noise level to a device, unless it is to wait in main memory anyway."""
-        name = self.name(self.level(sigma), prompt)
-        if name not in self.used and self.settings.place == "device":
-            self.cache.entries[name].to(device)
-        self.used.add(name)
+        if self.settings.place == "device":
+            self.cache.entries[self.name(self.level(sigma), prompt)].to(device)
 
     def call(self, sigma: float, prompts: Sequence[Hashable]) -> CacheReader:
         """What the model's next call is to read, at a noise level and for the prompts that share its batch."""
-        names = [self.name(self.level(sigma), prompt) for prompt in prompts]
-        self.used.update(names)
-        return CacheReader(self, sigma, [self.cache.entries[name] for name in names])
+        level = self.level(sigma)
+        self.used.update(prompts)
+        return CacheReader(self, sigma, [self.cache.entries[self.name(level, prompt)] for prompt in prompts])
 
     def make_room(self, writer: CacheWriter) -> None:
         """Forget what this sampling has not used until what a call writes is within the limit."""
         limit = self.settings.limit * MEGABYTE
-        for name in [name for name in self.cache.entries if name not in self.used]:
+        for name in self.unused():
             if self.cache.bytes + writer.bytes <= limit:
                 return
             del self.cache.entries[name]
@@ -132,14 +134,18 @@ class RecordingSession(CacheSession):
             raise CacheFull(f"one recorded noise level needs more than the memory limit of {self.settings.limit} MB")
 
     def keep(self, writer: CacheWriter) -> None:
-        names = {self.name(level, prompt): entry for level, prompt, entry in writer.written}
-        self.cache.entries.update(names)
-        self.used.update(names)
+        for level, prompt, entry in writer.written:
+            self.cache.entries[self.name(level, prompt)] = entry
+            self.used.add(prompt)
 
     def finish(self) -> None:
         """The sampling is over: what it has not used goes."""
-        for name in self.cache.entries.keys() - self.used:
+        for name in self.unused():
             del self.cache.entries[name]
+
+    def unused(self) -> list[RecordingName]:
+        """What serves other samplings alone."""
+        return [name for name in self.cache.entries if name[2] not in self.used or name[1] not in self.levels]
 
     def to(self, device: torch.device | str) -> None:
         """Move everything, unless it is to wait in main memory anyway."""

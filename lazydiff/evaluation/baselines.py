@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..cache.kv_cache import THRESHOLD, KVCache, KVSettings, dilate
+from ..cache.kv_cache import THRESHOLD, KVSettings, dilate
+from ..cache.recording import empty_cache, recorded_noise
 from ..core.masks import to_grid
-from ..model.config import NetworkConfig
+from ..model.config import NetworkConfig, Sampling
 from ..model.lazydiffusion import LazyDiffusion
 from ..pipeline.decode import decode
 from ..scenes import CANVAS, COLOURS, SHAPES, TOKEN, Thing, describe
@@ -26,6 +27,8 @@ from .questions import Question, distant_siblings, object_questions, ordinary_qu
 from .regenerate import encode_everything, regenerate, sample_dense
 
 QUICK = 6  # scenes
+FEW = (8, 4)  # steps of those samplings that are measured beside the model's own 20
+STEP_COUNTS = {20: "", **{steps: f", {steps} steps" for steps in FEW}}  # and how their rows are called
 EQUAL = 100.0  # dB, of pictures without any difference
 JUDGED = ("sibling_colour", "sibling_shape", "caption_blank", "caption_against_siblings", "removal")
 TOKENS = (CANVAS // TOKEN) ** 2  # of a whole canvas
@@ -34,12 +37,17 @@ OTHER = [describe(Thing(shape, colour, "plain", "large")) for shape in SHAPES fo
 ANOTHER = 10**6
 
 
+ANCHORS = KVSettings(mode="anchors")  # as many as the keys' change asks for
+
+
 class Setting(NamedTuple):
     """What is measured in one row of the table.
 
     kv: of the KV context; None: there is none
+    other_noise: visible tokens have the noise of recordings, and every step computes everything
     reuse: the anchors were left by a sampling of another prompt, with the same seed or another one too
     part: it is asked one in so many of the questions
+    steps: of the sampling; 0: the model's own
     """
 
     name: str
@@ -47,25 +55,41 @@ class Setting(NamedTuple):
     kv: KVSettings | None = None
     reuse: Literal["", "prompt", "seed"] = ""
     part: int = 1
+    steps: int = 0
+    other_noise: bool = False
 
 
 SETTINGS = (
     Setting("dense"),
+    Setting("other visible noise", other_noise=True, part=3),
+    Setting("recorded", kv=KVSettings()),
+    Setting("recorded, 1 level", kv=KVSettings(levels=1), part=3),
+    Setting("recorded, 3 levels", kv=KVSettings(levels=3), part=3),
     Setting("1 anchor", kv=KVSettings(1)),
     Setting("2 anchors", kv=KVSettings(2)),
     Setting("4 anchors", kv=KVSettings(4)),
     Setting("8 anchors", kv=KVSettings(8)),
     Setting("every step", kv=KVSettings(10**6), part=3),
-    Setting("automatic", kv=KVSettings()),
-    Setting("automatic, ring 0", kv=KVSettings(ring=0), part=3),
-    Setting("automatic, ring 2", kv=KVSettings(ring=2), part=3),
+    Setting("automatic", kv=ANCHORS),
+    Setting("automatic, ring 0", kv=ANCHORS._replace(ring=0), part=3),
+    Setting("automatic, ring 2", kv=ANCHORS._replace(ring=2), part=3),
     Setting("4 anchors, ring 0", kv=KVSettings(4, ring=0), part=3),
     Setting("4 anchors, ring 2", kv=KVSettings(4, ring=2), part=3),
-    Setting("automatic, fp8", kv=KVSettings(precision="fp8"), part=3),
-    Setting("anchors of another prompt", kv=KVSettings(), reuse="prompt", part=3),
-    Setting("anchors of another prompt and seed", kv=KVSettings(), reuse="seed", part=3),
+    Setting("automatic, fp8", kv=ANCHORS._replace(precision="fp8"), part=3),
+    Setting("anchors of another prompt", kv=ANCHORS, reuse="prompt", part=3),
+    Setting("anchors of another prompt and seed", kv=ANCHORS, reuse="seed", part=3),
     Setting("LazyDiffusion", "lazy"),
     Setting("RegenerateCrop", "crop"),
+    *(
+        Setting(setting.name + STEP_COUNTS[steps], kv=setting.kv, part=setting.part, steps=steps,
+                other_noise=setting.other_noise)
+        for steps in FEW
+        for setting in (
+            Setting("dense"), Setting("other visible noise", other_noise=True, part=3),
+            Setting("recorded", kv=KVSettings()), Setting("recorded, 2 levels", kv=KVSettings(levels=2), part=3),
+            Setting("1 anchor", kv=KVSettings(1), part=3), Setting("automatic", kv=ANCHORS, part=3),
+        )
+    ),
 )
 
 
@@ -108,7 +132,7 @@ def evaluate_baselines(
             judged = {kind: questions[: len(some[kind])] for kind, questions in objects.items()}
             figures = {figure: percentage(judge, figure, judged, pictures) for figure in JUDGED}
             figures["seam_ratio"] = seam_ratio(some["ordinary"], pictures["ordinary"])
-            if setting.name == "dense":
+            if setting.name.startswith("dense"):  # those that follow have as many steps
                 dense = {kind: one.pictures for kind, one in made.items()}
             if setting.model == "image":
                 likeness = np.concatenate([psnr(some[kind], one.pictures, dense[kind]) for kind, one in made.items()])
@@ -137,8 +161,9 @@ class Generated(NamedTuple):
 
 def generated(model: LazyDiffusion, setting: Setting, questions: Sequence[Question]) -> Generated:
     """The answers of one model to questions of one kind; question i is answered with seed i."""
+    sampling = replace(model.config.sampling, steps=setting.steps or model.config.sampling.steps)
     if setting.kv is not None:
-        answers = [through_anchors(model, setting, questions, i) for i in range(len(questions))]
+        answers = [through_cache(model, setting, sampling, questions, i) for i in range(len(questions))]
         pictures, steps, cost = zip(*answers, strict=True)
         return Generated(torch.cat(pictures), np.array(steps), np.array(cost))
     network, count = model.config.network, len(questions)
@@ -147,20 +172,24 @@ def generated(model: LazyDiffusion, setting: Setting, questions: Sequence[Questi
         _, mask = asked_tensors(questions, torch.device("cpu"))
         computed = to_grid(mask, network.token).sum((1, 2, 3)).int().tolist()
     shares = np.array([decoder_work(network, tokens) / decoder_work(network, TOKENS) for tokens in computed])
-    dense = np.full(count, model.config.sampling.steps if setting.model == "image" else 0)
+    dense = np.full(count, sampling.steps if setting.model == "image" else 0)
     if not network.dense:
-        return Generated(painted(model, questions, model.config.sampling), dense, shares)
+        return Generated(painted(model, questions, sampling), dense, shares)
 
     def paint(image: Tensor, mask: Tensor, captions: list[str], seeds: list[int]) -> Tensor:
-        return regenerate(model, image, mask, captions, seeds, crop=setting.model == "crop")
+        if not setting.other_noise:
+            return regenerate(model, image, mask, captions, seeds, sampling, setting.model == "crop")
+        context = encode_everything(model, image, mask)
+        noise = recorded_noise(context.canvas.shape).to(image.device)
+        return decode(model, context, sample_dense(model, context, captions, seeds, sampling, visible=noise))
 
     device = next(model.parameters()).device
     return Generated(in_batches(questions, paint, device, network.token), dense, shares)
 
 
 @torch.no_grad()
-def through_anchors(
-    model: LazyDiffusion, setting: Setting, questions: Sequence[Question], number: int
+def through_cache(
+    model: LazyDiffusion, setting: Setting, sampling: Sampling, questions: Sequence[Question], number: int
 ) -> tuple[Tensor, int, float]:
     """One answer by way of a KV context: the picture [1, 3, 96, 96], its steps that computed everything, its cost.
 
@@ -169,17 +198,18 @@ def through_anchors(
     assert setting.kv is not None
     device = next(model.parameters()).device
     context = encode_everything(model, *asked_tensors(questions[number : number + 1], device))
-    cache, sampling, network = KVCache(setting.kv), model.config.sampling, model.config.network
+    cache, network = empty_cache(setting.kv), model.config.network
     if setting.reuse:
         seed = number + (ANOTHER if setting.reuse == "seed" else 0)
         sample_dense(model, context, [OTHER[number % len(OTHER)]], [seed], sampling, cache)
     there = cache.count
     tokens = sample_dense(model, context, [questions[number].caption], [number], sampling, cache)
     recorded = cache.count - there
-    computed = dilate(context.hole, setting.kv.ring).count
-    replays = (sampling.steps - recorded) * decoder_work(network, computed, TOKENS)
-    cost = (recorded * decoder_work(network, TOKENS) + replays) / (sampling.steps * decoder_work(network, TOKENS))
-    return decode(model, context, tokens), recorded, cost
+    computed, visible = dilate(context.hole, setting.kv.ring).count, TOKENS - context.hole.count
+    dense, tokens_recorded = (0, visible) if setting.kv.recorded else (recorded, TOKENS)
+    work = recorded * decoder_work(network, tokens_recorded)
+    work += (sampling.steps - dense) * decoder_work(network, computed, TOKENS)
+    return decode(model, context, tokens), dense, work / (sampling.steps * decoder_work(network, TOKENS))
 
 
 def decoder_work(network: NetworkConfig, tokens: int, keys: int | None = None) -> int:
@@ -201,16 +231,20 @@ def seam_ratio(questions: Sequence[Question], pictures: np.ndarray) -> float:
 def headline(rows: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """The figures that stand for the whole table."""
     dense, automatic = rows["dense"], rows["automatic"]
-
-    def lost(*names: str) -> float:
-        return sum(dense[name] - automatic[name] for name in names) / len(names)
-
-    figures = {
+    words = "caption_blank", "caption_against_siblings"
+    figures = {f"psnr_{steps}_steps": rows[f"recorded{few}"]["psnr"] for steps, few in STEP_COUNTS.items()}
+    figures |= {
+        "psnr_other_visible_noise": rows["other visible noise"]["psnr"],
         "psnr_auto": automatic["psnr"],
-        "sibling_colour_loss": lost("sibling_colour"),
-        "caption_loss": lost("caption_blank", "caption_against_siblings"),
+        "sibling_colour_loss": max(lost(rows, few, "sibling_colour") for few in STEP_COUNTS.values()),
+        "caption_loss": max(lost(rows, few, *words) for few in STEP_COUNTS.values()),
         "lazy_sibling_colour": rows["LazyDiffusion"]["sibling_colour"],
         "dense_sibling_colour": dense["sibling_colour"],
         "crop_sibling_colour": rows["RegenerateCrop"]["sibling_colour"],
     }
     return {figure: round(value, 3) for figure, value in figures.items()}
+
+
+def lost(rows: Mapping[str, Mapping[str, float]], few: str, *names: str) -> float:
+    """What the default loses against every token at every step of as many steps, the mean of some figures."""
+    return sum(rows[f"dense{few}"][name] - rows[f"recorded{few}"][name] for name in names) / len(names)

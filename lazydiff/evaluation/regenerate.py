@@ -1,7 +1,7 @@
 """The paper's baselines, which compute every token: RegenerateImage of the whole canvas, RegenerateCrop of a square.
 
-RegenerateImage can also go through a KV cache, as stock transformers do in ComfyUI: between its anchor steps it
-computes the hole and its ring alone.
+RegenerateImage can also go through a KV cache, as stock transformers do in ComfyUI: what it knows of the visible tokens
+is recorded before the sampling, or at anchor steps, and the other steps compute the hole and its ring alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..cache.kv_cache import AnchorSession, CacheReader, CacheWriter, KVCache, dilate, probe_places
-from ..cache.recording import RecordingCache, RecordingSession, visible_noise, visible_tokens
+from ..cache.recording import RecordingCache, RecordingSession, recorded_noise, visible_tokens
 from ..core.tokens import HoleTokens, patchify
 from ..model.config import Sampling
 from ..model.context import LazyContext
@@ -75,16 +75,18 @@ def sample_dense(
     seeds: Sequence[int],
     sampling: Sampling | None = None,
     cache: KVCache | RecordingCache | None = None,
+    visible: Tensor | None = None,
 ) -> Tensor:
     """Clean hole tokens [S, n, C·p·p] by a model that computes every token.
 
     cache: what was and will be kept of the visible tokens of this very context; without it every step computes all
+    visible: noise [1 or S, N, C·p·p] on visible tokens, instead of the first that each seed draws for their places
     """
     sampling, context = sampling or model.config.sampling, context.to(model.device)
     sampler, sigmas = make_sampler(sampling)
     noise = CanvasNoise(seeds, context.hole.tile(len(seeds) // len(context.tokens)), context.canvas.shape[-1])
     session = None if cache is None else cache.session(sigmas)
-    denoise = dense_denoiser(model, context, prompts, seeds, sampling.guidance, session)
+    denoise = dense_denoiser(model, context, prompts, seeds, sampling.guidance, session, visible)
     tokens = sampler(denoise, begin(noise.next(), sigmas[0]), sigmas, noise.next)
     if session is not None:
         session.finish()
@@ -98,9 +100,10 @@ def dense_denoiser(
     seeds: Sequence[int],
     guidance: float,
     session: AnchorSession | RecordingSession | None = None,
+    visible_noise: Tensor | None = None,
 ) -> Denoiser:
-    """Every token, or between anchors the hole and its ring. The visible ones are known at every noise level: the
-    canvas's own, with the first noise that their seed draws for their places."""
+    """Every token, or with a session the hole and its ring where it can. The visible ones are known at every noise
+    level: the canvas's own, with `visible_noise` or else the first noise that their seed draws for their places."""
     context = context.to(model.device)
     text = model.prompt([*prompts, *[""] * (len(prompts) * (branches(guidance) - 1))])
     rows, grid, device = len(seeds), context.hole.grid, context.canvas.device
@@ -108,7 +111,7 @@ def dense_denoiser(
     hole, canvas = context.hole.tile(times), context.canvas.repeat(times, 1, 1)
     context_tokens = context.tokens.repeat(times * branches(guidance), 1, 1)
     everything = HoleTokens.everything(rows, grid, device)
-    noise = CanvasNoise(seeds, everything, canvas.shape[-1]).next()
+    noise = CanvasNoise(seeds, everything, canvas.shape[-1]).next() if visible_noise is None else visible_noise
     some = everything if session is None else dilate(context.hole, session.settings.ring).tile(rows)
     kept = (~torch.isin(everything.index[0], some.index[0])).nonzero()[:, 0]
     watched, visible = probe_places(context.hole, some), visible_tokens(context.hole).tile(rows)
@@ -123,7 +126,7 @@ def dense_denoiser(
         """Level after level: so small a network gains nothing from a batch of them."""
         for level in session.missing(sigma, names[-1]):
             writer = session.record([level], names)
-            tokens = (1 - level) * canvas + level * visible_noise(canvas.shape).to(device)
+            tokens = (1 - level) * canvas + level * recorded_noise(canvas.shape).to(device)
             hook = partial(record, writer, torch.searchsorted(visible.index[0], kept), watched[:0])
             of_network(model, network(visible, hook), guidance).predict(visible.gather(tokens), level)
             writer.end()

@@ -71,9 +71,9 @@ def context_text(context: LazyContext | KVContext) -> str:
         lines = [
             f"canvas: {width}×{height} px, for {context.name}",
             hole,
-            f"between anchor steps: {computed} tokens, with a ring of {context.settings.ring}",
+            f"a sampling step: {computed} tokens, with a ring of {context.settings.ring}",
         ]
-        if context.settings.reuse:
-            cache = cache_of(context)
-            lines.append(f"kept so far: {cache.count} anchors, {cache.bytes / MEGABYTE:.1f} MB")
+        if context.settings.recorded or context.settings.reuse:
+            cache, what = cache_of(context), "recordings" if context.settings.recorded else "anchors"
+            lines.append(f"kept so far: {cache.count} {what}, {cache.bytes / MEGABYTE:.1f} MB")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Recordings of a stock transformer: calls of the model that leave the hole out, made before a sampling's first step."""
+"""Recordings of a stock transformer: calls of the model without the hole, made before a sampling's first step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...lazydiff.cache.kv_cache import MEGABYTE, Level
-from ...lazydiff.cache.recording import RecordingSession, visible_noise
+from ...lazydiff.cache.recording import RecordingSession, recorded_noise
 from .architectures import Architecture
 from .kv_call import Dense, KVCall, Layout, NoRoom, Places, digest
 
@@ -114,7 +114,7 @@ class ModelCall(NamedTuple):
 Run = Callable[[KVCall, ModelCall], Any]
 
 
-class Recorder:
+class VisibleRecorder:
     """Records for one sampling what no sampling on its canvas has recorded before.
 
     model: of the host's
@@ -180,7 +180,7 @@ class Recorder:
         mm.throw_exception_if_processing_interrupted()
         writer, rows, times = self.session.record(levels, [name]), len(own.x), len(levels)
         batch = own.at(torch.arange(rows, device=own.x.device).repeat(times))
-        noise = visible_noise(self.canvas.shape).to(self.canvas).expand(rows, *self.canvas.shape[1:])
+        noise = recorded_noise(self.canvas.shape).to(self.canvas).expand(rows, *self.canvas.shape[1:])
         t = torch.tensor(levels, dtype=own.t.dtype).repeat_interleave(rows).to(own.t.device)
         x = [
             self.model.scale_latent_inpaint(x=noise, sigma=sigma, noise=noise, latent_image=self.canvas[:rows])

@@ -29,7 +29,7 @@ from ...lazydiff.core.tokens import HoleTokens
 from ...lazydiff.pipeline.decode import composite_latents
 from .architectures import ARCHITECTURES, Architecture
 from .kv_call import REFERENCES, Dense, KVCall, Layout, NoRoom, digest
-from .kv_recording import ModelCall, Recorder
+from .kv_recording import ModelCall, VisibleRecorder
 from .model import check_numbers
 from .prompts import check_stock_prompts
 from .steps import Steps, count_evaluations
@@ -208,7 +208,7 @@ class KVSampling:
         self.now: KVSamplingState | None = None
         self.hole: Tensor  # of the sampling in progress, [B, 1, h, w] bool: cells that may change
         self.known: Tensor  # and its canvas as samplers see it
-        self.recorder: Recorder
+        self.recorder: VisibleRecorder
         self.call: KVCall | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> KVSampling:
@@ -283,7 +283,7 @@ class KVSampling:
         elif self.shape is not None:
             place, size = (self.shape, patcher.model, self.now.layout), len(conds) * anchor_bytes(patcher, context)
             visible = torch.where(self.hole, torch.zeros_like(self.known), self.known)
-            self.recorder = Recorder(*place, self.now.session, visible, len(context.canvas), size)
+            self.recorder = VisibleRecorder(*place, self.now.session, visible, len(context.canvas), size)
         try:
             out = executor(noise, latent, sampler, sigmas, mask, *args, **kwargs)
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -15,7 +16,7 @@ from PIL import Image
 from samples import tiny_model
 from torch import Tensor
 
-from lazydiff.cache.kv_cache import KVSettings
+from lazydiff.cache.kv_cache import KVSettings, dilate
 from lazydiff.cli import main
 from lazydiff.core.tokens import HoleTokens
 from lazydiff.evaluation import evaluate_baselines
@@ -23,12 +24,13 @@ from lazydiff.evaluation.baselines import (
     EQUAL,
     JUDGED,
     SETTINGS,
+    STEP_COUNTS,
     TOKENS,
     Setting,
     generated,
     headline,
     psnr,
-    through_anchors,
+    through_cache,
 )
 from lazydiff.evaluation.baselines_report import COLUMNS, LINES
 from lazydiff.evaluation.evaluate import asked_tensors, blended
@@ -128,12 +130,28 @@ def test_work_is_that_of_the_calls(models: dict[str, LazyDiffusion], reuse: str)
     model, steps = models["image"], models["image"].config.sampling.steps
     setting = Setting("two", kv=KVSettings(2, ring=1), reuse=reuse)  # type: ignore[arg-type]
     with counted_work(model) as work:
-        _, recorded, cost = through_anchors(model, setting, ordinary_questions(seed=7, scenes=2), 1)
+        given = setting, model.config.sampling, ordinary_questions(seed=7, scenes=2)
+        _, recorded, cost = through_cache(model, *given, 1)
     full = model.config.network.macs(TOKENS, model.config.network.text_length)
     assert len(work) == (2 * steps if reuse else steps)
     last = work[-steps:]
     assert recorded == sum(one == full for one in last) == (0 if reuse else 2)
     assert cost == pytest.approx(sum(last) / (steps * full)) and 0 < cost < 1
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_work_of_a_recording_is_that_of_the_visible_tokens(models: dict[str, LazyDiffusion], levels: int) -> None:
+    model, questions = models["image"], ordinary_questions(seed=7, scenes=2)
+    sampling = replace(model.config.sampling, steps=4)
+    with counted_work(model) as work:
+        _, dense, cost = through_cache(model, Setting("", kv=KVSettings(levels=levels)), sampling, questions, 1)
+    network = model.config.network
+    hole = HoleTokens.from_mask(asked_tensors(questions, CPU)[1][1:], network.token)
+    visible, lazily = TOKENS - hole.count, dilate(hole, 1).count
+    each = network.macs(visible, network.text_length), network.macs(lazily, network.text_length, TOKENS)
+    assert dense == 0 and len(work) == levels + 4
+    whole = 4 * network.macs(TOKENS, network.text_length)
+    assert cost == pytest.approx((levels * each[0] + 4 * each[1]) / whole) and 0 < cost < 1
 
 
 def test_work_of_the_other_models_is_their_tokens(models: dict[str, LazyDiffusion]) -> None:
@@ -152,13 +170,19 @@ def test_work_of_the_other_models_is_their_tokens(models: dict[str, LazyDiffusio
 
 def test_figures_are_differences_to_the_dense_row() -> None:
     row = dict.fromkeys(JUDGED, 50.0)
+    dense = {**row, "psnr": EQUAL, "sibling_colour": 90.0}
     rows = {
-        "dense": {**row, "psnr": EQUAL, "sibling_colour": 90.0},
-        "automatic": {**row, "psnr": 31.0, "sibling_colour": 88.5, "caption_blank": 47.0},
+        **{f"dense{few}": dense for few in STEP_COUNTS.values()},
+        "recorded": {**row, "psnr": 36.0, "sibling_colour": 90.0},
+        "recorded, 8 steps": {**row, "psnr": 35.0, "sibling_colour": 88.5},
+        "recorded, 4 steps": {**row, "psnr": 34.0, "sibling_colour": 91.0, "caption_blank": 47.0},
+        "other visible noise": {**row, "psnr": 40.0},
+        "automatic": {**row, "psnr": 31.0},
         "LazyDiffusion": {**row, "sibling_colour": 95.0},
         "RegenerateCrop": {**row, "sibling_colour": 12.5},
     }
     assert headline(rows) == {
+        "psnr_20_steps": 36.0, "psnr_8_steps": 35.0, "psnr_4_steps": 34.0, "psnr_other_visible_noise": 40.0,
         "psnr_auto": 31.0, "sibling_colour_loss": 1.5, "caption_loss": 1.5, "lazy_sibling_colour": 95.0,
         "dense_sibling_colour": 90.0, "crop_sibling_colour": 12.5,
     }  # fmt: skip
@@ -195,7 +219,7 @@ def test_an_interrupted_comparison_leaves_no_files(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lazydiff.evaluation.baselines.through_anchors", interrupt)
+    monkeypatch.setattr("lazydiff.evaluation.baselines.through_cache", interrupt)
     with pytest.raises(KeyboardInterrupt):
         evaluate_baselines(models, tmp_path, scenes=1, quick=True, progress=False)
     assert not list(tmp_path.iterdir())

@@ -143,9 +143,10 @@ class Edit:
         cells = F.max_pool2d(self.mask, self.cell) > 0
         return (cells.unsqueeze(2) if self.canvas.ndim == 5 else cells).expand_as(self.canvas)
 
-    def context(self, **settings: Any) -> Any:
-        kv, anchors = self.pack.part("nodes.host.kv_sampling"), self.pack.part("lazydiff.cache.kv_cache")
-        return kv.kv_context(self.model, self.canvas[: len(self.mask)], self.mask, anchors.KVSettings(**settings), None)
+    def context(self, mode: str = "anchors", **settings: Any) -> Any:
+        kv, cache = self.pack.part("nodes.host.kv_sampling"), self.pack.part("lazydiff.cache.kv_cache")
+        chosen = cache.KVSettings(mode=mode, **settings)
+        return kv.kv_context(self.model, self.canvas[: len(self.mask)], self.mask, chosen, None)
 
     def cache(self, context: Any) -> Any:
         """What samplings on a context have kept, if its settings say that they keep anything."""
