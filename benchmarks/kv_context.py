@@ -20,16 +20,17 @@ import torch
 from torch import Tensor
 
 from lazydiff.cache.kv_cache import MEGABYTE, KVSettings, dilate
+from lazydiff.cache.recording import automatic_levels
 
 from .comfyui import accepted, load_pack
 from .harness import Harness, arguments, tensor_bytes
-from .kv_report import STEPS, Limit, Memory, Results, Sampling, Step
+from .kv_report import Limit, Memory, Results, Sampling, Step
 from .kv_shapes import SHAPES, Shape, macs, setting
 
 GRID = 64  # tokens per side of the canvas
 PERCENT = 10  # of them in the hole
-# What the automatic policy decides on depends on how a trained model's keys change, which random weights say nothing
-# about. This is what it takes on the trained baseline.
+# What the policy of automatic anchors decides on depends on how a trained model's keys change, which random weights say
+# nothing about. This is what it takes on the trained baseline.
 ANCHORS = 4
 
 
@@ -88,7 +89,7 @@ class Bench:
         self.prompt = [[torch.randn(1, shape.text, shape.text_width), {"pooled_output": pooled}]]
 
     def context(self, **settings: Any) -> Any:
-        """A context whose samplings go on from what those before them have left."""
+        """A context whose samplings go on from what those before them have left, anchors too."""
         settings["reuse"] = True
         return self.kv.kv_context(self.model, self.latent, self.pixels, KVSettings(**settings), None)
 
@@ -105,7 +106,7 @@ class Bench:
         steps: where each step is an anchor, nothing is kept."""
         from comfy.samplers import KSAMPLER
 
-        self.run(model, KSAMPLER(self.stopwatch.sampler), self.sigmas(STEPS)[[STEPS // 2, -2, -1]])
+        self.run(model, KSAMPLER(self.stopwatch.sampler), self.sigmas(20)[[10, -2, -1]])
 
     def sigmas(self, steps: int) -> Tensor:
         from comfy.samplers import calculate_sigmas
@@ -141,38 +142,51 @@ class Bench:
         work = partial(macs, self.shape, self.sizes, self.image)
         return image + computed_words, work(self.image, words) / work(image, computed_words)
 
+    @property
+    def settings(self) -> list[tuple[int, dict[str, Any]]]:
+        """Steps of the samplings that are measured, and the settings of their context that are not the default's."""
+        others: list[dict[str, Any]] = [{"text": True}, {"anchors": ANCHORS}] if self.shape.joint else []
+        return [*((steps, {}) for steps in self.shape.sampled), *((self.shape.sampled[0], each) for each in others)]
+
     def samplings(self) -> list[Sampling]:
         """Whole samplings, one of each."""
 
-        def seconds(model: Any) -> float:
+        def seconds(model: Any, steps: int) -> float:
             start = self.stopwatch.clock()
-            self.sample(model, STEPS)
+            self.sample(model, steps)
             return self.stopwatch.clock() - start
 
-        dense = seconds(self.model)
+        dense = {steps: seconds(self.model, steps) for steps in self.shape.sampled}
         rows = []
-        for text in (False, True) if self.shape.joint else (False,):
-            lazy = self.lazy(self.context(anchors=ANCHORS, text=text))
-            rows.append(self.sampling(text, dense, seconds(lazy), seconds(lazy)))
+        for steps, settings in self.settings:
+            lazy = self.lazy(self.context(**settings))
+            rows.append(self.sampling(steps, settings, dense[steps], seconds(lazy, steps), seconds(lazy, steps)))
         return rows
 
-    def samplings_of_calls(self, steps: Sequence[Step]) -> list[Sampling]:
+    def samplings_of_calls(self, calls: Sequence[Step]) -> list[Sampling]:
         """The same, put together from the times of calls."""
 
-        def record(text: bool) -> None:
-            self.call(self.lazy(self.context(anchors=1, text=text)))
+        def first_call(settings: Mapping[str, Any]) -> None:
+            self.call(self.lazy(self.context(**{"levels": 0 if "anchors" in settings else 1, **settings})))
 
-        steps = [step for step in steps if step.ring == KVSettings().ring]
-        recorded = self.harness.medians([partial(record, step.text_kept) for step in steps], self.stopwatch)
+        ring = {call.text_kept: call for call in calls if call.ring == KVSettings().ring}
+        firsts = self.harness.medians([partial(first_call, each) for _, each in self.settings], self.stopwatch)
         rows = []
-        for step, anchor in zip(steps, recorded, strict=True):
-            dense, replayed = step.dense_ms / 1000, step.replayed_ms / 1000
-            first = ANCHORS * anchor / 1000 + (STEPS - ANCHORS) * replayed
-            rows.append(self.sampling(step.text_kept, STEPS * dense, first, STEPS * replayed))
+        for (steps, settings), milliseconds in zip(self.settings, firsts, strict=True):
+            call = ring[settings.get("text", False)]
+            dense, replayed, first = call.dense_ms / 1000, call.replayed_ms / 1000, milliseconds / 1000
+            if "anchors" in settings:
+                whole = ANCHORS * first + (steps - ANCHORS) * replayed
+            else:
+                whole = automatic_levels(steps) * (first - replayed) + steps * replayed
+            rows.append(self.sampling(steps, settings, steps * dense, whole, steps * replayed))
         return rows
 
-    def sampling(self, text: bool, dense: float, first: float, following: float) -> Sampling:
-        return Sampling(self.shape.name, text, dense, first, dense / first, following, dense / following)
+    def sampling(
+        self, steps: int, settings: Mapping[str, Any], dense: float, first: float, following: float
+    ) -> Sampling:
+        how = steps, "anchors" if "anchors" in settings else "recorded", settings.get("text", False)
+        return Sampling(self.shape.name, *how, dense, first, dense / first, following, dense / following)
 
     def memory(self) -> list[Memory]:
         rows = []
@@ -197,7 +211,7 @@ class Bench:
 def measure(kv: Any, shapes: Sequence[Shape], grid: int, harness: Harness) -> Results:
     """Everything of each shape in turn; kv: the pack's module of samplings on KV contexts."""
     composed = "; put together from the times of calls" if harness.quick else ""
-    results = Results([f"samplings: {ANCHORS} anchors, as the automatic policy takes of a trained model{composed}"])
+    results = Results([f"samplings with anchors: {ANCHORS} of them, as are taken of a trained model{composed}"])
     for shape in shapes:
         reduced = {} if not harness.on_cpu else shape.quick if harness.quick else shape.reduced
         sizes = {**shape.sizes, **reduced}
@@ -223,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     results.notes[:0] = [
         f"{harness.conditions}, {'fp32' if harness.on_cpu else 'bf16'}, torch {torch.__version__}; random weights",
         f"{GRID**2} image tokens, {int(hole_mask(GRID, PERCENT).sum())} of them in the hole; embeddings and output, of "
-        "all tokens and once per call, weigh the more the fewer the blocks; variations reuse the first edit's anchors",
+        "all tokens and once per call, weigh the more the fewer the blocks; variations reuse what the first edit kept",
     ]
     print(results.markdown)
     harness.write("kv_context", results.figures, results.plot, notes=results.notes, **results.tables)

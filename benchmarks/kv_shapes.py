@@ -20,7 +20,7 @@ class Shape:
     text_width: int
     pooled: int = 0  # width of a pooled text
     joint: bool = True  # whether text tokens pass through the blocks
-    sampled: bool = True  # whether it is also measured over whole samplings
+    sampled: tuple[int, ...] = ()  # steps of whole samplings over which it is also measured, the most first
     limited: bool = False  # and one of them under a memory limit
 
 
@@ -30,7 +30,7 @@ PIXART = Shape(
         "hidden_size": 1152, "num_heads": 16, "depth": 28, "caption_channels": 4096, "input_size": 128,
         "in_channels": 4, "pred_sigma": True, "pe_interpolation": 2, "model_max_length": 120,
     },
-    {"depth": 4}, {"depth": 4}, text=120, text_width=4096, joint=False,
+    {"depth": 4}, {"depth": 4}, text=120, text_width=4096, joint=False, sampled=(20,),
 )  # fmt: skip
 FLUX = Shape(
     "Flux", "Flux",
@@ -41,7 +41,7 @@ FLUX = Shape(
     },
     {"hidden_size": 1024, "num_heads": 8, "depth": 1, "depth_single_blocks": 2},
     {"hidden_size": 512, "num_heads": 4, "depth": 1, "depth_single_blocks": 2},
-    text=256, text_width=4096, pooled=768, limited=True,
+    text=256, text_width=4096, pooled=768, sampled=(20, 8, 4), limited=True,
 )  # fmt: skip
 SD35 = Shape(
     "SD3.5-medium", "SD3",
@@ -58,7 +58,7 @@ SD35 = Shape(
         "depth": 12, "num_blocks": 2, "x_block_self_attn_layers": [0],
         "context_embedder_config": {"target": "torch.nn.Linear", "params": {"in_features": 4096, "out_features": 768}},
     },
-    text=154, text_width=4096, pooled=2048, sampled=False,
+    text=154, text_width=4096, pooled=2048,
 )  # fmt: skip
 
 

@@ -75,7 +75,8 @@ def baselines_table(figures: Mapping[str, float], settings: Mapping[str, Any], r
         "before blending, against RegenerateImage's own result with every token at every step, as many steps and the "
         "same noise; 100 dB stands for equal. Work: of the decoder, in multiply-adds, against every token at every "
         "step. Pictures are judged by rules; the standard error of a percentage is at most "
-        f"{50 / many**0.5:.1f} points (*: {50 / few**0.5:.1f}), that of a difference between rows is less: they share questions and seeds. "
+        f"{50 / many**0.5:.1f} points (*: {50 / few**0.5:.1f}), that of a difference between rows is less: they share "
+        "questions and seeds. "
         "“every step” is the dense result again, on the questions of the rows marked *. “recorded” is the default: "
         "visible tokens are recorded before the sampling, at as many noise levels as the number of steps asks for.",
         "",

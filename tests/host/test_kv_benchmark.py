@@ -61,11 +61,13 @@ def test_the_arithmetic_is_what_the_network_does(shape, pack: Pack, tmp_path):
 
 @torch.inference_mode()
 def test_whole_samplings_are_measured(pack: Pack, tmp_path, monkeypatch):
-    monkeypatch.setattr(kv_context, "STEPS", 5)
-    flux, kv = SHAPES[1], pack.part("nodes.host.kv_sampling")
+    flux, kv = replace(SHAPES[1], sampled=(5, 2)), pack.part("nodes.host.kv_sampling")
     bench = kv_context.Bench(kv, flux, {**flux.sizes, **flux.reduced}, GRID, Harness(tmp_path))
     rows = bench.samplings()
-    assert [row.text_kept for row in rows] == [False, True] and all(row.next_ratio > 0 for row in rows)
+    assert [(row.steps, row.mode, row.text_kept) for row in rows] == [
+        (5, "recorded", False), (2, "recorded", False), (5, "recorded", True), (5, "anchors", False),
+    ]  # fmt: skip
+    assert all(row.next_ratio > 0 for row in rows)
 
 
 @torch.inference_mode()
@@ -73,7 +75,6 @@ def test_everything_is_measured_and_written(pack: Pack, tmp_path, monkeypatch, c
     monkeypatch.setattr(kv_context, "load_pack", lambda cpu: pack.module)
     monkeypatch.setattr(kv_context, "SHAPES", SHAPES)
     monkeypatch.setattr(kv_context, "GRID", GRID)
-    monkeypatch.setattr(kv_context, "STEPS", 5)
     kv_context.main(["--output", str(tmp_path), "--repeat", "1", "--quick"])
     report = json.loads((tmp_path / "kv_context.json").read_text("utf-8"))
 
@@ -84,7 +85,9 @@ def test_everything_is_measured_and_written(pack: Pack, tmp_path, monkeypatch, c
         assert row["next_ratio"] == pytest.approx(row["dense_s"] / row["next_s"])
     figures = report["figures"]
     names = {"pixart_step_ratio_at_10_percent", "flux_step_ratio_at_10_percent", "flux_step_ratio_text_cached"}
-    assert names | {"end_to_end_20_steps", "next_variation_20_steps", "cache_over_formula"} == figures.keys()
+    names |= {f"end_to_end_{steps}_steps" for steps in (20, 8, 4)}
+    names |= {"pixart_end_to_end_20_steps", "next_variation_20_steps", "cache_over_formula"}
+    assert names == figures.keys()
     assert min(figures.values()) > 0
     # Bytes, not times: what is kept is no more and no less than what the formula says.
     assert figures["cache_over_formula"] == pytest.approx(1, abs=0.05)
