@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..core.checks import shortened
 from ..model.config import SAMPLERS, SHIPPED, ModelConfig, Sampling
-from .devices import add_device, add_dtype, choose_device, load
+from .devices import add_device, add_dtype, add_parts, choose_device, load
 
 PRECISIONS = ("no", "bf16", "fp16")  # of training
 BLENDS = ("poisson", "mixed", "paste")
@@ -56,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--output", type=Path, default=Path("output/demo"), help="folder for the pictures (%(default)s)")
     add_sampling(demo)
     add_dtype(demo)
+    add_parts(demo)
     demo.set_defaults(run=run_demo)
 
     edit = commands.add_parser("edit", help="generate what a mask covers, one picture per seed")
@@ -73,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
     edit.add_argument("--gates", type=Path, help="a file of trained gates: modules that barely change are skipped")
     add_sampling(edit)
     add_dtype(edit)
+    add_parts(edit)
     edit.set_defaults(run=run_edit)
 
     train = commands.add_parser("train", help="train a model, or go on with a run that was stopped")
@@ -225,7 +227,6 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
 
 def run_info(options: argparse.Namespace) -> None:
-    from ..model.checkpoint import load_checkpoint
     from .info import checkpoint_text
 
-    print(checkpoint_text(load_checkpoint(options.checkpoint), options.checkpoint))
+    print(checkpoint_text(options.checkpoint))
