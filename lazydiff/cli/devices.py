@@ -30,7 +30,7 @@ def add_dtype(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dtype", choices=DTYPES, default="auto", help="numbers of the steps; auto: float32 on a CPU")
 
 
-def add_parts(command: argparse.ArgumentParser) -> None:
+def add_parts(command: argparse._ActionsContainer) -> None:
     command.add_argument("--vae", type=Path, help="folder of a diffusers AutoencoderKL, or a pipeline's with vae/")
     command.add_argument(
         "--text-encoder", type=Path, help="folder of a T5 encoder and its tokenizer, or a pipeline's with text_encoder/"

@@ -12,6 +12,7 @@ from pathlib import Path
 from ..core.checks import shortened
 from ..model.config import SAMPLERS, SHIPPED, ModelConfig, Sampling
 from .devices import add_device, add_dtype, add_parts, choose_device, load
+from .evaluation import add_evaluate
 
 PRECISIONS = ("no", "bf16", "fp16")  # of training
 BLENDS = ("poisson", "mixed", "paste")
@@ -93,15 +94,7 @@ def parser() -> argparse.ArgumentParser:
     add_sampling(gates)
     gates.set_defaults(run=run_gates)
 
-    evaluate = commands.add_parser("evaluate", help="measure a model on held-out scenes")
-    evaluate.add_argument("--output", type=Path, required=True, help="folder for numbers, a table and a picture")
-    evaluate.add_argument("--scenes", type=int, help="held-out scenes per question (500, with baselines 200)")
-    evaluate.add_argument("--quick", action="store_true", help="few scenes, to see that it runs")
-    evaluate.add_argument("--baselines", action="store_true", help="compare with the two that compute every token")
-    evaluate.add_argument("--checkpoint", type=Path, default=SHIPPED)
-    add_device(evaluate)
-    add_dtype(evaluate)
-    evaluate.set_defaults(run=run_evaluate)
+    add_evaluate(commands)
 
     info = commands.add_parser("info", help="what a checkpoint is made of")
     info.add_argument("--checkpoint", type=Path, default=SHIPPED)
@@ -205,25 +198,6 @@ def run_gates(options: argparse.Namespace) -> None:
     gates = train_gates(model, chosen(options, model.config), training, options.output)
     share = sum(map(sum, gates.fixed().table)) / gates.scores.numel()
     print(f"{options.output}: {share:.0%} of the modules will not be computed")
-
-
-def run_evaluate(options: argparse.Namespace) -> None:
-    from ..evaluation import evaluate, evaluate_baselines
-    from ..evaluation.regenerate import WEIGHTS
-    from .files import writable_folder
-
-    if options.scenes is not None and options.scenes < 1:
-        raise ValueError(f"{options.scenes} scenes: choose at least 1")
-    folder = writable_folder(options.output)
-    model, report = load(options.checkpoint, options), folder / "evaluation.md"
-    number = {} if options.scenes is None else {"scenes": options.scenes}
-    if options.baselines:
-        image, crop = (load(WEIGHTS / f"regenerate-{kind}.safetensors", options) for kind in ("image", "crop"))
-        evaluate_baselines({"lazy": model, "image": image, "crop": crop}, folder, quick=options.quick, **number)
-        report = folder / "baselines.md"
-    else:
-        evaluate(model, folder, quick=options.quick, **number)
-    print(report.read_text("utf-8"))
 
 
 def run_info(options: argparse.Namespace) -> None:
