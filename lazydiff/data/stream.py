@@ -53,7 +53,7 @@ class Examples(Protocol):
 class SceneExamples:
     """The built-in world: each example is drawn from its own number."""
 
-    header = None
+    header: ShardHeader | None = None
     name = "scenes"
 
     def __init__(self, seed: int):
