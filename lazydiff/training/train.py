@@ -31,7 +31,7 @@ from ..model.text import train_vocabulary
 from ..scenes import all_captions, random_sample, vocabulary
 from .config import TrainingConfig
 from .objective import Objective
-from .pictures import Paint, paint_lazy, sample_grid
+from .pictures import Gallery, Paint, paint_lazy, sample_grid
 from .state import State, newest_state, settings_record
 
 VOCABULARY = 160  # pieces
@@ -72,6 +72,7 @@ class Training:
         self.state = State(self.model, self.average, optimiser, accelerator.scaler)
         self.description = settings_record(config, accelerator.num_processes)
         self.log = Log(output / "log.csv")
+        self.gallery = Gallery.of_scenes(config.seed + 1)
 
     def run(self) -> Path:
         start = self.resume()
@@ -153,7 +154,7 @@ class Training:
 
     def draw(self, done: int) -> None:
         with whole_file(self.grid_path(done)) as unfinished:
-            sample_grid(averaged(self.average), self.config.seed + 1, self.paint).save(unfinished, "png")
+            sample_grid(averaged(self.average), self.gallery, self.paint).save(unfinished, "png")
 
 
 def on_cpu(device: torch.device | None) -> bool:
