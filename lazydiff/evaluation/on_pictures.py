@@ -26,7 +26,7 @@ from ..pipeline.fit import Crop
 from .edges import seam
 from .evaluate import BLEND, SEED
 from .metrics import ClipSimilarity, Inception, clip_folder, distance_of_features
-from .pictures_report import EXAMPLES, METHODS, SHOWN, Example, Measured, write_pictures_report
+from .pictures_report import EXAMPLES, METHODS, SHOWN, Measured, PageRow, write_pictures_report
 from .regenerate import paint_baseline
 
 Paint = Callable[[Tensor, Tensor, str, int], Tensor]  # canvas, mask, caption, seed -> the canvas with its hole filled
@@ -141,7 +141,7 @@ def evaluate_pictures(
     networks = Networks.of_settings(settings, device)
     paints = {name: painter(name, model) for name, model in models.items()}
     tallies = {name: Tally(networks) for name in models}
-    examples: list[Example] = []
+    examples: list[PageRow] = []
 
     with tqdm(total=samples * len(models), unit="edit", disable=not settings.progress) as bar:
         for number, asked in enumerate(questions_of_shards(shards, samples, settings.seed)):
@@ -155,7 +155,7 @@ def evaluate_pictures(
                 tallies[name].add(asked, answers[name], real, seconds)
                 bar.update()
             if number < EXAMPLES:
-                examples.append(example(asked, answers))
+                examples.append(page_row(asked, answers))
 
     rows = {name: tally.measured() for name, tally in tallies.items()}
     told = {
@@ -234,7 +234,7 @@ def jump(image: Tensor, hole: np.ndarray) -> float:
     return seam(to_bytes(image).movedim(1, -1).numpy(), hole)
 
 
-def example(asked: Asked, answers: Mapping[str, Tensor]) -> Example:
+def page_row(asked: Asked, answers: Mapping[str, Tensor]) -> PageRow:
     """Small copies for the page of pictures."""
     hole, *pictures = (thumbnail(image[0], SHOWN) for image in (asked.mask, asked.truth, *answers.values()))
-    return Example(asked.caption, hole, pictures[0], dict(zip(answers, pictures[1:], strict=True)))
+    return PageRow(asked.caption, hole, pictures[0], dict(zip(answers, pictures[1:], strict=True)))

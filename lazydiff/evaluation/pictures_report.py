@@ -40,7 +40,7 @@ class Measured(NamedTuple):
     seconds: float
 
 
-class Example(NamedTuple):
+class PageRow(NamedTuple):
     """A row of the page, all [·, h, w] in 0…1: the hole, the real picture, and each method's."""
 
     caption: str
@@ -50,7 +50,7 @@ class Example(NamedTuple):
 
 
 def write_pictures_report(
-    output: Path, rows: Mapping[str, Measured], settings: Mapping[str, Any], examples: Sequence[Example]
+    output: Path, rows: Mapping[str, Measured], settings: Mapping[str, Any], examples: Sequence[PageRow]
 ) -> None:
     """Write evaluation.json, evaluation.md and pictures.png; a file that was there stays whole until the new one is."""
     page = io.BytesIO()
@@ -103,7 +103,7 @@ def told(value: float | None, how: str) -> str:
     return "–" if value is None else format(value, how)
 
 
-def page_cells(examples: Sequence[Example]) -> list[tuple[Tensor, str]]:
+def page_cells(examples: Sequence[PageRow]) -> list[tuple[Tensor, str]]:
     """A row for each: the canvas with its hole hatched, each method's picture, the truth."""
     cells = []
     for caption, hole, truth, answers in examples:
