@@ -1,6 +1,6 @@
 """The house keeps its shape: who may import whom, one name for one thing, few parameters, few lines.
 
-core < model < sampling, cache, vae < pipeline < auto_mask < training, evaluation < cli
+core < model < sampling, cache, vae < pipeline < auto_mask < data < training, evaluation < cli
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ ROOT = Path(__file__).parents[1]
 LEVELS = {
     room: level
     for level, rooms in enumerate(
-        ["core", "model", "sampling cache vae", "pipeline", "auto_mask", "training evaluation", "cli"]
+        ["core", "model", "sampling cache vae", "pipeline", "auto_mask", "data", "training evaluation", "cli"]
     )
     for room in rooms.split()
 }
-SCENES = {"scenes", "training", "evaluation", "cli"}  # who may know the world of scenes
+SCENES = {"scenes", "data", "training", "evaluation", "cli"}  # who may know the world of scenes
 HOST = {"comfy", "comfy_api", "comfy_api_nodes", "comfy_execution", "comfy_extras", "execution", "folder_paths",
         "latent_preview", "node_helpers", "nodes", "server"}  # fmt: skip
 SHARED = {"types", "inputs"}  # of the nodes, beside `host`
@@ -102,7 +102,7 @@ def test_a_node_knows_the_library_and_the_glue_but_no_other_node() -> None:
 
 def test_nodes_take_nothing_from_training_and_evaluation() -> None:
     """Inside the host their packages need not be installed."""
-    apart = {"training", "evaluation", "scenes", "cli"}
+    apart = {"data", "training", "evaluation", "scenes", "cli"}
     assert_none(offenders(files("nodes"), lambda path, name: name[0] == "lazydiff" and not apart.isdisjoint(name[1:2])))
 
 
