@@ -67,7 +67,8 @@ class PatchPCA(nn.Module):
 
 
 class DiffusersVAE(nn.Module):
-    """The latent space of a diffusers `AutoencoderKL`: the posterior's mode, scaled as its configuration says.
+    """The latent space of a diffusers `AutoencoderKL`: the posterior's mean, shifted and scaled as its configuration
+    says.
 
     It computes where the VAE is, in the VAE's number type; what it returns is float32.
     """
@@ -77,19 +78,38 @@ class DiffusersVAE(nn.Module):
     def __init__(self, vae: Any):
         super().__init__()
         self.vae = vae
-        self.register_buffer("variance", torch.ones(vae.config.latent_channels))  # what the scaling is chosen for
+        self.channels: int = vae.config.latent_channels
+        self.cell: int = 2 ** (len(vae.config.block_out_channels) - 1)  # px
+        self.shift: float = vae.config.shift_factor or 0.0
+        self.scale: float = vae.config.scaling_factor
+        self.register_buffer("variance", torch.ones(self.channels))  # what the scaling is chosen for
 
     def encode(self, image: Tensor) -> Tensor:
-        mode: Tensor = self.vae.encode(image.to(self._weight)).latent_dist.mode()
-        return mode.float() * self.vae.config.scaling_factor
+        mean, _ = self.posterior(image)
+        return mean
+
+    def posterior(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation [B, C, h, w] of an image's latents, which training draws its latents from."""
+        normal = self.vae.encode(image.to(self._weight)).latent_dist
+        return (normal.mean.float() - self.shift) * self.scale, normal.std.float() * self.scale
 
     def decode(self, latent: Tensor) -> Tensor:
-        image: Tensor = self.vae.decode((latent / self.vae.config.scaling_factor).to(self._weight)).sample
+        image: Tensor = self.vae.decode((latent / self.scale + self.shift).to(self._weight)).sample
         return image.float()
 
     @property
     def _weight(self) -> Tensor:
         return next(self.vae.parameters())
+
+
+class PreparedLatents(nn.Module):
+    """Stands in a latent space's place where latents were prepared: it knows their variance, and no picture."""
+
+    variance: Tensor
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.register_buffer("variance", torch.ones(channels))
 
 
 def to_pixels(image: Tensor) -> Tensor:

@@ -70,10 +70,10 @@ class LazyDiffusion(nn.Module):
         """The same from the latent [B, C, h, w] of what may be seen, computed in the encoder's own number type."""
         return self.encoder(visible.to(self.encoder.mask_down.weight), mask, hole)
 
-    def prompt(self, prompts: Sequence[str]) -> TextKeys:
-        """Keys and values of a batch of prompts for the decoder."""
+    def prompt(self, prompts: Sequence[Any]) -> TextKeys:
+        """Keys and values of a batch of prompts for the decoder: of words, or of what stands for them in training."""
         text, mask = self.text(prompts)
-        return self.decoder.text_keys(text.to(self.precision), mask)
+        return self.decoder.text_keys(text.to(self.device, self.precision), mask.to(self.device))
 
     @property
     def device(self) -> torch.device:

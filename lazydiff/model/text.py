@@ -9,6 +9,7 @@ from typing import Any
 import sentencepiece
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 
 class TextEncoder(nn.Module):
@@ -55,6 +56,12 @@ class PretrainedT5(nn.Module):
         super().__init__()
         self.tokenizer, self.t5, self.max_length = tokenizer, t5, max_length
 
+    @property
+    def width(self) -> int:
+        """Of its features."""
+        width: int = self.t5.get_input_embeddings().embedding_dim  # type: ignore[operator]
+        return width
+
     def split(self, prompt: str) -> list[str]:
         """The pieces that a prompt's tokens stand for; a word's first one begins with "▁"."""
         pieces: list[str] = self.tokenizer.convert_ids_to_tokens(self.tokenizer(prompt)["input_ids"])
@@ -69,6 +76,16 @@ class PretrainedT5(nn.Module):
         device = next(self.t5.parameters()).device
         ids, mask = batch["input_ids"].to(device), mask.to(device)
         return self.t5(input_ids=ids, attention_mask=mask).last_hidden_state, mask
+
+
+class PreparedText(nn.Module):
+    """Stands in a text encoder's place where features were prepared: in a training on shards."""
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Features [L, width] of each prompt -> hidden states [B, L, width] float32 and key mask [B, L]."""
+        lengths = torch.tensor([len(row) for row in features])
+        mask = torch.arange(int(lengths.max()))[None] < lengths[:, None]
+        return pad_sequence([row.float() for row in features], batch_first=True), mask
 
 
 def unknown_words(prompt: str, known: Collection[str]) -> list[str]:

@@ -9,11 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..core.pictures import grid
+from ..core.pictures import from_array, grid
 from ..model.lazydiffusion import LazyDiffusion
 from ..pipeline.edit import edit
 from ..scenes import random_sample
-from .data import collate
 
 # Called as paint(model, image, mask, prompt, seed) -> [1, 3, H, W]
 Paint = Callable[[LazyDiffusion, Tensor, Tensor, str, int], Tensor]
@@ -30,8 +29,8 @@ def sample_grid(
     rng = np.random.default_rng(seed)
     cells = []
     for i in range(columns * rows // 2):
-        batch = collate([random_sample(rng)])
-        image, mask = batch.image.float() / 255, batch.mask.float()
+        sample = random_sample(rng)
+        image, mask = from_array(sample.image), torch.from_numpy(sample.mask)[None, None].float()
         masked = torch.where(mask > 0, torch.full_like(image, 0.5), image)
-        cells += [(masked[0], ""), (paint(model, image, mask, batch.captions[0], i)[0], batch.captions[0])]
+        cells += [(masked[0], ""), (paint(model, image, mask, sample.caption, i)[0], sample.caption)]
     return grid(cells, columns)

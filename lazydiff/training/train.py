@@ -18,10 +18,11 @@ from accelerate.utils import set_seed
 from filelock import FileLock, Timeout
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ..core.files import whole_file
+from ..data.batch import Batch
+from ..data.stream import ExampleStream, ReadingPlan, SceneExamples, read_batches
 from ..model.checkpoint import save_checkpoint
 from ..model.config import ModelConfig
 from ..model.layers import AttentionFunction, explicit_attention, sdpa
@@ -29,7 +30,6 @@ from ..model.lazydiffusion import LazyDiffusion
 from ..model.text import train_vocabulary
 from ..scenes import all_captions, random_sample, vocabulary
 from .config import TrainingConfig
-from .data import SceneStream, collate
 from .objective import Objective
 from .pictures import Paint, paint_lazy, sample_grid
 from .state import State, newest_state, settings_record
@@ -75,17 +75,17 @@ class Training:
 
     def run(self) -> Path:
         start = self.resume()
-        config, rank = self.config, self.accelerator.process_index
+        config = self.config
         if start == config.steps:
             return self.model_path
         schedule = torch.optim.lr_scheduler.LambdaLR(self.state.optimiser, lambda step: rate(start + step, config))
-        batches = iter(loader(config, rank, start))
+        batches = self.batches(start)
         main = self.accelerator.is_main_process
         bar = tqdm(range(start, config.steps), initial=start, total=config.steps, disable=not main)
         for step in bar:
-            generator = step_generator(config.seed, rank, step)
+            [batch] = next(batches)
             with self.accelerator.autocast():
-                loss = self.objective(next(batches), generator, step)
+                loss = self.objective(batch, step)
             self.accelerator.backward(loss)
             norm = self.accelerator.clip_grad_norm_(self.objective.parameters(), config.clip)
             self.optimiser.step()
@@ -107,6 +107,12 @@ class Training:
                 self.draw(done)
             self.accelerator.wait_for_everyone()
         return self.model_path
+
+    def batches(self, start: int) -> Iterator[list[Batch]]:
+        config, processes, rank = self.config, self.accelerator.num_processes, self.accelerator.process_index
+        plan = ReadingPlan(config.seed, processes * config.scenes, processes, config.model.network.token)
+        stream = ExampleStream(SceneExamples(config.seed), plan, range(rank, rank + 1), start)
+        return read_batches(stream, 1, config.workers)
 
     def resume(self) -> int:
         """The step to go on from, with everything there that a training leaves behind up to it."""
@@ -174,8 +180,8 @@ def new_model(config: ModelConfig, seed: int, attention: AttentionFunction = sdp
     model = LazyDiffusion.self_contained(config, train_vocabulary(all_captions(), VOCABULARY), attention=attention)
     model.initialise(seed)
     rng = np.random.default_rng([seed, FIT_SCENES])
-    images = collate([random_sample(rng) for _ in range(FIT_SCENES)]).image.float() / 127.5 - 1
-    model.latent.fit(images)
+    images = np.stack([random_sample(rng).image for _ in range(FIT_SCENES)])
+    model.latent.fit(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1)
     return model
 
 
@@ -191,11 +197,6 @@ def rate(step: int, config: TrainingConfig) -> float:
     begin = config.decay_from * config.steps
     decay = 1.0 if step < begin or begin == config.steps else (config.steps - step) / (config.steps - begin)
     return min((step + 1) / max(config.warm_up, 1), 1.0) * decay
-
-
-def loader(config: TrainingConfig, rank: int, start: int) -> DataLoader:
-    stream = SceneStream(config.seed, rank, config.scenes, config.model.network.token, start=start)
-    return DataLoader(stream, batch_size=None, num_workers=config.workers)
 
 
 def step_generator(*numbers: int) -> torch.Generator:

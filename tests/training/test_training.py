@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 from dataclasses import replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,8 @@ from safetensors.torch import load_file
 from samples import tiny_model
 
 from lazydiff.core.tokens import HoleTokens
+from lazydiff.data.batch import Batch
+from lazydiff.data.stream import ExampleStream, ReadingPlan, SceneExamples, read_batches
 from lazydiff.evaluation.regenerate import WEIGHTS, paint_baseline
 from lazydiff.model.checkpoint import SHIPPED
 from lazydiff.model.layers import explicit_attention, sdpa
@@ -24,7 +25,6 @@ from lazydiff.pipeline.fit import crop_all
 from lazydiff.sampling.flow import Network, Preconditioning, draw_sigmas, flow_loss, predict_clean
 from lazydiff.training import train as loop
 from lazydiff.training.config import TrainingConfig
-from lazydiff.training.data import Batch, SceneStream
 from lazydiff.training.objective import Objective
 from lazydiff.training.pictures import paint_lazy, sample_grid
 from lazydiff.training.train import rate, train
@@ -44,6 +44,12 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "sample_grid", lambda *unused: Image.new("RGB", (1, 1)))
 
 
+def scene_batch(number: int) -> Batch:
+    """The first of a training on scenes."""
+    [batch] = next(read_batches(ExampleStream(SceneExamples(0), ReadingPlan(0, number, 1, 8), range(1)), 1))
+    return batch
+
+
 def log(folder: Path) -> list[list[str]]:
     with (folder / "log.csv").open() as file:
         return list(csv.reader(file))
@@ -59,11 +65,11 @@ def test_killed_run_goes_on_without_losing_or_repeating_a_step(
 
     forward, calls = Objective.forward, [0]
 
-    def killed(self: Objective, batch: Batch, generator: torch.Generator, step: int) -> torch.Tensor:
+    def killed(self: Objective, batch: Batch, step: int) -> torch.Tensor:
         calls[0] += 1
         if calls[0] == 4:  # in the second step after the first checkpoint
             raise KeyboardInterrupt
-        return forward(self, batch, generator, step)
+        return forward(self, batch, step)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Objective, "forward", killed)
@@ -92,8 +98,8 @@ def test_a_baseline_computes_everything_and_is_judged_by_the_hole(
     model = tiny_model("flow", vocabulary, preset)
     crop = preset == "small-crop"
     config = TrainingConfig(model.config, noise_levels=1, drop_text=0.0, weigh_variance_from=99, crop=crop)
-    batch = next(iter(SceneStream(0, 0, 2, 8, pool=1)))
-    loss = float(Objective(model, config)(batch, torch.Generator().manual_seed(0), step=0))
+    batch = scene_batch(2)
+    loss = float(Objective(model, config)(batch, step=0))
 
     image, mask, side = batch.image.float() / 127.5 - 1, batch.mask.float(), model.config.network.canvas
     if crop:
@@ -126,29 +132,16 @@ def test_training_lowers_the_loss_on_one_batch(config: TrainingConfig, vocabular
     model = loop.new_model(config.model, 0)
     objective = Objective(model, config)
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    batch = next(iter(SceneStream(0, 0, 2, 8, pool=1)))
+    batch = scene_batch(2)
     losses = []
     for _ in range(25):
-        loss = objective(batch, torch.Generator().manual_seed(0), step=0)
+        loss = objective(batch, step=0)
         optimiser.zero_grad()
         loss.backward()
         assert all(p.grad is not None for p in model.parameters()), "a parameter that nothing trains"
         optimiser.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.9 * losses[0]
-
-
-@pytest.mark.parametrize("start", [0, 1, 5, 16, 37])
-def test_data_stream_starts_anywhere(start: int) -> None:
-    whole = list(islice(SceneStream(3, 0, 2, 8, pool=4), start, start + 3))
-    resumed = list(islice(SceneStream(3, 0, 2, 8, pool=4, start=start), 3))
-    for a, b in zip(whole, resumed, strict=True):
-        assert torch.equal(a.image, b.image) and torch.equal(a.mask, b.mask) and a.captions == b.captions
-
-
-def test_processes_see_different_scenes() -> None:
-    first, second = (next(iter(SceneStream(3, rank, 2, 8, pool=1))) for rank in (0, 1))
-    assert not torch.equal(first.image, second.image)
 
 
 def test_preconditioned_target_has_unit_variance() -> None:
@@ -190,9 +183,9 @@ def test_channels_count_by_their_variance_from_a_step_on(vocabulary: bytes) -> N
     """On the flow path; the paper's loss has no such weight."""
     model = loop.new_model(tiny_model("flow", vocabulary).config, 0)
     plan = TrainingConfig(model.config, noise_levels=2, weigh_variance_from=3)
-    batch = next(iter(SceneStream(0, 0, 2, 8, pool=1)))
+    batch = scene_batch(2)
     alike, still, weighed = (
-        float(Objective(model, plan)(batch, torch.Generator().manual_seed(0), step).detach()) for step in (0, 2, 3)
+        float(Objective(model, plan)(batch, step).detach()) for step in (0, 2, 3)
     )
     assert alike == still != weighed
     assert model.variance.argmax() == 0 and model.variance[0] > 4 * model.variance.mean()
