@@ -12,6 +12,7 @@ from pathlib import Path
 from ..core.checks import shortened
 from ..model.config import SAMPLERS, SHIPPED, ModelConfig, Sampling
 from .devices import add_device, add_dtype, choose_device, load
+from .prepare import add_prepare
 
 PRECISIONS = ("no", "bf16", "fp16")  # of training
 BLENDS = ("poisson", "mixed", "paste")
@@ -74,6 +75,8 @@ def parser() -> argparse.ArgumentParser:
     add_sampling(edit)
     add_dtype(edit)
     edit.set_defaults(run=run_edit)
+
+    add_prepare(commands)
 
     train = commands.add_parser("train", help="train a model, or go on with a run that was stopped")
     train.add_argument("--config", type=Path, default=SHIPPED.with_suffix(".toml"))

@@ -18,14 +18,14 @@ PADDING = 0.1  # of an entity's sides, that its crop is wider on each side
 class Segmenter:
     """Finds the things in a picture (SAM and its kind, through transformers' mask generation)."""
 
-    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype):
+    def __init__(self, folder: Path, device: torch.device):
         """Errors: ValueError for a folder that is no such model; ImportError without torchvision."""
         from transformers import AutoImageProcessor, AutoModelForMaskGeneration, pipeline
         from transformers.utils import is_torchvision_available
 
         if not is_torchvision_available():
             raise ImportError("finding masks needs torchvision: pip install the one that goes with your torch")
-        self.model = read_pretrained(AutoModelForMaskGeneration, folder).to(device, dtype).eval()
+        self.model = read_pretrained(AutoModelForMaskGeneration, folder).to(device).eval()
         processor = read_pretrained(AutoImageProcessor, folder)
         self.generate = pipeline("mask-generation", model=self.model, image_processor=processor, device=device)
 

@@ -28,11 +28,13 @@ class Encoder:
 
     @cached_property
     def latent_origin(self) -> LatentOrigin | None:
-        return self.vae and LatentOrigin(pretrained_fingerprint(self.vae), self.vae.cell, self.vae.channels)
+        vae = self.vae
+        return None if vae is None else LatentOrigin(pretrained_fingerprint(vae), vae.cell, vae.channels)
 
     @cached_property
     def text_origin(self) -> TextOrigin | None:
-        return self.text and TextOrigin(pretrained_fingerprint(self.text), self.text.width, self.text.max_length)
+        text = self.text
+        return None if text is None else TextOrigin(pretrained_fingerprint(text), text.width, text.max_length)
 
     def members(self, pixels: np.ndarray, masks: Sequence[np.ndarray], captions: Sequence[str]) -> dict[str, bytes]:
         """What is computed of a sample.
@@ -79,12 +81,9 @@ class Encoder:
 
     def cut(self, caption: str) -> str:
         """As much of a caption as the text encoder reads, in whole words where it has any."""
-        if self.text is None or (length := self._length(caption)) <= self.text.max_length:
+        text = self.text
+        if text is None or len(text.split(caption)) <= text.max_length:
             return caption
-        fitting = bisect_right(range(len(caption)), self.text.max_length, key=lambda end: self._length(caption[:end]))
-        shorter = caption[: fitting - 1]
-        return shorter if caption[len(shorter)].isspace() else shorter.rpartition(" ")[0] or shorter
-
-    def _length(self, caption: str) -> int:
-        assert self.text is not None
-        return len(self.text.split(caption))
+        over = bisect_right(range(len(caption)), text.max_length, key=lambda end: len(text.split(caption[:end])))
+        whole_words, space, _ = caption[:over].rpartition(" ")  # with one sign more than fits: it may be a space
+        return whole_words if space else caption[: over - 1]

@@ -89,4 +89,4 @@ def half_hull(points: list[tuple[int, int]], turn: int) -> list[tuple[int, int]]
 
 def bounding_box(mask: np.ndarray) -> np.ndarray:
     """The smallest upright rectangle around a mask [H, W] bool, as a mask."""
-    return mask.any(1)[:, None] & mask.any(0)
+    return np.logical_and.outer(mask.any(1), mask.any(0))

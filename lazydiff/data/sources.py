@@ -98,12 +98,12 @@ class FolderSource:
         """Errors: ValueError for a folder that is not there, or has no picture in it."""
         if not folder.is_dir():
             raise ValueError(f"{folder}: there is no such folder")
-        names = sorted(relative_names(folder))
+        names = sorted(name for name in relative_names(folder) if Path(name).suffix.lower() in (*PICTURES, ".txt"))
         masks: dict[str, list[Path]] = {}
         for name in names:
             if found := MASK.fullmatch(name):
                 masks.setdefault(found["picture"], []).append(folder / name)
-        pictures = [name for name in names if Path(name).suffix.lower() in PICTURES and not MASK.fullmatch(name)]
+        pictures = [name for name in names if not (name.lower().endswith(".txt") or MASK.fullmatch(name))]
         if not pictures:
             raise ValueError(f"{folder}: there is no picture in it ({', '.join(PICTURES)})")
         stems = [name.rpartition(".")[0] for name in pictures]

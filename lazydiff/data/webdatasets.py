@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -97,7 +98,7 @@ class WebdatasetSource:
     def __init__(self, pattern: str):
         """Errors: ValueError for a pattern that names nothing, or one tar twice."""
         self.urls = expand_shards(pattern)
-        self.identity = f"webdataset {' '.join(self.urls)}"
+        self.identity = f"webdataset {hashlib.sha256(repr(self.urls).encode()).hexdigest()[:16]}"
         self.count = None
 
     def units(self, pictures: int) -> Sequence[Iterable[Item]]:
