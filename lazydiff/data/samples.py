@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -120,7 +120,7 @@ class Preparer:
         canvas = min(shorter, SURROUNDINGS * size) if self.settings.crop else size
         image = central_square(picture.image, canvas)
         caption = picture.caption or (self.captioner and self.captioner(image)) or ""
-        holes = list(given_holes(picture, canvas) or self.draw(item.key, picture, image, caption))
+        holes = given_holes(picture, canvas) or self.draw(item.key, picture, image, caption)
         if not self.settings.crop:
             return [self.sample(item.key, image, caption, holes)]
         cropped = (crop_to_hole(image, hole, size) for hole in holes)
@@ -175,12 +175,10 @@ def fitted_mask(entity: Entity, side: int) -> np.ndarray:
     return np.asarray(central_square(mask, side)) > 127
 
 
-def given_holes(picture: Picture, side: int) -> Iterator[Hole]:
+def given_holes(picture: Picture, side: int) -> list[Hole]:
     """Holes that came with a picture, as far as they lie in its middle."""
-    for hole in picture.holes:
-        mask = fitted_mask(hole, side)
-        if mask.any():
-            yield Hole(mask, hole.caption or "")
+    holes = [Hole(fitted_mask(hole, side), hole.caption or "") for hole in picture.holes]
+    return [hole for hole in holes if hole.mask.any()]
 
 
 def crop_to_hole(image: Image.Image, hole: Hole, size: int) -> tuple[Image.Image, str, list[Hole]]:
