@@ -20,7 +20,7 @@ def read_image(path: Path) -> Tensor:
 
     Errors: ValueError for what is no picture, empty, or transparent somewhere.
     """
-    picture = opened(path)
+    picture = open_named(path)
     if see_through(picture):
         raise ValueError(
             f"{path} is not an opaque RGB picture but transparent in places: flatten it onto a background and save "
@@ -34,7 +34,7 @@ def read_mask(path: Path) -> Tensor:
 
     Of a picture that is transparent in places only, the transparent part is the hole, as image editors save it.
     """
-    picture = opened(path)
+    picture = open_named(path)
     if transparent(picture):
         picture = picture.convert("RGBA")
         alpha = picture.getchannel("A")
@@ -51,7 +51,7 @@ def as_mask(picture: Image.Image) -> Tensor:
     return torch.from_numpy(grey(picture))[None, None]
 
 
-def opened(path: Path) -> Image.Image:
+def open_named(path: Path) -> Image.Image:
     check_file(path)
     return open_picture(path, path, note)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from .devices import add_device, add_dtype, choose_device, choose_dtype
+from .devices import add_device, add_dtype, add_parts, choose_device, choose_dtype
 
 if TYPE_CHECKING:  # it needs packages that only training has
     from ..data.sources import Source
@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # it needs packages that only training has
 SCENE, PHOTOGRAPH = 96, 512  # px, the usual sizes
 
 
-def add_prepare(commands: Any) -> None:
+def add_prepare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = commands.add_parser("prepare", help="make shards for training out of pictures, or go on with it")
     where = command.add_mutually_exclusive_group(required=True)
     where.add_argument("--webdataset", metavar="URLS", help="tars, local or not, as in 'tars/{000..099}.tar'")
@@ -29,8 +29,7 @@ def add_prepare(commands: Any) -> None:
     command.add_argument("--seed", type=int, default=0, help="of the holes (%(default)s)")
     command.add_argument("--smallest", type=int, help="px that a picture's shorter side must have (half of --size)")
     command.add_argument("--shard-size", type=int, default=1000, help="pictures to a shard (%(default)s)")
-    command.add_argument("--vae", type=Path, help="folder of a VAE, whose latents are added")
-    command.add_argument("--text-encoder", type=Path, help="folder of a T5, whose features are added")
+    add_parts(command)
     command.add_argument("--segmenter", type=Path, help="folder of a SAM, for pictures without masks")
     command.add_argument("--captioner", type=Path, help="folder of a BLIP, for captions that are missing")
     command.add_argument("--processes", type=int, help="one with any model, else as many as there are cores")
@@ -41,7 +40,7 @@ def add_prepare(commands: Any) -> None:
 
 def run_prepare(options: argparse.Namespace) -> None:
     try:
-        from ..data.prepare import prepare
+        from ..data.prepare import prepare_shards
         from ..data.samples import ModelFolders, Preparation
     except ImportError as error:
         raise ImportError(f'preparing needs more packages ({error}): pip install "lazydiffusion[train]"') from error
@@ -57,7 +56,7 @@ def run_prepare(options: argparse.Namespace) -> None:
         choose_dtype(options.dtype, device),
     )  # fmt: skip
     source = chosen_source(options, size)
-    print(prepare(source, writable_folder(options.output), settings, folders, options.processes).table())
+    print(prepare_shards(source, writable_folder(options.output), settings, folders, options.processes).table())
     print(options.output)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from ..core.checks import shortened
 from ..core.files import check_file
 from .entities import Entity, Refusal
-from .sources import Item, Picture, divided, key_of, open_opaque
+from .sources import Item, Picture, divided, in_one_line, key_of, open_opaque
 
 OTHER_SIZE = "another size than its annotations say"
 
@@ -81,15 +81,15 @@ def read_annotations(path: Path, digest: Any) -> dict[str, Any]:
     return found
 
 
-def first_captions(texts: dict[str, Any]) -> dict[Any, str]:
+def first_captions(texts: dict[str, Any]) -> dict[Any, str | None]:
     """The first of the five that COCO has for each picture."""
-    captions: dict[Any, str] = {}
+    captions: dict[Any, str | None] = {}
     for text in texts["annotations"]:
-        captions.setdefault(text["image_id"], " ".join(text["caption"].split()))
+        captions.setdefault(text["image_id"], in_one_line(text["caption"]))
     return captions
 
 
-def coco_images(found: dict[str, Any], captions: dict[Any, str], images: Path, names: bool) -> Iterable[CocoImage]:
+def coco_images(found: dict[str, Any], captions: dict[Any, str | None], images: Path, names: bool) -> Iterable[CocoImage]:
     categories = {category["id"]: category["name"] for category in found["categories"]}
     segmentations = defaultdict(list)
     for annotation in found["annotations"]:
@@ -100,4 +100,4 @@ def coco_images(found: dict[str, Any], captions: dict[Any, str], images: Path, n
         number, size = image["id"], (int(image["height"]), int(image["width"]))
         key = key_of(str(PurePosixPath(image["file_name"]).with_suffix("")))
         path = images / image["file_name"]
-        yield CocoImage(key, path, size, tuple(segmentations[number]), captions.get(number) or None)
+        yield CocoImage(key, path, size, tuple(segmentations[number]), captions.get(number))

@@ -28,7 +28,7 @@ FORMAT = 1
 TWICE = "its name is there twice"
 
 
-def prepare(
+def prepare_shards(
     source: Source,
     output: Path,
     settings: Preparation,

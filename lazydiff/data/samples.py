@@ -55,7 +55,10 @@ class Preparation:
 
 @dataclass(frozen=True)
 class ModelFolders:
-    """The models that prepare, each from a folder of the user's or left out, and where they are computed."""
+    """The models that prepare, each from a folder of the user's or left out, and where they are computed.
+
+    dtype: of the text encoder and the captioner
+    """
 
     vae: Path | None = None
     text_encoder: Path | None = None
@@ -85,9 +88,9 @@ class Preparer:
         """Errors: ValueError for folders without the right models, or a size that the VAE has no cells for."""
         self.settings, self.folders = settings, folders
         device, dtype = folders.device, folders.dtype
-        vae = folders.vae and load_vae(folders.vae, dtype).to(device)
-        # T5's values leave float16.
-        text_dtype = torch.bfloat16 if dtype == torch.float16 else dtype
+        # Every pixel goes through the VAE, which stays in float32; T5's values leave float16.
+        vae = folders.vae and load_vae(folders.vae).to(device)
+        text_dtype = torch.float32 if dtype == torch.float32 else torch.bfloat16
         text = folders.text_encoder and load_text_encoder(folders.text_encoder, dtype=text_dtype).to(device)
         if vae and settings.size % vae.cell:
             raise ValueError(f"size is {settings.size}: choose a multiple of the VAE's cell, {vae.cell} px")

@@ -218,6 +218,11 @@ def read_caption(path: Path) -> str | None:
 def as_caption(content: bytes) -> str | None:
     """A text in one line, None for one without words. Errors: `Refusal` for one that is not UTF-8."""
     try:
-        return " ".join(content.decode("utf-8-sig").split()) or None
+        return in_one_line(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise Refusal(NOT_UTF8, error) from error
+
+
+def in_one_line(caption: str | None) -> str | None:
+    """A caption without line breaks, None for one without words."""
+    return " ".join((caption or "").split()) or None

@@ -12,7 +12,7 @@ from typing import Any
 from .coco import check_size
 from .entities import Entity, Refusal
 from .shards import expand_shards, read_samples
-from .sources import NOT_UTF8, UNREADABLE, Item, Picture, as_caption, key_of, open_opaque
+from .sources import NOT_UTF8, UNREADABLE, Item, Picture, as_caption, in_one_line, key_of, open_opaque
 
 SUFFIXES = ("jpg", "jpeg", "png", "webp")
 ANNOTATIONS = "annotations that cannot be read"
@@ -39,9 +39,9 @@ class TarSample:
         try:
             if said := about.get("image"):
                 check_size(size, (int(said["height"]), int(said["width"])))
-            entities = [Entity.of_segmentation(*outlined(one, "segmentation", size)) for one in about["annotations"]]
-            holes = [Entity.of_segmentation(*outlined(one, "mask", size)) for one in about.get("holes", ())]
-            caption = " ".join((about.get("caption") or "").split()) or as_caption(self.members.get("txt", b""))
+            entities = [entity_of(one, "segmentation", size) for one in about["annotations"]]
+            holes = [entity_of(one, "mask", size) for one in about.get("holes", ())]
+            caption = in_one_line(about.get("caption")) or as_caption(self.members.get("txt", b""))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise Refusal(ANNOTATIONS, repr(error)) from error
         return Picture(image, caption, entities, holes)
@@ -58,8 +58,8 @@ class TarSample:
         return {"annotations": [], **about}
 
 
-def outlined(one: dict[str, Any], name: str, size: tuple[int, int]) -> tuple[Any, tuple[int, int], str | None]:
-    return one[name], size, " ".join((one.get("caption") or "").split()) or None
+def entity_of(one: dict[str, Any], mask: str, size: tuple[int, int]) -> Entity:
+    return Entity.of_segmentation(one[mask], size, in_one_line(one.get("caption")))
 
 
 @dataclass(frozen=True)

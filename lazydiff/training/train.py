@@ -7,7 +7,7 @@ import csv
 import math
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from filelock import FileLock, Timeout
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from ..core.files import whole_file
+from ..core.locks import alone
 from ..data.batch import Batch
 from ..data.stream import ExampleStream, ReadingPlan, SceneExamples, read_batches
 from ..model.checkpoint import save_checkpoint
@@ -31,7 +31,7 @@ from ..model.text import train_vocabulary
 from ..scenes import all_captions, random_sample, vocabulary
 from .config import TrainingConfig
 from .objective import Objective
-from .pictures import Paint, paint_lazy, sample_grid
+from .pictures import Gallery, Paint, paint_lazy, sample_grid
 from .state import State, newest_state, settings_record
 
 VOCABULARY = 160  # pieces
@@ -52,7 +52,7 @@ def train(config: TrainingConfig, output: Path, paint: Paint = paint_lazy, devic
     config.check()
     accelerator = Accelerator(cpu=on_cpu(device), mixed_precision=config.precision)
     output.mkdir(parents=True, exist_ok=True)
-    with alone(output) if accelerator.is_main_process else nullcontext():
+    with alone(output, "training") if accelerator.is_main_process else nullcontext():
         return Training(config, output, paint, accelerator).run()
 
 
@@ -72,6 +72,7 @@ class Training:
         self.state = State(self.model, self.average, optimiser, accelerator.scaler)
         self.description = settings_record(config, accelerator.num_processes)
         self.log = Log(output / "log.csv")
+        self.gallery = Gallery.of_scenes(config.seed + 1)
 
     def run(self) -> Path:
         start = self.resume()
@@ -153,24 +154,11 @@ class Training:
 
     def draw(self, done: int) -> None:
         with whole_file(self.grid_path(done)) as unfinished:
-            sample_grid(averaged(self.average), self.config.seed + 1, self.paint).save(unfinished, "png")
+            sample_grid(averaged(self.average), self.gallery, self.paint).save(unfinished, "png")
 
 
 def on_cpu(device: torch.device | None) -> bool:
     return not torch.cuda.is_available() if device is None else device.type == "cpu"
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Keep other trainings out of a folder for as long as this process lives.
-
-    Errors: ValueError when another one is at work there.
-    """
-    try:
-        with FileLock(folder / "training.lock", timeout=0):
-            yield
-    except Timeout:
-        raise ValueError(f"another training is at work in {folder}: wait for it, or choose another --output") from None
 
 
 def new_model(config: ModelConfig, seed: int, attention: AttentionFunction = sdpa) -> LazyDiffusion:

@@ -31,7 +31,7 @@ from lazydiff.data import shards
 from lazydiff.data.encode import NOT_NUMBERS, Encoder
 from lazydiff.data.entities import Entity
 from lazydiff.data.holes import Hole
-from lazydiff.data.prepare import prepare as prepare_by_many
+from lazydiff.data.prepare import prepare_shards
 from lazydiff.data.samples import (
     NO_CAPTION,
     NO_ENTITY,
@@ -49,7 +49,7 @@ from lazydiff.model.pretrained import load_text_encoder, load_vae
 from lazydiff.pipeline.fit import Crop
 
 SMALLISH = Preparation(size=32, smallest=32, shard_size=2)
-prepare = partial(prepare_by_many, processes=1)  # others take seconds to start
+prepare = partial(prepare_shards, processes=1)  # others take seconds to start
 ROOT = Path(__file__).parents[2]
 
 
@@ -260,7 +260,7 @@ def test_latents_that_are_not_numbers_are_refused(
 def test_two_processes_make_the_same_shards(pictures: Path, folders: ModelFolders, tmp_path: Path) -> None:
     """Models included: this process and each of the two compute with one thread."""
     one = prepare(FolderSource(pictures), tmp_path / "one", SMALLISH, folders)
-    two = prepare_by_many(FolderSource(pictures), tmp_path / "two", SMALLISH, folders, processes=2)
+    two = prepare_shards(FolderSource(pictures), tmp_path / "two", SMALLISH, folders, processes=2)
     assert tars(tmp_path / "one") == tars(tmp_path / "two") and len(tars(tmp_path / "one")) == 3
     assert one == two
 

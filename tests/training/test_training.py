@@ -26,7 +26,7 @@ from lazydiff.sampling.flow import Network, Preconditioning, draw_sigmas, flow_l
 from lazydiff.training import train as loop
 from lazydiff.training.config import TrainingConfig
 from lazydiff.training.objective import Objective
-from lazydiff.training.pictures import paint_lazy, sample_grid
+from lazydiff.training.pictures import Gallery, paint_lazy, sample_grid
 from lazydiff.training.train import rate, train
 
 
@@ -122,7 +122,7 @@ def test_a_baseline_computes_everything_and_is_judged_by_the_hole(
 @pytest.mark.parametrize("preset", ["small", "small-image", "small-crop"])
 def test_grid_of_samples_shows_edits(preset: str, vocabulary: bytes) -> None:
     paint = paint_lazy if preset == "small" else partial(paint_baseline, crop=preset == "small-crop")
-    picture = sample_grid(tiny_model("flow", vocabulary, preset), 0, paint, columns=2, rows=1)
+    picture = sample_grid(tiny_model("flow", vocabulary, preset), Gallery.of_scenes(0, 1), paint)
     before, after = (np.asarray(picture)[8:200, x : x + 192].astype(int) for x in (8, 208))
     changed = (before != after).any(-1)
     assert 0.01 < changed.mean() < 0.9 and picture.width == 2 * 200 + 8
