@@ -13,6 +13,7 @@ from ..core.checks import shortened
 from ..model.config import SAMPLERS, SHIPPED, ModelConfig, Sampling
 from .devices import add_device, add_dtype, add_parts, choose_device, load
 from .evaluation import add_evaluate
+from .prepare import add_prepare
 
 PRECISIONS = ("no", "bf16", "fp16")  # of training
 BLENDS = ("poisson", "mixed", "paste")
@@ -77,6 +78,8 @@ def parser() -> argparse.ArgumentParser:
     add_dtype(edit)
     add_parts(edit)
     edit.set_defaults(run=run_edit)
+
+    add_prepare(commands)
 
     train = commands.add_parser("train", help="train a model, or go on with a run that was stopped")
     train.add_argument("--config", type=Path, default=SHIPPED.with_suffix(".toml"))

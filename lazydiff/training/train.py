@@ -7,7 +7,7 @@ import csv
 import math
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from filelock import FileLock, Timeout
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from ..core.files import whole_file
+from ..core.locks import alone
 from ..data.batch import Batch
 from ..data.stream import ExampleStream, ReadingPlan, SceneExamples, read_batches
 from ..model.checkpoint import save_checkpoint
@@ -52,7 +52,7 @@ def train(config: TrainingConfig, output: Path, paint: Paint = paint_lazy, devic
     config.check()
     accelerator = Accelerator(cpu=on_cpu(device), mixed_precision=config.precision)
     output.mkdir(parents=True, exist_ok=True)
-    with alone(output) if accelerator.is_main_process else nullcontext():
+    with alone(output, "training") if accelerator.is_main_process else nullcontext():
         return Training(config, output, paint, accelerator).run()
 
 
@@ -159,19 +159,6 @@ class Training:
 
 def on_cpu(device: torch.device | None) -> bool:
     return not torch.cuda.is_available() if device is None else device.type == "cpu"
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Keep other trainings out of a folder for as long as this process lives.
-
-    Errors: ValueError when another one is at work there.
-    """
-    try:
-        with FileLock(folder / "training.lock", timeout=0):
-            yield
-    except Timeout:
-        raise ValueError(f"another training is at work in {folder}: wait for it, or choose another --output") from None
 
 
 def new_model(config: ModelConfig, seed: int, attention: AttentionFunction = sdpa) -> LazyDiffusion:
