@@ -33,7 +33,7 @@ from lazydiff.training.train import rate, train
 @pytest.fixture
 def config(model: LazyDiffusion) -> TrainingConfig:
     return TrainingConfig(
-        model.config, steps=6, scenes=2, noise_levels=2, precision="no", workers=0, checkpoint_every=2,
+        model.config, steps=6, batch=2, noise_levels=2, precision="no", workers=0, checkpoint_every=2,
         picture_every=100, warm_up=2,
     )  # fmt: skip
 
@@ -59,11 +59,11 @@ def test_killed_run_goes_on_without_losing_or_repeating_a_step(
 
     forward, calls = Objective.forward, [0]
 
-    def killed(self: Objective, batch: Batch, generator: torch.Generator, step: int) -> torch.Tensor:
+    def killed(self: Objective, batch: Batch, step: int) -> torch.Tensor:
         calls[0] += 1
         if calls[0] == 4:  # in the second step after the first checkpoint
             raise KeyboardInterrupt
-        return forward(self, batch, generator, step)
+        return forward(self, batch, step)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Objective, "forward", killed)
@@ -93,7 +93,7 @@ def test_a_baseline_computes_everything_and_is_judged_by_the_hole(
     crop = preset == "small-crop"
     config = TrainingConfig(model.config, noise_levels=1, drop_text=0.0, weigh_variance_from=99, crop=crop)
     batch = next(iter(SceneStream(0, 0, 2, 8, pool=1)))
-    loss = float(Objective(model, config)(batch, torch.Generator().manual_seed(0), step=0))
+    loss = float(Objective(model, config)(batch, step=0))
 
     image, mask, side = batch.image.float() / 127.5 - 1, batch.mask.float(), model.config.network.canvas
     if crop:
@@ -129,7 +129,7 @@ def test_training_lowers_the_loss_on_one_batch(config: TrainingConfig, vocabular
     batch = next(iter(SceneStream(0, 0, 2, 8, pool=1)))
     losses = []
     for _ in range(25):
-        loss = objective(batch, torch.Generator().manual_seed(0), step=0)
+        loss = objective(batch, step=0)
         optimiser.zero_grad()
         loss.backward()
         assert all(p.grad is not None for p in model.parameters()), "a parameter that nothing trains"
@@ -192,7 +192,7 @@ def test_channels_count_by_their_variance_from_a_step_on(vocabulary: bytes) -> N
     plan = TrainingConfig(model.config, noise_levels=2, weigh_variance_from=3)
     batch = next(iter(SceneStream(0, 0, 2, 8, pool=1)))
     alike, still, weighed = (
-        float(Objective(model, plan)(batch, torch.Generator().manual_seed(0), step).detach()) for step in (0, 2, 3)
+        float(Objective(model, plan)(batch, step).detach()) for step in (0, 2, 3)
     )
     assert alike == still != weighed
     assert model.variance.argmax() == 0 and model.variance[0] > 4 * model.variance.mean()
