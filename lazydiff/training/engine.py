@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -122,6 +123,8 @@ def shard(objective: Objective, accelerator: Accelerator, precision: str) -> Non
     Not the blocks: the decoder reads their tables and calls their `kv_linear` before them. What is left belongs to the
     objective and is together for the whole step. The matrices travel in the type that autocast multiplies them in.
     """
+    # It warns of outputs that are views, for those who would change them in place: our blocks add out of place.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module", UserWarning)
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     half = {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32} if precision == "bf16" else {}
     policy = MixedPrecisionPolicy(**half, cast_forward_inputs=False)

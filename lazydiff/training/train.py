@@ -111,7 +111,8 @@ class Training:
                 self.keep(done)
             if self.pictured(done):
                 self.draw(done, paint)
-        self.accelerator.end_training()
+        for tracker in self.accelerator.trackers if self.writes else ():
+            tracker.finish()
         return self.model_path
 
     def resume(self, paint: Paint) -> int:
