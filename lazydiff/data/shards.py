@@ -15,14 +15,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+import safetensors.numpy
 import torch
 from PIL import Image
 from pycocotools import mask as run_lengths
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 from webdataset import TarWriter
 from webdataset.gopen import gopen
@@ -93,17 +94,6 @@ class ShardHeader:
         return header
 
 
-class Latents(NamedTuple):
-    """The VAE's posterior of a picture and of its visible part, in the scale in which the model sees latents.
-
-    mean, deviation: [C, h, w]; visible: [C, h, w], the mean of the picture with mid grey in its hole (equation 1)
-    """
-
-    mean: Tensor
-    deviation: Tensor
-    visible: Tensor
-
-
 @dataclass(frozen=True, eq=False)
 class ShardSample:
     """One picture of a shard, of which each part is read when it is asked for.
@@ -123,7 +113,7 @@ class ShardSample:
     def of_members(cls, url: str, header: ShardHeader, key: str, members: Mapping[str, bytes]) -> ShardSample:
         where = f"{url}, sample {key}"
         try:
-            about = json.loads(members[DESCRIPTION])
+            about = json.loads(members[DESCRIPTION].decode())
             caption, holes = about["caption"], about["holes"]
             captions, masks = zip(*((hole["caption"], hole["mask"]) for hole in holes), strict=True)
             if not all(isinstance(text, str) for text in (caption, *captions)):
@@ -154,29 +144,29 @@ class ShardSample:
     def mask(self, hole: int) -> np.ndarray:
         """bool [H, W], True = hole"""
         try:
-            mask = run_lengths.decode({**self.holes[hole], "counts": self.holes[hole]["counts"].encode()}).astype(bool)
-        except Exception as error:  # as damaged as it may be
+            mask = decode_mask(self.holes[hole]["counts"], self.header.size, self.header.size)
+        except (ValueError, KeyError) as error:
             raise ShardError(f"{self.where}: the run lengths of mask {hole} are damaged or of another size") from error
         if not mask.any():
             raise ShardError(f"{self.where}: mask {hole} has no hole")
         return mask
 
-    def latents(self, hole: int) -> Latents:
-        """Of the picture and of its visible part, float32. The header names a VAE."""
+    def latents(self, hole: int) -> np.ndarray:
+        """float16 [3, C, h, w], in the scale in which the model sees latents: the posterior's mean and deviation of the
+        picture, and the mean of the picture with mid grey in its hole (equation 1). The header names a VAE."""
         origin = self.header.vae
         assert origin is not None
-        cells = self.header.size // origin.cell
-        tensors = self.tensors(LATENT)
+        tensors, cells = self.tensors(LATENT), self.header.size // origin.cell
         try:
-            found = Latents(tensors["mean"], tensors["deviation"], tensors["visible.mean"][hole])
+            parts = tensors["mean"], tensors["deviation"], tensors["visible.mean"][hole]
         except (KeyError, IndexError) as error:
             raise ShardError(f"{self.where}: a part of its latents is missing") from error
-        if any(tuple(part.shape) != (origin.channels, cells, cells) for part in found):
+        if any(part.shape != (origin.channels, cells, cells) for part in parts):
             raise ShardError(f"{self.where}: its latents are of another size than the header says")
-        return Latents(*(self.numbers(part, "latents") for part in found))
+        return self.numbers(np.stack(parts), "latents")
 
-    def features(self, name: int | str) -> Tensor:
-        """[L, width] float32, those of a hole's caption or, as “empty”, of no text. The header names a text encoder."""
+    def features(self, name: int | str) -> np.ndarray:
+        """float16 [L, width], those of a hole's caption or, as “empty”, of no text. The header names a text encoder."""
         origin = self.header.text
         assert origin is not None
         features = self.tensors(TEXT).get(str(name))
@@ -184,16 +174,16 @@ class ShardSample:
             raise ShardError(f"{self.where}: the text features {name} are missing or of another width")
         return self.numbers(features, "text features")
 
-    def tensors(self, member: str) -> dict[str, Tensor]:
+    def tensors(self, member: str) -> dict[str, np.ndarray]:
         try:
-            return load(self.members[member])
+            return safetensors.numpy.load(self.members[member])
         except (KeyError, SafetensorError, ValueError) as error:
             raise ShardError(f"{self.where}: its {member} is damaged or missing") from error
 
-    def numbers(self, tensor: Tensor, name: str) -> Tensor:
-        if not tensor.isfinite().all():
+    def numbers(self, values: np.ndarray, name: str) -> np.ndarray:
+        if not np.isfinite(values).all():
             raise ShardError(f"{self.where}: its {name} have values that are not numbers (NaN or infinite)")
-        return tensor.float()
+        return values
 
 
 def describe_sample(caption: str, holes: list[tuple[str, np.ndarray]]) -> bytes:
@@ -208,6 +198,18 @@ def encode_mask(mask: np.ndarray) -> str:
     """Mask bool [H, W] -> COCO's compressed run lengths."""
     counts: bytes = run_lengths.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
     return counts.decode()
+
+
+def decode_mask(counts: str, height: int, width: int) -> np.ndarray:
+    """COCO's compressed run lengths -> mask bool [H, W]. Errors: ValueError for those of no mask of that size."""
+    try:
+        mask: np.ndarray = run_lengths.decode({"size": [height, width], "counts": counts.encode()})
+    except Exception as error:  # the library raises what it comes upon
+        raise ValueError(f"the run lengths are of no mask of {width}×{height}") from error
+    # Of run lengths that end too early it leaves the rest of the mask to chance.
+    if encode_mask(mask) != counts:
+        raise ValueError(f"the run lengths are of no mask of {width}×{height}")
+    return mask.astype(bool)
 
 
 def picture_bytes(pixels: np.ndarray) -> bytes:

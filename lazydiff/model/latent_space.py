@@ -102,6 +102,16 @@ class DiffusersVAE(nn.Module):
         return next(self.vae.parameters())
 
 
+class PreparedLatents(nn.Module):
+    """Stands in a latent space's place where latents were prepared: it knows their variance, and no picture."""
+
+    variance: Tensor
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.register_buffer("variance", torch.ones(channels))
+
+
 def to_pixels(image: Tensor) -> Tensor:
     """-1…1 of any precision -> 0…1 in float32"""
     return ((image.float() + 1) / 2).clamp(0, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -46,6 +47,12 @@ class LazyDiffusion(nn.Module):
         text = TextEncoder(vocabulary, size.text_width, config.text_layers, size.text_length)
         return cls(config, text, PatchPCA(size.channels, size.cell), **networks)
 
+    def beside(self, text: Any, latent: Any) -> LazyDiffusion:
+        """The same networks with another text encoder and another latent space."""
+        other = copy.copy(self)
+        other._modules = {**self._modules, "text": text, "latent": latent}
+        return other
+
     @property
     def variance(self) -> Tensor:
         """[C·p·p] variance of the clean tokens' channels."""
@@ -70,10 +77,10 @@ class LazyDiffusion(nn.Module):
         """The same from the latent [B, C, h, w] of what may be seen, computed in the encoder's own number type."""
         return self.encoder(visible.to(self.encoder.mask_down.weight), mask, hole)
 
-    def prompt(self, prompts: Sequence[str]) -> TextKeys:
-        """Keys and values of a batch of prompts for the decoder."""
+    def prompt(self, prompts: Sequence[Any]) -> TextKeys:
+        """Keys and values of a batch of prompts for the decoder: of words, or of what stands for them in training."""
         text, mask = self.text(prompts)
-        return self.decoder.text_keys(text.to(self.precision), mask)
+        return self.decoder.text_keys(text.to(self.device, self.precision), mask.to(self.device))
 
     @property
     def device(self) -> torch.device:

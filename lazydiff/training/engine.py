@@ -21,10 +21,10 @@ from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
 from ..core.checks import check_choice
+from ..data.batch import Batch
 from ..model.layers import CrossAttention, Mlp, SelfAttention
 from ..model.lazydiffusion import LazyDiffusion
 from .config import TrainingConfig
-from .data import Batch
 from .objective import Objective
 
 

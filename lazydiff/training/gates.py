@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm import trange
 
 from ..cache.module_skip import MODULES, Gates, SkipPolicy, SkipSession, score, token_mean
 from ..core.checks import Range, check_ranges
 from ..core.files import whole_file
+from ..data.batch import Batch
+from ..data.stream import ExampleStream, ReadingPlan, SceneExamples, read_batches
 from ..model.config import Sampling
 from ..model.context import LazyContext
 from ..model.decoder import TextKeys
@@ -33,7 +35,6 @@ from ..sampling.denoiser import lazy_denoiser
 from ..sampling.flow import Preconditioning
 from ..sampling.noise import CanvasNoise
 from ..sampling.samplers import FLOW_SAMPLERS, SampleFunction, begin, make_sampler
-from .data import Batch, SceneStream
 from .train import step_generator
 
 LOG = ("step", "noise_level", "distance", "attention_score", "mlp_score")
@@ -126,7 +127,7 @@ def train_gates(model: LazyDiffusion, sampling: Sampling, training: GateTraining
     shape = MODULES * size.decoder_depth, size.width
     weights = [torch.zeros(shape, device=model.latent.mean.device, requires_grad=True) for _ in levels[:-1]]
     optimiser = torch.optim.AdamW(weights, lr=training.learning_rate, weight_decay=0.0)
-    batches = iter(DataLoader(SceneStream(training.seed, 0, training.scenes, size.token), batch_size=None))
+    batches = scene_batches(training, size.token)
     rows: list[tuple[float, ...]] = []
     bar = trange(training.steps, unit="step")
     for number in bar:
@@ -157,9 +158,16 @@ def train_gates(model: LazyDiffusion, sampling: Sampling, training: GateTraining
     return gates
 
 
+def scene_batches(training: GateTraining, token: int, start: int = 0) -> Iterator[Batch]:
+    plan = ReadingPlan(training.seed, training.scenes, readers=1, token=token)
+    for [batch] in read_batches(ExampleStream(SceneExamples(training.seed), plan, range(1), start), 1):
+        yield batch
+
+
 @torch.no_grad()
 def prepare(model: LazyDiffusion, batch: Batch, drop_text: float, generator: torch.Generator) -> EncodedScenes:
     device = model.latent.mean.device
+    assert batch.image is not None
     image, mask = batch.image.to(device).float() / 255, batch.mask.to(device).float()
     context = encode(model, image, mask)
     context = context._replace(hole=context.hole.keep_padding())  # as in the model's training
@@ -201,9 +209,9 @@ def distillation(model: LazyDiffusion, scene: EncodedScenes, z: Tensor, level: f
 def mean_scores(model: LazyDiffusion, sampling: Sampling, gates: Gates, training: GateTraining) -> Tensor:
     """[steps, modules], over whole samplings of scenes that the training did not see."""
     scores = Scores(gates)
-    stream = SceneStream(training.seed, 0, training.scenes, model.config.network.token, start=training.steps)
     device = model.latent.mean.device
-    for batch, _ in zip(DataLoader(stream, batch_size=None), range(SCORED), strict=False):
+    for batch in islice(scene_batches(training, model.config.network.token, training.steps), SCORED):
+        assert batch.image is not None
         context = encode(model, batch.image.to(device).float() / 255, batch.mask.to(device).float())
         sample(model, context, batch.captions, range(len(batch.captions)), SampleSettings(sampling, skip=scores))
     return scores.means

@@ -1,19 +1,35 @@
-"""The training objective: one encoding of each scene, several noise levels, the loss on hole tokens."""
+"""The training objective: one encoding of each example, several noise levels, the loss on hole tokens.
+
+All that is left to chance is drawn from each example's own seed, so that a loss does not depend on what else is in the
+batch, or on who computes it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
-from ..core.tokens import HoleTokens
+from ..core.tokens import HoleTokens, patchify
+from ..data.batch import Batch
 from ..model.lazydiffusion import LazyDiffusion
 from ..pipeline.fit import crop_all
 from ..sampling.flow import draw_sigmas, flow_loss
 from ..sampling.iddpm import TIMESTEPS, iddpm_loss
 from .config import TrainingConfig
-from .data import Batch
+
+Generators = list[torch.Generator]  # one for each example
+
+
+class Canvases(NamedTuple):
+    """Latents [B, C, h, w] of pictures and of what may be seen of them, and masks [B, 1, H, W] of zeros and ones."""
+
+    latent: Tensor
+    visible: Tensor
+    mask: Tensor
 
 
 class Objective(nn.Module):
@@ -23,41 +39,70 @@ class Objective(nn.Module):
         super().__init__()
         self.model, self.config = model, config
 
-    def forward(self, batch: Batch, generator: torch.Generator, step: int) -> Tensor:
-        """generator: on the CPU, seeded by the step, so that a resumed run draws what the unbroken one would have."""
-        model, levels = self.model, self.config.noise_levels
-        device = model.device
-        image = batch.image.to(device).float() / 127.5 - 1
-        mask = batch.mask.to(device).float()
-        network = model.config.network
-        if self.config.crop:
-            image, mask = crop_all(image, mask, network.canvas)
-        # As many rows as a batch has, each with a hole of its own, are attended to sooner with masks than row by row.
-        hole = HoleTokens.from_mask(mask, network.token).keep_padding()
+    def forward(self, batch: Batch, step: int) -> Tensor:
+        model, network, levels = self.model, self.model.config.network, self.config.noise_levels
+        generators = [torch.Generator().manual_seed(seed) for seed in batch.seeds]
+        dropped = [float(torch.rand((), generator=each)) < self.config.drop_text for each in generators]
+        latent, visible, mask = self.canvases(batch, generators)
+        hole = HoleTokens.from_mask(mask, network.token)
         counted = hole.valid
         if network.dense:  # everything is computed, and judged where there is a hole
             counted = hole.cells(1).flatten(1)
-            hole = HoleTokens.everything(len(mask), hole.grid, device)
+            hole = HoleTokens.everything(len(mask), hole.grid, mask.device)
+        noise = draw_noise(generators, levels, hole.counts, network.channels * network.patch**2)
+        # As many rows as a batch has, each with a hole of its own, are attended to sooner with masks than row by row.
+        hole = hole.keep_padding()
 
-        context = model.context(image, mask, hole).repeat_interleave(levels, 0)
-        text = model.prompt(self._drop(batch.captions, generator)).repeat(levels)
-        clean = hole.gather(model.tokens(image)).repeat_interleave(levels, 0)
+        context = model.context_of(visible, mask, hole).repeat_interleave(levels, 0)
+        text = model.prompt(prompts(batch, dropped)).repeat(levels)
+        clean = hole.gather(patchify(latent, network.patch)).repeat_interleave(levels, 0)
+        noise, level = noise.to(clean.device), self.noise_levels(generators).to(clean.device)
         hole, counted = hole.repeat(levels), counted.repeat_interleave(levels, 0)
-        noise = torch.randn(clean.shape, generator=generator).to(device)
 
         def predict(x: Tensor, t: Tensor) -> Tensor:
             return model.decoder(x, t, text, hole, context)
 
         if model.config.prediction == "iddpm":
-            t = torch.randint(TIMESTEPS, (len(clean),), generator=generator).to(device)
-            return iddpm_loss(predict, clean, noise, t, counted)
-        config = self.config
-        sigma = draw_sigmas(len(clean) // levels, levels, -config.noise_mean, config.noise_deviation, generator)
+            return iddpm_loss(predict, clean, noise, level, counted)
         # A few channels hold nearly all of what is seen, the flat colours. Counted alike they are learned last.
         variance = model.variance
-        weight = variance / variance.mean() if step >= config.weigh_variance_from else torch.ones_like(variance)
-        return flow_loss(predict, clean, noise, sigma.to(device), variance, counted, weight)
+        weighed = step >= self.config.weigh_variance_from
+        weight = variance / variance.mean() if weighed else torch.ones_like(variance)
+        return flow_loss(predict, clean, noise, level, variance, counted, weight)
 
-    def _drop(self, captions: Sequence[str], generator: torch.Generator) -> list[str]:
-        keep = torch.rand(len(captions), generator=generator) >= self.config.drop_text
-        return [caption if kept else "" for caption, kept in zip(captions, keep.tolist(), strict=True)]
+    def canvases(self, batch: Batch, generators: Generators) -> Canvases:
+        """What the examples look like to the model: from their latents, of which the picture's is drawn from the VAE's
+        posterior, or from their pictures."""
+        device, mask = self.model.device, batch.mask.to(self.model.device).float()
+        if batch.latents is not None:
+            mean, deviation, visible = batch.latents.to(device).float().unbind(1)
+            noise = torch.stack([torch.randn(mean.shape[1:], generator=each) for each in generators])
+            return Canvases(mean + deviation * noise.to(device), visible, mask)
+        assert batch.image is not None
+        image = batch.image.to(device).float() / 127.5 - 1
+        if self.config.crop:
+            image, mask = crop_all(image, mask, self.model.config.network.canvas)
+        latent = self.model.latent
+        return Canvases(latent.encode(image), latent.encode(image * (1 - mask)), mask)
+
+    def noise_levels(self, generators: Generators) -> Tensor:
+        """[B·levels]: σ of the flow path, or time steps."""
+        config, levels = self.config, self.config.noise_levels
+        if config.model.prediction == "iddpm":
+            return torch.cat([torch.randint(TIMESTEPS, (levels,), generator=each) for each in generators])
+        spread = -config.noise_mean, config.noise_deviation
+        return torch.cat([draw_sigmas(1, levels, *spread, each) for each in generators])
+
+
+def prompts(batch: Batch, dropped: Sequence[bool]) -> Sequence[Any]:
+    """What the model's text encoder takes of each example: its caption, or the features that were prepared of it."""
+    given, empty = (batch.captions, [""] * len(dropped)) if batch.text is None else (batch.text, batch.empty)
+    assert empty is not None
+    return [nothing if drop else text for text, nothing, drop in zip(given, empty, dropped, strict=True)]
+
+
+def draw_noise(generators: Generators, levels: int, tokens: tuple[int, ...] | None, channels: int) -> Tensor:
+    """[B·levels, n, channels], for the given number of tokens in each example; 0 at the padding."""
+    assert tokens is not None
+    rows = [torch.randn(n, levels, channels, generator=each) for each, n in zip(generators, tokens, strict=True)]
+    return pad_sequence(rows, batch_first=True).transpose(1, 2).flatten(0, 1)

@@ -11,7 +11,7 @@ import re
 import shutil
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..core.files import whole_file
+from ..data.stream import Examples
 from .average import Average, copy_whole, whole
 from .config import TrainingConfig
 
@@ -142,9 +143,11 @@ def shape_of(file: Any, name: str) -> list[int]:
     return shape
 
 
-def settings_record(config: TrainingConfig, initial: str | None) -> dict[str, Any]:
+def settings_record(config: TrainingConfig, examples: Examples, initial: str | None) -> dict[str, Any]:
     """What decides how a training goes on, as JSON has it; initial: fingerprint of the weights that it began with."""
-    record: dict[str, Any] = json.loads(json.dumps({**asdict(config), "initialise": initial}))
+    header = examples.header
+    data = {"name": examples.name} | ({} if header is None else asdict(replace(header, samples=0)))
+    record: dict[str, Any] = json.loads(json.dumps({**asdict(config), "data": data, "initialise": initial}))
     return record
 
 

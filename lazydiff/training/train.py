@@ -5,97 +5,81 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from ..core.files import whole_file
+from ..data.batch import Batch
+from ..data.stream import ExampleStream, ReadingPlan, read_batches
 from ..model.checkpoint import save_checkpoint
-from ..model.config import ModelConfig
-from ..model.layers import AttentionFunction, explicit_attention, sdpa
+from ..model.layers import explicit_attention, sdpa
 from ..model.lazydiffusion import LazyDiffusion
-from ..model.pixart_weights import load_pixart
-from ..model.pretrained import pretrained_fingerprint
-from ..model.text import train_vocabulary
-from ..scenes import all_captions, random_sample, vocabulary
 from .average import Average, blank_copy, filled_copy, whole
 from .config import TrainingConfig
-from .data import collate, shares
 from .engine import Engine, Launch
 from .log import Log
 from .objective import Objective
-from .pictures import Paint, paint_lazy, sample_grid
+from .pictures import sample_grid
+from .start import Material, initialise_decoder, new_model
 from .state import State, newest_state, settings_record
 
-VOCABULARY = 160  # pieces
-FIT_SCENES = 400  # from which the latent space is measured
 LEFT = re.compile(r"\.(model\.safetensors|log\.csv|samples-\d+\.png)\.\d+")  # by one that was killed as it wrote
 SHOWN = 50  # steps between two losses in the progress bar
 
 
 def train(
-    config: TrainingConfig, output: Path, paint: Paint = paint_lazy, launch: Launch | None = None,
-    initialise: Path | None = None,
-) -> Path:  # fmt: skip
+    config: TrainingConfig, output: Path, material: Material | None = None, launch: Launch | None = None
+) -> Path:
     """Train, or go on where the last state in `output` stopped; returns the path of the finished model.
 
-    paint: makes the sample grids' pictures
-    initialise: PixArt-α weights that a new training's decoder begins with, see `load_pixart`. One that goes on has its
-      own and need not be given them, but may not be given others.
+    material: the built-in scenes, if not given
+    launch: one process or many, and where; the GPU where there is one, if not given
 
     Writes log.csv, a sample grid every `picture_every` steps and model.safetensors (averaged weights, half precision).
     Errors: ValueError for settings that no training can have, a folder where another one is at work, a state of another
     training or a damaged one, weights that do not fit, all before work begins; and for a loss that is not a number.
     """
     config.check()
-    launch = launch or Launch()
+    material, launch = material or Material.scenes(config), launch or Launch()
     accelerator = launch.accelerator(config, output)
     output.mkdir(parents=True, exist_ok=True)
     with alone(output) if accelerator.is_main_process else nullcontext():
-        attention = explicit_attention if accelerator.device.type == "cpu" else sdpa
-        model = new_model(config.model, config.seed, attention)
-        initial = None
-        if initialise is not None:
-            load_pixart(model.decoder, initialise)
-            initial = pretrained_fingerprint(model.decoder)
-        return Training(config, model, initial, output, accelerator, launch.sharded).run(paint)
+        return Training(config, output, material, accelerator, launch.sharded).run()
 
 
 class Training:
-    """One run: its model, its optimiser, and the files that it leaves.
-
-    initial: fingerprint of the weights that it begins with, if it was given some
-    """
+    """One run: its model, its optimiser, and the files that it leaves."""
 
     def __init__(
-        self, config: TrainingConfig, model: LazyDiffusion, initial: str | None, output: Path, accelerator: Accelerator,
-        sharded: bool,
-    ):  # fmt: skip
-        self.config, self.model, self.output, self.accelerator = config, model, output, accelerator
-        self.blank = blank_copy(model)
-        self.engine = Engine(Objective(model, config), config, accelerator, sharded)
-        self.average = Average(model, config.ema)
+        self, config: TrainingConfig, output: Path, material: Material, accelerator: Accelerator, sharded: bool
+    ):
+        self.config, self.output, self.material, self.accelerator = config, output, material, accelerator
+        attention = explicit_attention if accelerator.device.type == "cpu" else sdpa
+        self.model = new_model(config, material.examples, attention)
+        initial = None if material.initialise is None else initialise_decoder(self.model, material.initialise)
+        self.record = settings_record(config, material.examples, initial)
+        self.blank = blank_copy(self.model)
+        self.engine = Engine(Objective(self.model, config), config, accelerator, sharded)
+        self.average = Average(self.model, config.ema)
         optimiser: torch.optim.Optimizer = self.engine.optimiser.optimizer
-        self.state = State(model, self.average, optimiser, accelerator.scaler)
-        self.record = settings_record(config, initial)
+        self.state = State(self.model, self.average, optimiser, accelerator.scaler)
         self.writes = accelerator.is_main_process
         self.log = Log(output / "log.csv", self.writes)
 
-    def run(self, paint: Paint) -> Path:
-        start = self.resume(paint)
+    def run(self) -> Path:
+        start = self.resume()
         config = self.config
         if start == config.steps:
             return self.model_path
         if self.accelerator.log_with:
             self.accelerator.init_trackers(config.model.name)
         schedule = torch.optim.lr_scheduler.LambdaLR(self.state.optimiser, lambda step: rate(start + step, config))
-        batches = shares(config, self.accelerator.process_index, self.accelerator.num_processes, start)
+        batches = self.batches(start)
         bar = tqdm(range(start, config.steps), initial=start, total=config.steps, disable=not self.writes)
         for step in bar:
             loss, norm = self.engine.step(next(batches), step)
@@ -110,12 +94,20 @@ class Training:
             if done % config.checkpoint_every == 0 or done == config.steps:
                 self.keep(done)
             if self.pictured(done):
-                self.draw(done, paint)
+                self.draw(done)
         for tracker in self.accelerator.trackers if self.writes else ():
             tracker.finish()
         return self.model_path
 
-    def resume(self, paint: Paint) -> int:
+    def batches(self, start: int) -> Iterator[list[Batch]]:
+        """The share of each step that this process computes."""
+        config, process, processes = self.config, self.accelerator.process_index, self.accelerator.num_processes
+        plan = ReadingPlan(config.seed, config.batch, config.readers, config.model.network.token)
+        each = config.readers // processes
+        stream = ExampleStream(self.material.examples, plan, range(process * each, (process + 1) * each), start)
+        return read_batches(stream, config.accumulate, config.workers)
+
+    def resume(self) -> int:
         """The step to go on from, with everything there that a training leaves behind up to it."""
         state = None
         if self.writes:
@@ -134,7 +126,7 @@ class Training:
         self.log.cut(start)
         self.publish()  # it may have been killed before it had written these
         if self.pictured(start) and not self.grid_path(start).exists():
-            self.draw(start, paint)
+            self.draw(start)
         return start
 
     def keep(self, done: int) -> None:
@@ -154,16 +146,17 @@ class Training:
             save_checkpoint(model, self.model_path, dtype=torch.float16)
 
     def pictured(self, done: int) -> bool:
-        return done % self.config.picture_every == 0 or done == self.config.steps
+        due = done % self.config.picture_every == 0 or done == self.config.steps
+        return due and self.material.gallery is not None
 
     def grid_path(self, done: int) -> Path:
         return self.output / f"samples-{done:06d}.png"
 
-    def draw(self, done: int, paint: Paint) -> None:
-        model = self.averaged()
-        if self.writes:
+    def draw(self, done: int) -> None:
+        model, gallery = self.averaged(), self.material.gallery
+        if self.writes and gallery is not None:
             with whole_file(self.grid_path(done)) as unfinished:
-                grid = sample_grid(model.to(self.accelerator.device), self.config.seed + 1, paint)
+                grid = sample_grid(model.to(self.accelerator.device), gallery, self.material.paint)
                 grid.save(unfinished, "png")
 
     def averaged(self) -> LazyDiffusion:
@@ -183,18 +176,6 @@ def alone(folder: Path) -> Iterator[None]:
             yield
     except Timeout:
         raise ValueError(f"another training is at work in {folder}: wait for it, or choose another --output") from None
-
-
-def new_model(config: ModelConfig, seed: int, attention: AttentionFunction = sdpa) -> LazyDiffusion:
-    """A model with fresh weights, its vocabulary and latent space measured on the world of scenes."""
-    set_seed(seed)
-    config = replace(config, words=tuple(sorted(vocabulary())))
-    model = LazyDiffusion.self_contained(config, train_vocabulary(all_captions(), VOCABULARY), attention=attention)
-    model.initialise(seed)
-    rng = np.random.default_rng([seed, FIT_SCENES])
-    images = collate([random_sample(rng) for _ in range(FIT_SCENES)]).image.float() / 127.5 - 1
-    model.latent.fit(images)
-    return model
 
 
 def rate(step: int, config: TrainingConfig) -> float:

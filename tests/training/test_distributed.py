@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from samples import tiny_model
 
 from lazydiff.model.config import PRESETS
+from lazydiff.training import start
 from lazydiff.training import train as loop
 from lazydiff.training.config import TrainingConfig
 from lazydiff.training.engine import Engine, Launch
@@ -55,7 +56,7 @@ def stopped(config: TrainingConfig, folder: Path, launch: Launch | None = None) 
 
 
 def quick(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(loop, "FIT_SCENES", 20)
+    patch.setattr(start, "FITTED", 20)
     patch.setattr(loop, "sample_grid", lambda *unused: Image.new("RGB", (1, 1)))
 
 

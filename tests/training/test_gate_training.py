@@ -20,8 +20,16 @@ from lazydiff.sampling.denoiser import lazy_denoiser
 from lazydiff.sampling.noise import CanvasNoise
 from lazydiff.sampling.samplers import sample_euler
 from lazydiff.sampling.schedules import flow_sigmas
-from lazydiff.training.data import SceneStream
-from lazydiff.training.gates import EncodedScenes, GateTraining, Soft, distillation, prepare, step_before, train_gates
+from lazydiff.training.gates import (
+    EncodedScenes,
+    GateTraining,
+    Soft,
+    distillation,
+    prepare,
+    scene_batches,
+    step_before,
+    train_gates,
+)
 
 STEPS, MODULES = 4, 4
 LEVELS = flow_sigmas(STEPS)
@@ -33,7 +41,7 @@ def flow(vocabulary: bytes) -> LazyDiffusion:
 
 
 def batch(model: LazyDiffusion) -> EncodedScenes:
-    scenes = next(iter(SceneStream(0, 0, 3, model.config.network.token, pool=1)))
+    scenes = next(scene_batches(GateTraining(scenes=3), model.config.network.token))
     return prepare(model, scenes, 0.0, torch.Generator().manual_seed(0))
 
 

@@ -17,6 +17,7 @@ from samples import tiny_model
 
 from lazydiff.model.lazydiffusion import LazyDiffusion
 from lazydiff.sampling.flow import flow_loss
+from lazydiff.training import start
 from lazydiff.training import train as loop
 from lazydiff.training.config import TrainingConfig
 from lazydiff.training.state import ABOUT, PARTS, State, file_of, newest_state
@@ -43,7 +44,7 @@ def grid(model: LazyDiffusion, *others: object) -> Image.Image:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "FIT_SCENES", 20)
+    monkeypatch.setattr(start, "FITTED", 20)
     monkeypatch.setattr(loop, "sample_grid", grid)
 
 
@@ -56,7 +57,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def whole(vocabulary: bytes, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The files of a training that nothing has disturbed."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "FIT_SCENES", 20)
+        patch.setattr(start, "FITTED", 20)
         patch.setattr(loop, "sample_grid", grid)
         folder = tmp_path_factory.mktemp("whole")
         train(config_of(vocabulary), folder)
@@ -222,7 +223,7 @@ import torch
 torch.set_num_threads(1)
 import test_kills as tests
 from lazydiff.training.state import UNFINISHED
-tests.loop.FIT_SCENES, tests.loop.sample_grid = 20, tests.grid
+tests.start.FITTED, tests.loop.sample_grid = 20, tests.grid
 output, vocabulary = Path(sys.argv[1]), Path(sys.argv[2]).read_bytes()
 rng, killed = random.Random(5), 0
 

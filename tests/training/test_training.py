@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 from dataclasses import replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +15,19 @@ from safetensors.torch import load_file
 from samples import tiny_model
 
 from lazydiff.core.tokens import HoleTokens
+from lazydiff.data.batch import Batch
+from lazydiff.data.stream import ExampleStream, ReadingPlan, SceneExamples, read_batches
 from lazydiff.evaluation.regenerate import WEIGHTS, paint_baseline
 from lazydiff.model.checkpoint import SHIPPED
 from lazydiff.model.layers import explicit_attention, sdpa
 from lazydiff.model.lazydiffusion import LazyDiffusion
 from lazydiff.pipeline.fit import crop_all
 from lazydiff.sampling.flow import Network, Preconditioning, draw_sigmas, flow_loss, predict_clean
+from lazydiff.training import start
 from lazydiff.training import train as loop
 from lazydiff.training.config import TrainingConfig
-from lazydiff.training.data import Batch, SceneStream
 from lazydiff.training.objective import Objective
-from lazydiff.training.pictures import paint_lazy, sample_grid
+from lazydiff.training.pictures import Gallery, paint_lazy, sample_grid
 from lazydiff.training.train import rate, train
 
 
@@ -40,8 +41,14 @@ def config(model: LazyDiffusion) -> TrainingConfig:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "FIT_SCENES", 20)
+    monkeypatch.setattr(start, "FITTED", 20)
     monkeypatch.setattr(loop, "sample_grid", lambda *unused: Image.new("RGB", (1, 1)))
+
+
+def scene_batch(number: int) -> Batch:
+    """The first of a training on scenes."""
+    [batch] = next(read_batches(ExampleStream(SceneExamples(0), ReadingPlan(0, number, 1, 8), range(1)), 1))
+    return batch
 
 
 def log(folder: Path) -> list[list[str]]:
@@ -92,7 +99,7 @@ def test_a_baseline_computes_everything_and_is_judged_by_the_hole(
     model = tiny_model("flow", vocabulary, preset)
     crop = preset == "small-crop"
     config = TrainingConfig(model.config, noise_levels=1, drop_text=0.0, weigh_variance_from=99, crop=crop)
-    batch = next(iter(SceneStream(0, 0, 2, 8, pool=1)))
+    batch = scene_batch(2)
     loss = float(Objective(model, config)(batch, step=0))
 
     image, mask, side = batch.image.float() / 127.5 - 1, batch.mask.float(), model.config.network.canvas
@@ -116,17 +123,17 @@ def test_a_baseline_computes_everything_and_is_judged_by_the_hole(
 @pytest.mark.parametrize("preset", ["small", "small-image", "small-crop"])
 def test_grid_of_samples_shows_edits(preset: str, vocabulary: bytes) -> None:
     paint = paint_lazy if preset == "small" else partial(paint_baseline, crop=preset == "small-crop")
-    picture = sample_grid(tiny_model("flow", vocabulary, preset), 0, paint, columns=2, rows=1)
+    picture = sample_grid(tiny_model("flow", vocabulary, preset), Gallery.of_scenes(0, 1), paint)
     before, after = (np.asarray(picture)[8:200, x : x + 192].astype(int) for x in (8, 208))
     changed = (before != after).any(-1)
     assert 0.01 < changed.mean() < 0.9 and picture.width == 2 * 200 + 8
 
 
 def test_training_lowers_the_loss_on_one_batch(config: TrainingConfig, vocabulary: bytes) -> None:
-    model = loop.new_model(config.model, 0)
+    model = start.new_model(config, SceneExamples(0))
     objective = Objective(model, config)
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    batch = next(iter(SceneStream(0, 0, 2, 8, pool=1)))
+    batch = scene_batch(2)
     losses = []
     for _ in range(25):
         loss = objective(batch, step=0)
@@ -136,19 +143,6 @@ def test_training_lowers_the_loss_on_one_batch(config: TrainingConfig, vocabular
         optimiser.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.9 * losses[0]
-
-
-@pytest.mark.parametrize("start", [0, 1, 5, 16, 37])
-def test_data_stream_starts_anywhere(start: int) -> None:
-    whole = list(islice(SceneStream(3, 0, 2, 8, pool=4), start, start + 3))
-    resumed = list(islice(SceneStream(3, 0, 2, 8, pool=4, start=start), 3))
-    for a, b in zip(whole, resumed, strict=True):
-        assert torch.equal(a.image, b.image) and torch.equal(a.mask, b.mask) and a.captions == b.captions
-
-
-def test_processes_see_different_scenes() -> None:
-    first, second = (next(iter(SceneStream(3, rank, 2, 8, pool=1))) for rank in (0, 1))
-    assert not torch.equal(first.image, second.image)
 
 
 def test_preconditioned_target_has_unit_variance() -> None:
@@ -188,9 +182,9 @@ def test_flow_loss_ignores_padding() -> None:
 
 def test_channels_count_by_their_variance_from_a_step_on(vocabulary: bytes) -> None:
     """On the flow path; the paper's loss has no such weight."""
-    model = loop.new_model(tiny_model("flow", vocabulary).config, 0)
-    plan = TrainingConfig(model.config, noise_levels=2, weigh_variance_from=3)
-    batch = next(iter(SceneStream(0, 0, 2, 8, pool=1)))
+    plan = TrainingConfig(tiny_model("flow", vocabulary).config, noise_levels=2, weigh_variance_from=3)
+    model = start.new_model(plan, SceneExamples(0))
+    batch = scene_batch(2)
     alike, still, weighed = (
         float(Objective(model, plan)(batch, step).detach()) for step in (0, 2, 3)
     )
