@@ -11,7 +11,8 @@ from pathlib import Path
 
 from ..core.checks import shortened
 from ..model.config import SAMPLERS, SHIPPED, ModelConfig, Sampling
-from .devices import add_device, add_dtype, choose_device, load
+from .devices import add_device, add_dtype, add_parts, choose_device, load
+from .evaluation import add_evaluate
 
 PRECISIONS = ("no", "bf16", "fp16")  # of training
 BLENDS = ("poisson", "mixed", "paste")
@@ -56,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--output", type=Path, default=Path("output/demo"), help="folder for the pictures (%(default)s)")
     add_sampling(demo)
     add_dtype(demo)
+    add_parts(demo)
     demo.set_defaults(run=run_demo)
 
     edit = commands.add_parser("edit", help="generate what a mask covers, one picture per seed")
@@ -73,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
     edit.add_argument("--gates", type=Path, help="a file of trained gates: modules that barely change are skipped")
     add_sampling(edit)
     add_dtype(edit)
+    add_parts(edit)
     edit.set_defaults(run=run_edit)
 
     train = commands.add_parser("train", help="train a model, or go on with a run that was stopped")
@@ -91,15 +94,7 @@ def parser() -> argparse.ArgumentParser:
     add_sampling(gates)
     gates.set_defaults(run=run_gates)
 
-    evaluate = commands.add_parser("evaluate", help="measure a model on held-out scenes")
-    evaluate.add_argument("--output", type=Path, required=True, help="folder for numbers, a table and a picture")
-    evaluate.add_argument("--scenes", type=int, help="held-out scenes per question (500, with baselines 200)")
-    evaluate.add_argument("--quick", action="store_true", help="few scenes, to see that it runs")
-    evaluate.add_argument("--baselines", action="store_true", help="compare with the two that compute every token")
-    evaluate.add_argument("--checkpoint", type=Path, default=SHIPPED)
-    add_device(evaluate)
-    add_dtype(evaluate)
-    evaluate.set_defaults(run=run_evaluate)
+    add_evaluate(commands)
 
     info = commands.add_parser("info", help="what a checkpoint is made of")
     info.add_argument("--checkpoint", type=Path, default=SHIPPED)
@@ -205,27 +200,7 @@ def run_gates(options: argparse.Namespace) -> None:
     print(f"{options.output}: {share:.0%} of the modules will not be computed")
 
 
-def run_evaluate(options: argparse.Namespace) -> None:
-    from ..evaluation import evaluate, evaluate_baselines
-    from ..evaluation.regenerate import WEIGHTS
-    from .files import writable_folder
-
-    if options.scenes is not None and options.scenes < 1:
-        raise ValueError(f"{options.scenes} scenes: choose at least 1")
-    folder = writable_folder(options.output)
-    model, report = load(options.checkpoint, options), folder / "evaluation.md"
-    number = {} if options.scenes is None else {"scenes": options.scenes}
-    if options.baselines:
-        image, crop = (load(WEIGHTS / f"regenerate-{kind}.safetensors", options) for kind in ("image", "crop"))
-        evaluate_baselines({"lazy": model, "image": image, "crop": crop}, folder, quick=options.quick, **number)
-        report = folder / "baselines.md"
-    else:
-        evaluate(model, folder, quick=options.quick, **number)
-    print(report.read_text("utf-8"))
-
-
 def run_info(options: argparse.Namespace) -> None:
-    from ..model.checkpoint import load_checkpoint
     from .info import checkpoint_text
 
-    print(checkpoint_text(load_checkpoint(options.checkpoint), options.checkpoint))
+    print(checkpoint_text(options.checkpoint))
