@@ -18,7 +18,7 @@ class Average:
 
     def __init__(self, model: nn.Module, decay: float):
         self.decay = decay
-        self.source = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        self.source: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.parameters = {name: value.detach().clone() for name, value in self.source.items()}
 
     @torch.no_grad()

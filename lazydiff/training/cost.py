@@ -11,12 +11,13 @@ from functools import cached_property
 import torch
 from torch import nn
 
+from ..core.checks import Range, check_ranges
 from ..model.lazydiffusion import LazyDiffusion
 from .config import TrainingConfig
 from .engine import spread_modules
 
-# Of all tokens: a hole of 10 %, the paper's own example of an edit, and the whole canvas for one example in twenty, from
-# which a model learns to begin on a blank one.
+# Of all tokens: 10 %, the paper's own example of an edit, and the whole canvas for one example in twenty, from which a
+# model learns to begin on a blank one.
 HOLE = 0.95 * 0.10 + 0.05
 FULL, HALF = 4, 2  # bytes
 # Values that a block keeps for the backward pass, in widths of the network for each of its tokens, beside twice the
@@ -35,6 +36,11 @@ class TrainingCost:
     config: TrainingConfig
     processes: int = 1
     hole: float = HOLE
+
+    def check(self) -> None:
+        """Errors: ValueError for a training that there cannot be."""
+        check_ranges(self, {"processes": Range(1, 2**16, whole=True), "hole": Range(0, 1, above=True)})
+        self.config.micro_batch(self.processes)
 
     @cached_property
     def model(self) -> LazyDiffusion:
@@ -138,8 +144,5 @@ def cost_text(cost: TrainingCost, tflops: float | None = None) -> str:
         found = "".join(f"{side[name] / 1e9:8.2f}" if name in side else f"{'':8}" for side in (copies, shares))
         lines.append(f"{name:28}{found}")
     lines.append(f"{'together':28}{sum(copies.values()) / 1e9:8.2f}{sum(shares.values()) / 1e9:8.2f}")
-    kept = [f"{cost.activations(again) / 1e9:.2f} GB {how} checkpointing" for again, how in WAYS]
-    return "\n".join([*lines, "", f"activations: {', '.join(kept)}"])
-
-
-WAYS = ((False, "without"), (True, "with"))
+    without, again = (cost.activations(way) / 1e9 for way in (False, True))
+    return "\n".join([*lines, "", f"activations  {without:.2f} GB without checkpointing, {again:.2f} GB with it"])

@@ -47,7 +47,7 @@ class Launch:
             raise ValueError("precision is fp16: a model that is sharded is trained in bf16 or no")
         if self.tracker is not None:
             check_choice("tracker", self.tracker, list(LOGGER_TYPE_TO_CLASS))
-            if self.tracker not in get_available_trackers():
+            if self.tracker not in map(str, get_available_trackers()):
                 raise ValueError(f"the tracker {self.tracker} has no package here: pip install {self.tracker}")
         cpu = not torch.cuda.is_available() if self.device is None else self.device.type == "cpu"
         accelerator = Accelerator(

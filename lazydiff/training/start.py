@@ -8,8 +8,10 @@ from pathlib import Path
 import torch
 from accelerate.utils import set_seed
 
+from ..data.origins import record_origins
 from ..data.shards import ShardHeader
 from ..data.stream import Examples, SceneExamples
+from ..model.config import ModelConfig
 from ..model.latent_space import PreparedLatents
 from ..model.layers import AttentionFunction, sdpa
 from ..model.lazydiffusion import LazyDiffusion
@@ -40,9 +42,9 @@ class Material:
     paint: Paint = paint_lazy
 
     @classmethod
-    def scenes(cls, config: TrainingConfig, paint: Paint = paint_lazy) -> Material:
+    def scenes(cls, config: TrainingConfig, initialise: Path | None = None, paint: Paint = paint_lazy) -> Material:
         """The built-in ones, and others to look at."""
-        return cls(SceneExamples(config.seed), gallery=Gallery.of_scenes(config.seed + 1), paint=paint)
+        return cls(SceneExamples(config.seed), initialise, Gallery.of_scenes(config.seed + 1), paint)
 
 
 def new_model(config: TrainingConfig, examples: Examples, attention: AttentionFunction = sdpa) -> LazyDiffusion:
@@ -50,47 +52,39 @@ def new_model(config: TrainingConfig, examples: Examples, attention: AttentionFu
 
     For prepared latents and text features it is the networks alone. Else it has a text encoder and a latent space of
     its own, whose vocabulary and components are measured on the examples.
-    Errors: ValueError for examples that such a model cannot be trained on.
+    Errors: ValueError for shards that such a model cannot be trained on.
     """
     set_seed(config.seed)
-    header, model = examples.header, config.model
-    if header is not None:
-        check_header(header, config)
+    header, network = examples.header, config.model.network
+    if header is None:
+        model, pieces = replace(config.model, words=tuple(sorted(vocabulary()))), SCENE_PIECES
+    else:
+        model, pieces = fitting(config, header), PIECES
     if header is not None and header.vae is not None:
-        network = LazyDiffusion(model, PreparedText(), PreparedLatents(model.network.channels), attention=attention)
-        network.initialise(config.seed)
-        return network
-    model = replace(model, words=tuple(sorted(vocabulary())) if header is None else ())
-    pieces = train_vocabulary(examples.captions(), SCENE_PIECES if header is None else PIECES)
-    contained = LazyDiffusion.self_contained(model, pieces, attention=attention)
+        prepared = LazyDiffusion(model, PreparedText(), PreparedLatents(network.channels), attention=attention)
+        prepared.initialise(config.seed)
+        return prepared
+    contained = LazyDiffusion.self_contained(model, train_vocabulary(examples.captions(), pieces), attention=attention)
     contained.initialise(config.seed)
     pictures = torch.from_numpy(examples.pictures(FITTED, config.seed))
     contained.latent.fit(pictures.permute(0, 3, 1, 2).float() / 127.5 - 1)
     return contained
 
 
-def check_header(header: ShardHeader, config: TrainingConfig) -> None:
-    """Errors: ValueError for shards whose pictures, latents or features are of other sizes than the network's."""
-    network, crop = config.model.network, config.crop
-    if header.crop and not crop:
-        raise ValueError("the shards show crops around their holes: train a model with crop = true on them")
-    cut_here = crop and not header.crop  # which takes pictures of any size
-    if cut_here and header.vae is not None:
-        raise ValueError("crop is true, and the shards have latents of whole pictures: prepare them as crops")
-    if not cut_here and header.size != network.canvas:
-        raise ValueError(f"the shards are of {header.size} px, and the model of {network.canvas} px")
+def fitting(config: TrainingConfig, header: ShardHeader) -> ModelConfig:
+    """The model's configuration with the VAE and text encoder of the shards.
+
+    Errors: ValueError for shards that it cannot be trained on.
+    """
     if (header.vae is None) != (header.text is None):
         there, missing = ("latents", "text features") if header.text is None else ("text features", "latents")
-        raise ValueError(f"the shards have {there} and no {missing}: prepare them with VAE and text encoder, or neither")
-    if header.vae is None or header.text is None:
-        return
-    for what, found, needed in (
-        ("pixels per latent cell", header.vae.cell, network.cell),
-        ("latent channels", header.vae.channels, network.channels),
-        ("values per text feature", header.text.width, network.text_width),
-    ):
-        if found != needed:
-            raise ValueError(f"the shards have {found} {what}, and the model {needed}")
+        raise ValueError(f"the shards have {there} and no {missing}: prepare them with both, or with neither")
+    if header.crop and not config.crop:
+        raise ValueError("the shards show the squares around holes: train a configuration with crop = true on them")
+    cropped_later = config.crop and not header.crop  # from pictures of any size
+    if cropped_later and header.vae is not None:
+        raise ValueError("crop is true, and the shards have latents of whole pictures: prepare squares instead")
+    return record_origins(config.model, replace(header, size=config.model.network.canvas) if cropped_later else header)
 
 
 def initialise_decoder(model: LazyDiffusion, path: Path) -> str:

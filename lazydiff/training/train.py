@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,9 @@ class Training:
         initial = None if material.initialise is None else initialise_decoder(self.model, material.initialise)
         self.record = settings_record(config, material.examples, initial)
         self.blank = blank_copy(self.model)
-        self.engine = Engine(Objective(self.model, config), config, accelerator, sharded)
+        header = material.examples.header
+        uncropped = config if header is None or not header.crop else replace(config, crop=False)
+        self.engine = Engine(Objective(self.model, uncropped), config, accelerator, sharded)
         self.average = Average(self.model, config.ema)
         optimiser: torch.optim.Optimizer = self.engine.optimiser.optimizer
         self.state = State(self.model, self.average, optimiser, accelerator.scaler)

@@ -23,7 +23,7 @@ from lazydiff.training.train import train
 
 STEPS, HALF = 20, 10
 KINDS = ["copies", "parts", "parts, then one", "one, then parts"]
-# Sums of gradients are rounded in another order, and the optimiser carries that on: a few units of the log's last digit.
+# Sums of gradients are rounded in another order, and the optimiser carries that on: some units of the log's last digit.
 SAME = 1e-4
 
 
