@@ -108,9 +108,9 @@ def draw_butterfly(easel: Easel, rng: np.random.Generator) -> None:
 
 def draw_cloud(easel: Easel, rng: np.random.Generator) -> None:
     shift = rng.uniform(-4, 4)
-    puffs = ((18, 62, 16, 14), (83, 63, 15, 13), (40 + shift, 42, 20, 20), (62 + shift, 48, 19, 18), (50, 60, 28, 18),
-             (32, 71, 15, 12), (52, 73, 17, 13), (70, 70, 15, 12))  # fmt: skip
-    whole = bulge(50, 58, 56, 40, 0.75)
+    puffs = ((18, 74, 16, 14), (83, 75, 15, 13), (40 + shift, 54, 20, 20), (62 + shift, 60, 19, 18), (50, 72, 28, 18),
+             (32, 83, 15, 12), (52, 85, 17, 13), (70, 82, 15, 12))  # fmt: skip
+    whole = bulge(50, 70, 56, 40, 0.75)
     for x, y, rx, ry in puffs:
         easel.part(oval(x, y, rx, ry), form=both(bulge(x, y, rx, ry, 0.75), whole), edge=0.06)
 

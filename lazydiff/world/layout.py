@@ -110,8 +110,8 @@ def _aligned(rng: np.random.Generator, backdrop: Backdrop, items: list[Item], si
 
 def _random_side(rng: np.random.Generator, backdrop: Backdrop) -> float:
     """The side of a thing's box where it is nearest."""
-    least = 3 * LEAST_SIDE if backdrop.receding else 1.3 * LEAST_SIDE
-    return float(np.exp(rng.uniform(np.log(least), np.log(LARGEST_SIDE))))
+    least = 3 * LEAST_SIDE if backdrop.receding else 1.2 * LEAST_SIDE
+    return float(least * (LARGEST_SIDE / least) ** (rng.random() ** 0.7))
 
 
 def _support(backdrop: Backdrop, item: Item) -> str:

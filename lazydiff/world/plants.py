@@ -77,14 +77,14 @@ def draw_cactus(easel: Easel, rng: np.random.Generator) -> None:
     arms = [((50, left + 10), (30, left + 10), (24, left + 4), (23, left - 16)),
             ((50, right + 12), (70, right + 12), (76, right + 6), (77, right - 12))]  # fmt: skip
     for arm in arms:
-        (x, _), *_ = arm[3:]
-        easel.part(spline(*arm, closed=False), form=tube(x - 8, x + 8, 0.7), width=12)
+        tip = arm[-1][0]
+        easel.part(spline(*arm, closed=False), form=tube(tip - 8, tip + 8, 0.7), width=12)
     body = polygon((50, 18), (50, 84))
     easel.part(body, form=tube(38, 62), width=23)
     for k in (-6.5, 0.0, 6.5):
         easel.part(polygon((50 + k, 14 + abs(k)), (50 + k * 1.1, 84)), tone=0.62, width=1.1, edge=0)
     for i in range(14):
-        x, y = 50.0 + (-9.5, -3.2, 3.2, 9.5)[i % 4], 15.0 + 4.6 * i
+        x, y = 50 + (-9.5, -3.2, 3.2, 9.5)[i % 4], 15.0 + 4.6 * i
         easel.part(polygon((x - 1.5, y + 1), (x + 1.5, y - 1)), CREAM, width=0.8, edge=0)
     easel.part(polygon((31, 80), (69, 80), (63, 100), (37, 100)), CLAY, tube(30, 70))
     easel.part(quad(28, 75, 72, 83), CLAY, tube(26, 74))
