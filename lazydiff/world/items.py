@@ -24,7 +24,7 @@ _DRAWERS: tuple[Callable[[Easel, np.random.Generator], None], ...] = (
 ITEMS = {draw.__name__.removeprefix("draw_"): draw for draw in _DRAWERS}
 FLYING = ("butterfly", "cloud", "balloon")  # where there is a sky, they are in it and cast no shadow
 PATTERNS = ("plain", "striped", "dotted")
-_KEPT = 64  # drawings that are remembered
+_KEPT = 24  # drawings that are remembered: those of one or two scenes, up to 2 MB each at 512 px
 _ROUND = 0.12  # how far a drawing may reach beyond its box, in sides of it
 
 

@@ -49,7 +49,7 @@ def _groups(rng: np.random.Generator, least: int, kinds: tuple[str, ...]) -> lis
     return items
 
 
-def _overlap(a: PlacedItem, b: PlacedItem) -> float:
+def box_overlap(a: PlacedItem, b: PlacedItem) -> float:
     """The share of the smaller box that lies in the other."""
     wide = min(a.x + a.side / 2, b.x + b.side / 2) - max(a.x - a.side / 2, b.x - b.side / 2)
     high = min(a.y, b.y) - max(a.y - a.side, b.y - b.side)
@@ -79,7 +79,7 @@ def _scattered(
     for item in items:
         for _ in range(30):
             candidate = place_item(rng, backdrop, item, side)
-            if all(_overlap(candidate, other) <= crowded for other in placed):
+            if all(box_overlap(candidate, other) <= crowded for other in placed):
                 placed.append(candidate)
                 break
     return placed
@@ -132,7 +132,7 @@ def random_world(rng: np.random.Generator, least: int = 1) -> WorldScene:
         if rng.random() < 0.45 and not flying:
             placed = _aligned(rng, backdrop, items, side)
         else:
-            placed = _scattered(rng, backdrop, items, side, float(rng.uniform(0.1, 0.4)) * (rng.random() < 0.35))
+            placed = _scattered(rng, backdrop, items, side, float(rng.uniform(0.1, 0.55)) * (rng.random() < 0.5))
         if backdrop.receding:
             placed.sort(key=lambda p: p.y)
         most = max((sum(p.item == q.item for q in placed) for p in placed), default=0)

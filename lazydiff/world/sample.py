@@ -11,7 +11,7 @@ from .backdrop import FAMILIES, GREY, Backdrop, random_backdrop, upper_or_lower
 from .colours import Tone
 from .holes import free_hole, hole_around
 from .items import random_item
-from .layout import place_item, random_world
+from .layout import box_overlap, place_item, random_world
 from .phrases import BACKGROUND, describe_backdrop, describe_item, equal_items, random_item_caption
 from .scene import WorldScene, draw_scene, item_footprint
 
@@ -65,12 +65,12 @@ def _item_sample(rng: np.random.Generator, size: int) -> WorldSample:
 
 
 def _removal_sample(rng: np.random.Generator, size: int) -> WorldSample:
-    """Half of the holes are where an item of the layout stood, half where one of its kind could stand."""
+    """About half of the holes are where an item of the layout stood, half where one of its kind could stand."""
     scene = random_world(rng)
     target = int(rng.integers(len(scene.items)))
-    if rng.random() < 0.5:
-        model = scene.items[target]
-        extra = place_item(rng, scene.backdrop, model.item, model.side)
+    model = scene.items[target]
+    extra = place_item(rng, scene.backdrop, model.item, model.side)
+    if all(box_overlap(extra, placed) < 0.1 for placed in scene.items) and rng.random() < 0.7:
         scene, target = replace(scene, items=(*scene.items, extra)), len(scene.items)
     return ask_for_removal(rng, scene, target, size)
 
@@ -102,7 +102,7 @@ def _surface_part(rng: np.random.Generator, size: int) -> WorldSample:
         if hole.mean() > 0.004 and (part != "all" or not backdrop.receding):
             mask, painted = hole, "all"
     clear = tuple(p for p in scene.items if not (item_footprint(p, scene.light, size) & mask).any())
-    kept = clear if rng.random() < 0.4 and not backdrop.receding else ()
+    kept = clear if rng.random() < 0.4 else ()
     scene = replace(scene, backdrop=replace(backdrop, painted=painted, empty=empty), items=kept)
     caption = describe_backdrop(backdrop, part, tinted=bool(rng.random() < 0.7))
     return WorldSample(scene, draw_scene(scene, size), mask, caption, "surface")

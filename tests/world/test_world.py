@@ -156,6 +156,14 @@ def test_holes_in_scenery_hide_no_item(samples: dict[str, list[WorldSample]]) ->
         assert not any((item_silhouette(p, s.scene.light, SIZE) & s.mask).any() for p in s.scene.items)
 
 
+def test_a_removal_reveals_no_whole_item(samples: dict[str, list[WorldSample]]) -> None:
+    """A hole may hide a part of what stood behind the removed item, never most of it."""
+    for s in samples["background"]:
+        for p in s.scene.items:
+            body = item_silhouette(p, s.scene.light, SIZE)
+            assert (body & s.mask).sum() < 0.7 * body.sum()
+
+
 def test_removal_shows_the_scene_without_the_item() -> None:
     rng = np.random.default_rng(2)
     for _ in range(8):
