@@ -10,6 +10,7 @@ from .easel import Light
 from .noise import fractal, resized
 
 FAR = 4.5  # how many times smaller things are at the horizon than at the lower edge
+FINE = 320  # cells of grain across a picture
 
 
 def shrink(down: np.ndarray | float) -> np.ndarray | float:
@@ -77,6 +78,3 @@ class Panel:
         """Fine noise, [h, w], of deviation 1 where the surface is near."""
         fine = resized(rng.standard_normal((FINE, FINE), np.float32), (self.size, self.size))[: self.shape[0]]
         return fine * self.ground[2] if self.receding else fine
-
-
-FINE = 320
