@@ -89,7 +89,9 @@ def first_captions(texts: dict[str, Any]) -> dict[Any, str | None]:
     return captions
 
 
-def coco_images(found: dict[str, Any], captions: dict[Any, str | None], images: Path, names: bool) -> Iterable[CocoImage]:
+def coco_images(
+    found: dict[str, Any], captions: dict[Any, str | None], images: Path, names: bool
+) -> Iterable[CocoImage]:
     categories = {category["id"]: category["name"] for category in found["categories"]}
     segmentations = defaultdict(list)
     for annotation in found["annotations"]:
