@@ -6,16 +6,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from ..core.checks import shortened
 from ..model.config import SAMPLERS, SHIPPED, ModelConfig, Sampling
-from .devices import add_device, add_dtype, add_parts, choose_device, load
+from .devices import add_device, add_dtype, add_parts, load
 from .evaluation import add_evaluate
 from .prepare import add_prepare
+from .training import add_cost, add_train, print_cost
 
-PRECISIONS = ("no", "bf16", "fp16")  # of training
 BLENDS = ("poisson", "mixed", "paste")
 
 
@@ -81,13 +80,7 @@ def parser() -> argparse.ArgumentParser:
 
     add_prepare(commands)
 
-    train = commands.add_parser("train", help="train a model, or go on with a run that was stopped")
-    train.add_argument("--config", type=Path, default=SHIPPED.with_suffix(".toml"))
-    train.add_argument("--output", type=Path, default=Path("output/train"), help="folder of the run (%(default)s)")
-    train.add_argument("--steps", type=int, help="instead of the configuration's")
-    train.add_argument("--precision", choices=PRECISIONS, help="of the multiplications, instead of the configuration's")
-    add_device(train)
-    train.set_defaults(run=run_train)
+    add_train(commands)
 
     gates = commands.add_parser("gates", help="train which modules a model can do without, at every second step")
     gates.add_argument("--output", type=Path, required=True, help="the file to write, NAME.gates.safetensors")
@@ -99,8 +92,9 @@ def parser() -> argparse.ArgumentParser:
 
     add_evaluate(commands)
 
-    info = commands.add_parser("info", help="what a checkpoint is made of")
+    info = commands.add_parser("info", help="what a checkpoint is made of, or what a training would take")
     info.add_argument("--checkpoint", type=Path, default=SHIPPED)
+    add_cost(info)
     info.set_defaults(run=run_info)
     return root
 
@@ -172,18 +166,6 @@ def run_edit(options: argparse.Namespace) -> None:
         print(save_picture(result, path))
 
 
-def run_train(options: argparse.Namespace) -> None:
-    from ..evaluation.regenerate import paint_baseline
-    from ..training.config import TrainingConfig
-    from ..training.pictures import paint_lazy
-    from ..training.train import train
-    from .files import writable_folder
-
-    config = TrainingConfig.read(options.config, steps=options.steps, precision=options.precision)
-    paint = partial(paint_baseline, crop=config.crop) if config.model.network.dense else paint_lazy
-    print(train(config, writable_folder(options.output), paint, choose_device(options.device)))
-
-
 def run_gates(options: argparse.Namespace) -> None:
     from ..cache.module_skip import SUFFIX
     from ..model.layers import explicit_attention
@@ -206,4 +188,7 @@ def run_gates(options: argparse.Namespace) -> None:
 def run_info(options: argparse.Namespace) -> None:
     from .info import checkpoint_text
 
-    print(checkpoint_text(options.checkpoint))
+    if options.training is not None:
+        print_cost(options)
+    else:
+        print(checkpoint_text(options.checkpoint))

@@ -32,7 +32,8 @@ class Examples(Protocol):
     name: by which a training that goes on knows that they are the same
     """
 
-    header: ShardHeader | None
+    @property
+    def header(self) -> ShardHeader | None: ...
 
     @property
     def name(self) -> str: ...

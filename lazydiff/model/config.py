@@ -174,6 +174,8 @@ PRESETS = {
     "pixart-2048": replace(PIXART_1024, canvas=2048),
     "small": SMALL,
     # Of the paper's baselines, which compute every token: RegenerateImage of the canvas, RegenerateCrop of a crop.
+    "pixart-1024-image": replace(PIXART_1024, encoder_depth=0),
+    "pixart-512-crop": replace(PIXART_1024, encoder_depth=0, canvas=512, micro_conditions=False),
     "small-image": replace(SMALL, encoder_depth=0),
     "small-crop": replace(SMALL, encoder_depth=0, canvas=48),
 }

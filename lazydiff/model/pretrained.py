@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from .config import ModelConfig, NetworkConfig
 from .latent_space import DiffusersVAE
@@ -57,9 +58,9 @@ def load_text_encoder(folder: Path | str, max_length: int = 120, dtype: torch.dt
     return PretrainedT5(tokenizer, t5, max_length)
 
 
-def pretrained_fingerprint(module: DiffusersVAE | PretrainedT5) -> str:
-    """A name (16 hex digits) of all that latents or features depend on, by which shards and checkpoints know with what
-    they were made.
+def pretrained_fingerprint(module: nn.Module) -> str:
+    """A name (16 hex digits) of all that latents or features depend on, by which shards, checkpoints and trainings know
+    with what they were made.
 
     It is taken from names, shapes and the signs of the first values of each tensor, and a VAE's shift and scale: no
     rounding to another precision changes a sign. A VAE's decoder does not count: another one may read the same latents.
