@@ -13,7 +13,7 @@ from typing import Any
 from ..core.checks import shortened
 from ..core.files import check_file
 from .entities import Entity, Refusal
-from .sources import Item, Picture, divided, in_one_line, key_of, open_opaque
+from .sources import Picture, SourceItem, divided, in_one_line, key_of, open_opaque
 
 OTHER_SIZE = "another size than its annotations say"
 
@@ -63,7 +63,7 @@ class CocoSource:
         self.identity = f"COCO {digest.hexdigest()[:16]}"
         self.count = len(self.items)
 
-    def units(self, pictures: int) -> Sequence[Iterable[Item]]:
+    def units(self, pictures: int) -> Sequence[Iterable[SourceItem]]:
         return divided(self.items, pictures)
 
 

@@ -20,7 +20,7 @@ from .entities import Refusal
 from .report import Report
 from .samples import ModelFolders, Preparation, Prepared, Preparer
 from .shards import write_shard
-from .sources import Item, Source
+from .sources import Source, SourceItem
 from .workers import advance, workers
 
 SETTINGS, PARTS = "prepare.json", "parts"  # in the output folder: what made its shards, and a report on each
@@ -134,7 +134,7 @@ def models_of(settings: Preparation, folders: ModelFolders) -> dict[str, Any]:
 
 
 def make_shard(
-    settings: Preparation, folders: ModelFolders, output: Path, number: int, unit: Iterable[Item]
+    settings: Preparation, folders: ModelFolders, output: Path, number: int, unit: Iterable[SourceItem]
 ) -> None:
     """Write the shard of one unit, and then a report on it, by which it is known to be finished."""
     preparer, path, report = preparer_of(settings, folders), shard_path(output, number), Report()
@@ -152,7 +152,7 @@ def make_shard(
         raise OSError(f"{path} cannot be written ({reason}): what is finished stays, repeat the command") from error
 
 
-def prepared_samples(preparer: Preparer, unit: Iterable[Item], report: Report) -> Iterator[Prepared]:
+def prepared_samples(preparer: Preparer, unit: Iterable[SourceItem], report: Report) -> Iterator[Prepared]:
     """The samples of a unit's pictures, whose refusals and numbers go into the report."""
     keys = set()
     for item in unit:

@@ -20,7 +20,7 @@ from .encode import Encoder
 from .entities import Entity, Refusal
 from .holes import FULL, Hole, generator_of, has_right_size, random_hole
 from .shards import DESCRIPTION, PICTURE, ShardHeader, describe_sample, picture_bytes
-from .sources import Item, Picture
+from .sources import Picture, SourceItem
 
 NO_ENTITY = "no entity of 0.2 % to 70 % of the picture"
 NO_CAPTION = "no entity with a caption"
@@ -113,7 +113,7 @@ class Preparer:
         dtype = str(self.folders.dtype).removeprefix("torch.") if self.folders.any else None
         return {**origins, **{name: found.get(name) for name in names}, "dtype": dtype}
 
-    def samples(self, item: Item) -> list[Prepared]:
+    def samples(self, item: SourceItem) -> list[Prepared]:
         """One sample of a picture, or with crops one of each hole. Errors: `Refusal`."""
         picture = item.read()
         shorter = min(picture.image.size)

@@ -39,7 +39,7 @@ class Picture(NamedTuple):
     holes: Sequence[Entity] = ()
 
 
-class Item(Protocol):
+class SourceItem(Protocol):
     """A picture that can be read. key: its name in a shard, of letters, digits, - and _"""
 
     @property
@@ -62,7 +62,7 @@ class Source(Protocol):
     @property
     def count(self) -> int | None: ...
 
-    def units(self, pictures: int) -> Sequence[Iterable[Item]]:
+    def units(self, pictures: int) -> Sequence[Iterable[SourceItem]]:
         """What each output shard is made of: at most so many pictures, where it is the source's to choose."""
         ...
 
@@ -118,7 +118,7 @@ class FolderSource:
         self.identity = f"folder {digest.hexdigest()[:16]}"
         self.count = len(self.items)
 
-    def units(self, pictures: int) -> Sequence[Iterable[Item]]:
+    def units(self, pictures: int) -> Sequence[Iterable[SourceItem]]:
         return divided(self.items, pictures)
 
 
@@ -160,14 +160,14 @@ class SceneSource:
         self.count, self.seed = count, seed
         self.identity = f"{count} scenes"
 
-    def units(self, pictures: int) -> Sequence[Iterable[Item]]:
+    def units(self, pictures: int) -> Sequence[Iterable[SourceItem]]:
         return divided([SceneNumber(self.seed, number) for number in range(self.count)], pictures)
 
 
 # What sources share
 
 
-def divided(items: Sequence[Item], pictures: int) -> list[Sequence[Item]]:
+def divided(items: Sequence[SourceItem], pictures: int) -> list[Sequence[SourceItem]]:
     """Items in their order, so many to a shard."""
     return [items[start : start + pictures] for start in range(0, len(items), pictures)]
 

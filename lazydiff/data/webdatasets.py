@@ -12,7 +12,7 @@ from typing import Any
 from .coco import check_size
 from .entities import Entity, Refusal
 from .shards import expand_shards, read_samples
-from .sources import NOT_UTF8, UNREADABLE, Item, Picture, as_caption, in_one_line, key_of, open_opaque
+from .sources import NOT_UTF8, UNREADABLE, Picture, SourceItem, as_caption, in_one_line, key_of, open_opaque
 
 SUFFIXES = ("jpg", "jpeg", "png", "webp")
 ANNOTATIONS = "annotations that cannot be read"
@@ -79,7 +79,7 @@ class TarSamples:
 
     url: str
 
-    def __iter__(self) -> Iterator[Item]:
+    def __iter__(self) -> Iterator[SourceItem]:
         """Errors: `ShardError` for a tar of which nothing can be read."""
         found = False
         try:
@@ -101,5 +101,5 @@ class WebdatasetSource:
         self.identity = f"webdataset {hashlib.sha256(repr(self.urls).encode()).hexdigest()[:16]}"
         self.count = None
 
-    def units(self, pictures: int) -> Sequence[Iterable[Item]]:
+    def units(self, pictures: int) -> Sequence[Iterable[SourceItem]]:
         return [TarSamples(url) for url in self.urls]

@@ -43,7 +43,7 @@ from lazydiff.data.samples import (
     crop_to_hole,
 )
 from lazydiff.data.shards import ShardSample, read_header, read_shard
-from lazydiff.data.sources import FolderSource, Item, Picture, SceneSource
+from lazydiff.data.sources import FolderSource, Picture, SceneSource, SourceItem
 from lazydiff.data.webdatasets import WebdatasetSource
 from lazydiff.model.pretrained import load_text_encoder, load_vae
 from lazydiff.pipeline.fit import Crop
@@ -190,7 +190,7 @@ class Given:
     def count(self) -> int:
         return len(self.found)
 
-    def units(self, pictures: int) -> Sequence[Iterable[Item]]:
+    def units(self, pictures: int) -> Sequence[Iterable[SourceItem]]:
         return [[GivenItem(key, picture) for key, picture in self.found]]
 
 

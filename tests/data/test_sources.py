@@ -27,17 +27,17 @@ from PIL import Image
 from lazydiff.data import coco, entities, sources, webdatasets
 from lazydiff.data.coco import CocoSource
 from lazydiff.data.entities import Entity, Refusal, count_pixels
-from lazydiff.data.sources import FolderSource, Item, SceneSource, Source, key_of
+from lazydiff.data.sources import FolderSource, SceneSource, Source, SourceItem, key_of
 from lazydiff.data.webdatasets import WebdatasetSource
 from lazydiff.scenes import random_sample
 
 
-def items(source: Source, pictures: int = 1000) -> list[Item]:
+def items(source: Source, pictures: int = 1000) -> list[SourceItem]:
     """As they come out of worker processes' hands."""
     return [item for unit in source.units(pictures) for item in pickle.loads(pickle.dumps(unit))]
 
 
-def refused(item: Item) -> Refusal:
+def refused(item: SourceItem) -> Refusal:
     with pytest.raises(Refusal) as caught:
         item.read()
     return caught.value
