@@ -258,9 +258,10 @@ def test_latents_that_are_not_numbers_are_refused(
 
 
 def test_two_processes_make_the_same_shards(pictures: Path, folders: ModelFolders, tmp_path: Path) -> None:
-    """Models included: this process and each of the two compute with one thread."""
-    one = prepare(FolderSource(pictures), tmp_path / "one", SMALLISH, folders)
-    two = prepare_shards(FolderSource(pictures), tmp_path / "two", SMALLISH, folders, processes=2)
+    """Latents included: this process and each of the two compute with one thread."""
+    vae = ModelFolders(vae=folders.vae)
+    one = prepare(FolderSource(pictures), tmp_path / "one", SMALLISH, vae)
+    two = prepare_shards(FolderSource(pictures), tmp_path / "two", SMALLISH, vae, processes=2)
     assert tars(tmp_path / "one") == tars(tmp_path / "two") and len(tars(tmp_path / "one")) == 3
     assert one == two
 
