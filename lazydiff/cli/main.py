@@ -12,6 +12,7 @@ from ..core.checks import shortened
 from ..model.config import SAMPLERS, SHIPPED, ModelConfig, Sampling
 from .devices import add_device, add_dtype, add_parts, load
 from .evaluation import add_evaluate
+from .prepare import add_prepare
 from .training import add_cost, add_train, print_cost
 
 BLENDS = ("poisson", "mixed", "paste")
@@ -76,6 +77,8 @@ def parser() -> argparse.ArgumentParser:
     add_dtype(edit)
     add_parts(edit)
     edit.set_defaults(run=run_edit)
+
+    add_prepare(commands)
 
     add_train(commands)
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from ..core.files import whole_file
+from ..core.locks import alone
 from ..data.batch import Batch
 from ..data.stream import ExampleStream, ReadingPlan, read_batches
 from ..model.checkpoint import save_checkpoint
@@ -49,7 +49,7 @@ def train(
     material, launch = material or Material.scenes(config), launch or Launch()
     accelerator = launch.accelerator(config, output)
     output.mkdir(parents=True, exist_ok=True)
-    with alone(output) if accelerator.is_main_process else nullcontext():
+    with alone(output, "training") if accelerator.is_main_process else nullcontext():
         return Training(config, output, material, accelerator, launch.sharded).run()
 
 
@@ -168,17 +168,6 @@ class Training:
         return filled_copy(self.blank, weights | dict(self.model.named_buffers()))
 
 
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Keep other trainings out of a folder for as long as this process lives.
-
-    Errors: ValueError when another one is at work there.
-    """
-    try:
-        with FileLock(folder / "training.lock", timeout=0):
-            yield
-    except Timeout:
-        raise ValueError(f"another training is at work in {folder}: wait for it, or choose another --output") from None
 
 
 def rate(step: int, config: TrainingConfig) -> float:

@@ -15,13 +15,14 @@ import torch
 from PIL import Image
 from samples import tiny_model
 
+from lazydiff.core.locks import alone
 from lazydiff.model.lazydiffusion import LazyDiffusion
 from lazydiff.sampling.flow import flow_loss
 from lazydiff.training import start
 from lazydiff.training import train as loop
 from lazydiff.training.config import TrainingConfig
 from lazydiff.training.state import ABOUT, PARTS, State, file_of, newest_state
-from lazydiff.training.train import alone, rate, train
+from lazydiff.training.train import rate, train
 
 
 def config_of(vocabulary: bytes) -> TrainingConfig:
@@ -200,7 +201,7 @@ def test_a_damaged_state_is_told(config: TrainingConfig, damage: str, tmp_path: 
 
 
 def test_two_trainings_in_a_folder_are_refused(config: TrainingConfig, tmp_path: Path) -> None:
-    with alone(tmp_path), pytest.raises(ValueError, match="another training is at work"):
+    with alone(tmp_path, "training"), pytest.raises(ValueError, match="another training is at work"):
         train(config, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} <= {"training.lock"}
 
@@ -210,7 +211,7 @@ def test_the_lock_of_a_killed_training_is_none(tmp_path: Path) -> None:
     lock = str(tmp_path / "training.lock")
     hold = f"import os; from filelock import FileLock; FileLock({lock!r}).acquire(); os._exit(9)"
     assert subprocess.run([sys.executable, "-c", hold]).returncode == 9
-    with alone(tmp_path):
+    with alone(tmp_path, "training"):
         pass
 
 
