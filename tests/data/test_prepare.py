@@ -280,7 +280,7 @@ def test_finished_shards_are_not_made_again(
     assert made == ["p2", "p3", "p4"] and tars(out) == whole
 
 
-SCENES = ("--scenes", 60, "--shard-size", 10)
+SCENES = ("--scenes", 600, "--shard-size", 100)  # a second of work each, so that it can be stopped between them
 
 
 @pytest.fixture(scope="module")
