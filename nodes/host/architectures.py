@@ -43,7 +43,7 @@ class Architecture(NamedTuple):
     tail: Callable[[Any, int], int] = lambda network, tokens: 0  # padding tokens behind the image's
     text_last: Callable[[Any], bool] = lambda network: False  # whether the text is behind the image
     references: Literal["behind", "before"] | None = "behind"  # None: what is beside the canvas is not known
-    width: str = "hidden_size"  # of the keys, of one head of each group that shares its key
+    width: str = "hidden_size"  # of the keys, before any of their heads is repeated
     token: str | int = "patch_size"  # latent cells per side of a token
     ring: int = 0  # tokens around the hole that what follows the blocks looks at
 
@@ -81,7 +81,7 @@ def hunyuan_attention(
 
 
 def ernie_attention(
-    module: Any, extend: Extend, options: dict[str, Any], x: Tensor, attention_mask: Any, image_rotary_emb: Tensor
+    module: Any, extend: Extend, options: dict[str, Any], x: Tensor, image_rotary_emb: Tensor, **unused: Any
 ) -> Tensor:
     import comfy.ops
     import comfy.quant_ops  # releases without Ernie do not have it
@@ -110,12 +110,15 @@ QWEN = (
         "transformer_blocks", (), "hidden_states", text="encoder_hidden_states",
         returns=("encoder_hidden_states", "hidden_states"), positions=("image_rotary_emb",),
     ),
-)
-COSMOS = (
-    BlockList(
-        "blocks", ("x_B_T_H_W_D",), "x_B_T_H_W_D", positions=("rope_emb_L_1_1_D",), attentions=("image",),
-    ),
 )  # fmt: skip
+COSMOS = Architecture(
+    "Cosmos-Predict2",
+    (BlockList("blocks", ("x_B_T_H_W_D",), "x_B_T_H_W_D", positions=("rope_emb_L_1_1_D",), attentions=("image",)),),
+    "final_layer",
+    references=None,
+    width="model_channels",
+    token="patch_spatial",
+)
 # Boogu's image attends to itself once more, with positions of its own.
 BOOGU = BlockList(
     "double_stream_layers", ("img_hidden_states", "instruct_hidden_states", "joint_rotary_emb", "img_rotary_emb"),
@@ -142,7 +145,7 @@ ARCHITECTURES = {
         "final_layer",
     ),
     "ChromaRadiance": Architecture("Chroma Radiance", FLUX, None, references=None, ring=1),
-    "HunyuanVideo": Architecture("HunyuanImage 2.1", FLUX, "final_layer", text_last=flipped, references=None),
+    "HunyuanVideo": Architecture("Hunyuan", FLUX, "final_layer", text_last=flipped, references=None),
     "QwenImageTransformer2DModel": Architecture("Qwen-Image", QWEN, "proj_out", width="inner_dim"),
     "MageFlowTransformer2DModel": Architecture("Mage-Flow", QWEN, "proj_out", width="inner_dim"),
     "SingleStreamDiT": Architecture(
@@ -233,9 +236,8 @@ ARCHITECTURES = {
         "head",
         width="dim",
     ),
-    "Anima": Architecture(
-        "Anima", COSMOS, "final_layer", references=None, width="model_channels", token="patch_spatial"
-    ),
+    "Anima": COSMOS._replace(name="Anima"),
+    "MiniTrainDIT": COSMOS,
     "Kandinsky5": Architecture(
         "Kandinsky 5",
         (

@@ -123,8 +123,7 @@ class KVCall:
         known = self.image == total + tail or self.shape.references
         if self.image < total or self.text < 0 or not known:
             self.refuse(f"it was given {tokens} tokens of the canvas's {total}")
-        of_two_times = given.get("timestep_zero_index") is not None or given.get(stage.ranges) is not None
-        if self.shape.references is None and of_two_times:
+        if self.shape.references is None and (given.holds("timestep_zero_index") or given.holds(stage.ranges)):
             self.refuse("some of its tokens are of another time step")
 
     def refuse(self, reason: str) -> None:
@@ -147,9 +146,9 @@ class KVCall:
             given[stage.text] = given[stage.text][:, : self.layout.text(self.text)]
         for name, kind in zip(stage.positions, stage.attentions, strict=False):
             given[name] = self.at_computed(given[name], kind)
-        if (mask := given.get(stage.mask)) is not None:
-            given[stage.mask] = self.mask_of_computed(mask)
-        if stage.ranges and stage.ranges in given.kwargs:  # reference tokens, of another time step, are left out
+        if stage.mask and given.holds(stage.mask):
+            given[stage.mask] = self.mask_of_computed(given[stage.mask])
+        if stage.ranges and given.holds(stage.ranges):  # reference tokens, of another time step, are left out
             given[stage.ranges] = [(0, given[stage.image].shape[1], 0)]
 
     def at_computed(self, positions: Any, kind: Sequence) -> Any:
@@ -195,8 +194,8 @@ class KVCall:
         shared = k.shape[1] * k.shape[-1] // self.width if k.ndim == 4 else 1  # heads in a row that have the same key
         one_of_each = k[:, ::shared], v[:, ::shared]
         if isinstance(self.action, CacheReader):
-            keys, values = self.action(*one_of_each, probes)
-            return (keys, values) if shared == 1 else (x.repeat_interleave(shared, 1) for x in (keys, values))
+            k, v = self.action(*one_of_each, probes)
+            return (k, v) if shared == 1 else (k.repeat_interleave(shared, 1), v.repeat_interleave(shared, 1))
         if self.problem:
             return k, v
         try:
@@ -282,9 +281,10 @@ class Arguments:
     def __getitem__(self, name: str) -> Any:
         return self.kwargs[name] if name in self.kwargs else self.args[self.order.index(name)]
 
-    def get(self, name: str | None) -> Any:
-        given = name in self.kwargs or name in self.order[: len(self.args)]
-        return self[name] if given else None
+    def holds(self, name: str | None) -> bool:
+        """Whether anything was given for a name."""
+        known = name in self.kwargs or name in self.order[: len(self.args)]
+        return name is not None and known and self[name] is not None
 
     def __setitem__(self, name: str, value: Any) -> None:
         if name in self.kwargs:

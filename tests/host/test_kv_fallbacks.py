@@ -39,11 +39,18 @@ def check_dense(
     assert not edit.cache(context).bytes
 
 
-def test_attention_mask_inside_the_model(edit: Edit, caplog: pytest.LogCaptureFixture) -> None:
-    mask = torch.zeros(1, 9 + 320, 9 + 320)
-    mask[:, :, :4] = -5
-    edit.positive = prompt("flux", 9, 1, attention_mask=mask, attention_mask_img_shape=(16, 20))
+def test_attention_mask_that_a_network_makes_for_each_block(pack: Pack, caplog: pytest.LogCaptureFixture) -> None:
+    """Qwen-Image's, of a prompt that is padded."""
+    edit = Edit(pack, "qwen-image")
+    edit.positive = prompt("qwen-image", 9, 1, attention_mask=torch.tensor([[1] * 6 + [0] * 3]))
     check_dense(edit, caplog, "it uses an attention mask")
+
+
+def test_tokens_between_those_of_the_canvas(pack: Pack, caplog: pytest.LogCaptureFixture) -> None:
+    """HiDream-E1 puts the picture to be edited beside the canvas, row by row."""
+    edit = Edit(pack, "hidream")
+    edit.positive = prompt("hidream", 9, 1, concat_latent_image=torch.randn(edit.canvas.shape))
+    check_dense(edit, caplog, "tokens of the canvas's")
 
 
 def test_sequence_that_is_not_as_known(pack: Pack, caplog: pytest.LogCaptureFixture, monkeypatch: Any) -> None:
@@ -101,7 +108,14 @@ def limited(edit: Edit, monkeypatch: pytest.MonkeyPatch, anchors: float) -> int:
     return int(anchors * bytes_of_an_anchor(edit))
 
 
-@pytest.mark.parametrize("name", ["flux", "sd3", "wan", "qwen-image", "pixart-sigma", "lumina2", "auraflow", "z-image"])
+# Attention of both kinds, keys for fewer heads than queries, text in every place.
+SIZED = [
+    "flux", "sd3", "wan", "qwen-image", "pixart-sigma", "lumina2", "auraflow", "z-image", "krea2", "anima", "ernie",
+    "ideogram4", "kandinsky5", "hidream", "omnigen2", "boogu", "chroma-radiance", "hunyuan-image",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SIZED)
 def test_memory_is_that_of_the_formula(pack: Pack, name: str) -> None:
     edit = Edit(pack, name)
     context = edit.context(anchors=2, reuse=True)

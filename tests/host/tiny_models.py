@@ -18,6 +18,7 @@ from benchmarks.comfyui import accepted
 from .in_process import Pack
 from .tiny_sizes import TINY, UNETS
 
+
 def tiny(name: str, seed: int = 0, **changed: Any) -> Any:
     """A MODEL, built by the host's configuration of the architecture; changed: other sizes."""
     import comfy.ldm.lumina.model
