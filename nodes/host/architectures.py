@@ -15,6 +15,10 @@ Sequence = Literal["joint", "image"]
 Extend = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
+class Dense(Exception):
+    """This call of the model cannot be lazy; the message says why."""
+
+
 class BlockList(NamedTuple):
     """A list of blocks that are called alike."""
 
@@ -85,6 +89,9 @@ def ernie_attention(
 ) -> Tensor:
     import comfy.ops
     import comfy.quant_ops  # releases without Ernie do not have it
+
+    if "rms_rope_split_half" not in type(module).forward.__code__.co_names:
+        raise Dense("this release of ComfyUI rotates its keys in another way")
 
     q, k = (linear(x).unflatten(-1, (module.heads, module.head_dim)) for linear in (module.to_q, module.to_k))
     q_scale, _, q_stream = comfy.ops.cast_bias_weight(module.norm_q, q, offloadable=True)

@@ -15,14 +15,10 @@ from torch import Tensor
 
 from ...lazydiff.cache.kv_cache import CacheFull, CacheReader, CacheWriter, KVSettings, dilate, probe_places
 from ...lazydiff.core.tokens import HoleTokens
-from .architectures import Architecture, BlockList, Sequence
+from .architectures import Architecture, BlockList, Dense, Sequence
 
 ANCHOR = "lazydiffusion_anchor"  # in a call's options: whether it computes every token, or some; absent: no context
 REFERENCES = "reference_image_num_tokens"  # in the options that a network's blocks are told: tokens of each
-
-
-class Dense(Exception):
-    """This call of the model cannot be lazy; the message says why."""
 
 
 class Places(NamedTuple):

@@ -26,8 +26,8 @@ from ...lazydiff.cache.kv_cache import MEGABYTE, CacheReader, KVSettings, dilate
 from ...lazydiff.cache.kv_context import ContextKey, KVContext, cache_of
 from ...lazydiff.core.tokens import HoleTokens
 from ...lazydiff.pipeline.decode import composite_latents
-from .architectures import ARCHITECTURES, Architecture
-from .kv_call import REFERENCES, Dense, KVCall, Layout, digest
+from .architectures import ARCHITECTURES, Architecture, Dense
+from .kv_call import REFERENCES, KVCall, Layout, digest
 from .model import check_numbers
 from .prompts import check_stock_prompts
 from .steps import Steps, count_evaluations

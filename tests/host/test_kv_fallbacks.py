@@ -46,11 +46,40 @@ def test_attention_mask_that_a_network_makes_for_each_block(pack: Pack, caplog: 
     check_dense(edit, caplog, "it uses an attention mask")
 
 
-def test_tokens_between_those_of_the_canvas(pack: Pack, caplog: pytest.LogCaptureFixture) -> None:
-    """HiDream-E1 puts the picture to be edited beside the canvas, row by row."""
-    edit = Edit(pack, "hidream")
-    edit.positive = prompt("hidream", 9, 1, concat_latent_image=torch.randn(edit.canvas.shape))
-    check_dense(edit, caplog, "tokens of the canvas's")
+def test_attention_of_another_release(pack: Pack, caplog: pytest.LogCaptureFixture) -> None:
+    """Ernie's is spelled out here, as the host does not tell it of overrides."""
+    edit = Edit(pack, "ernie")
+    kind = type(edit.model.model.diffusion_model.layers[0].self_attention)
+
+    class Other(kind):  # type: ignore[misc, valid-type]
+        def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+            return super().forward(*args, **kwargs) * 0.5
+
+    for layer in edit.model.model.diffusion_model.layers:
+        layer.self_attention.__class__ = Other
+    check_dense(edit, caplog, "rotates its keys in another way", calls=7)
+
+
+UNKNOWN = {  # what the prompt holds beside words, and why that is computed whole
+    "hidream": ("concat_latent_image", "tokens of the canvas's"),  # HiDream-E1: tokens between those of the canvas
+    "hunyuan-video": ("ref_latent", "tokens of the canvas's"),
+    "z-image": ("reference_latents", "another time step"),  # Z-Image Omni
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_pictures_whose_tokens_are_elsewhere(pack: Pack, caplog: pytest.LogCaptureFixture, name: str) -> None:
+    edit, (told, why) = Edit(pack, name), UNKNOWN[name]
+    picture = torch.randn(edit.canvas.shape)
+    edit.positive = prompt(name, 9, 1, **{told: [picture] if told == "reference_latents" else picture})
+    check_dense(edit, caplog, why)
+
+
+def test_first_frame(pack: Pack, caplog: pytest.LogCaptureFixture) -> None:
+    """Hunyuan's video models may be given one, of another time step than those that follow."""
+    edit = Edit(pack, "hunyuan-video")
+    edit.positive = prompt("hunyuan-video", 9, 1, guiding_frame_index=0)
+    check_dense(edit, caplog, "another time step")
 
 
 def test_sequence_that_is_not_as_known(pack: Pack, caplog: pytest.LogCaptureFixture, monkeypatch: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 
 import pytest
 import torch
@@ -79,3 +80,8 @@ def test_pixels_are_made_of_their_neighbours_too(pack: Pack, head: str) -> None:
     edit = Edit(pack, "chroma-radiance", model=tiny("chroma-radiance", nerf_final_head_type=head))
     assert edit.context(ring=0).settings.ring == 1
     assert edit.replay_error(ring=0) <= CLOSE
+
+
+def test_every_class_is_in_the_table(pack: Pack) -> None:
+    table = (Path(__file__).parents[2] / "docs" / "stock-models.md").read_text(encoding="utf-8")
+    assert all(f"| `{name}` |" in table for name in pack.part("nodes.host.architectures").ARCHITECTURES)
