@@ -57,10 +57,6 @@ def padding(network: Any, tokens: int) -> int:
     return -tokens % (getattr(network, "pad_tokens_multiple", None) or 1)
 
 
-def always(network: Any) -> bool:
-    return True
-
-
 def flipped(network: Any) -> bool:
     """Older releases of the host put the text of Hunyuan's models behind the image."""
     return getattr(network.double_blocks[0], "flipped_img_txt", False)
@@ -186,7 +182,7 @@ ARCHITECTURES = {
         ),
         "final_linear",
         joint_output=True,
-        text_last=always,
+        text_last=lambda network: True,
         references=None,
     ),
     "HiDreamImageTransformer2DModel": Architecture(
@@ -199,7 +195,7 @@ ARCHITECTURES = {
             BlockList("single_stream_blocks", (), "image_tokens", joint=True, positions=("rope",)),
         ),
         "final_layer",
-        text_last=always,
+        text_last=lambda network: True,
         references=None,
         width="inner_dim",
     ),

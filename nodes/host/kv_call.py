@@ -187,7 +187,8 @@ class KVCall:
         expected = len(places.computed) if replaying else text + self.image
         if k.shape[-2] != expected:
             self.refuse(f"an attention saw {k.shape[-2]} tokens instead of {expected}")
-        shared = k.shape[1] * k.shape[-1] // self.width if k.ndim == 4 else 1  # heads in a row that have the same key
+        # Some networks repeat a key for several heads in a row, before the attention or in it.
+        shared = k.shape[1] * k.shape[-1] // self.width or 1 if k.ndim == 4 else 1
         one_of_each = k[:, ::shared], v[:, ::shared]
         if isinstance(self.action, CacheReader):
             k, v = self.action(*one_of_each, probes)
