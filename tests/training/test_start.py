@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from public_folders import NETWORK, TEXT_WIDTH, save_pixart
 from safetensors.torch import load_file, save_file
 
 from lazydiff.data.batch import Example
-from lazydiff.data.shards import LatentOrigin, ShardHeader, TextOrigin
+from lazydiff.data.shards import LatentOrigin, ShardError, ShardHeader, TextOrigin
 from lazydiff.model.config import ModelConfig
 from lazydiff.model.lazydiffusion import LazyDiffusion
 from lazydiff.model.pixart_weights import from_pixart, to_pixart
@@ -226,3 +227,17 @@ def test_other_shards_are_refused_where_a_training_goes_on(config: TrainingConfi
     other = Prepared(replace(HEADER, vae=LatentOrigin("2" * 16, 8, 4)))
     with pytest.raises(ValueError, match="data.vae.fingerprint 0000000000000000 there and 2222222222222222 here"):
         train(config, tmp_path, Material(other))
+
+
+class Damaged(Prepared):
+    def read(self, reader: int, readers: int, start: int) -> Iterator[Example]:
+        yield from islice(super().read(reader, readers, start), 5)
+        raise ShardError("b.tar: it is not whole")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_cannot_be_read_is_told_in_one_line(config: TrainingConfig, workers: int, tmp_path: Path) -> None:
+    """By a loader's process too, whose errors torch would tell with a traceback."""
+    with pytest.raises(ValueError) as told:
+        train(replace(config, workers=workers), tmp_path, Material(Damaged()))
+    assert str(told.value) == "b.tar: it is not whole" and not (tmp_path / "model.safetensors").exists()
