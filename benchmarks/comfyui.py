@@ -98,6 +98,7 @@ def accepted(kind: str, sizes: Mapping[str, Any]) -> dict[str, Any]:
         "ChromaRadiance": comfy.ldm.chroma_radiance.model.ChromaRadianceParams,
         "Chroma": comfy.ldm.chroma.model.ChromaParams,
         "HunyuanImage": comfy.ldm.hunyuan_video.model.HunyuanVideoParams,
+        "HunyuanVideo": comfy.ldm.hunyuan_video.model.HunyuanVideoParams,
     }
     known = next((modules[name] for name in modules if kind.startswith(name)), None)
     return {key: value for key, value in sizes.items() if known is None or key in known.__dataclass_fields__}

@@ -15,6 +15,10 @@ Sequence = Literal["joint", "image"]
 Extend = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
+class Dense(Exception):
+    """This call of the model cannot be lazy; the message says why."""
+
+
 class BlockList(NamedTuple):
     """A list of blocks that are called alike."""
 
@@ -43,7 +47,7 @@ class Architecture(NamedTuple):
     tail: Callable[[Any, int], int] = lambda network, tokens: 0  # padding tokens behind the image's
     text_last: Callable[[Any], bool] = lambda network: False  # whether the text is behind the image
     references: Literal["behind", "before"] | None = "behind"  # None: what is beside the canvas is not known
-    width: str = "hidden_size"  # of the keys, of one head of each group that shares its key
+    width: str = "hidden_size"  # of the keys, before any of their heads is repeated
     token: str | int = "patch_size"  # latent cells per side of a token
     ring: int = 0  # tokens around the hole that what follows the blocks looks at
     refiners: str | None = None  # list of blocks before the stages, in which image tokens attend to each other
@@ -52,10 +56,6 @@ class Architecture(NamedTuple):
 def padding(network: Any, tokens: int) -> int:
     """Z-Image fills its image tokens up."""
     return -tokens % (getattr(network, "pad_tokens_multiple", None) or 1)
-
-
-def always(network: Any) -> bool:
-    return True
 
 
 def flipped(network: Any) -> bool:
@@ -82,10 +82,13 @@ def hunyuan_attention(
 
 
 def ernie_attention(
-    module: Any, extend: Extend, options: dict[str, Any], x: Tensor, attention_mask: Any, image_rotary_emb: Tensor
+    module: Any, extend: Extend, options: dict[str, Any], x: Tensor, image_rotary_emb: Tensor, **unused: Any
 ) -> Tensor:
     import comfy.ops
     import comfy.quant_ops  # releases without Ernie do not have it
+
+    if "rms_rope_split_half" not in type(module).forward.__code__.co_names:
+        raise Dense("this release of ComfyUI rotates its keys in another way")
 
     q, k = (linear(x).unflatten(-1, (module.heads, module.head_dim)) for linear in (module.to_q, module.to_k))
     q_scale, _, q_stream = comfy.ops.cast_bias_weight(module.norm_q, q, offloadable=True)
@@ -112,12 +115,15 @@ QWEN = (
         returns=("encoder_hidden_states", "hidden_states"), positions=("image_rotary_emb",),
         ranges="timestep_zero_index",
     ),
-)
-COSMOS = (
-    BlockList(
-        "blocks", ("x_B_T_H_W_D",), "x_B_T_H_W_D", positions=("rope_emb_L_1_1_D",), attentions=("image",),
-    ),
 )  # fmt: skip
+COSMOS = Architecture(
+    "Cosmos-Predict2",
+    (BlockList("blocks", ("x_B_T_H_W_D",), "x_B_T_H_W_D", positions=("rope_emb_L_1_1_D",), attentions=("image",)),),
+    "final_layer",
+    references=None,
+    width="model_channels",
+    token="patch_spatial",
+)
 # Boogu's image attends to itself once more, with positions of its own.
 BOOGU = BlockList(
     "double_stream_layers", ("img_hidden_states", "instruct_hidden_states", "joint_rotary_emb", "img_rotary_emb"),
@@ -144,7 +150,7 @@ ARCHITECTURES = {
         "final_layer",
     ),
     "ChromaRadiance": Architecture("Chroma Radiance", FLUX, None, references=None, ring=1),
-    "HunyuanVideo": Architecture("HunyuanImage 2.1", FLUX, "final_layer", text_last=flipped, references=None),
+    "HunyuanVideo": Architecture("Hunyuan", FLUX, "final_layer", text_last=flipped, references=None),
     "QwenImageTransformer2DModel": Architecture("Qwen-Image", QWEN, "proj_out", width="inner_dim"),
     "MageFlowTransformer2DModel": Architecture("Mage-Flow", QWEN, "proj_out", width="inner_dim"),
     "SingleStreamDiT": Architecture(
@@ -178,7 +184,7 @@ ARCHITECTURES = {
         ),
         "final_linear",
         joint_output=True,
-        text_last=always,
+        text_last=lambda network: True,
         references=None,
     ),
     "HiDreamImageTransformer2DModel": Architecture(
@@ -191,7 +197,7 @@ ARCHITECTURES = {
             BlockList("single_stream_blocks", (), "image_tokens", joint=True, positions=("rope",)),
         ),
         "final_layer",
-        text_last=always,
+        text_last=lambda network: True,
         references=None,
         width="inner_dim",
     ),
@@ -238,9 +244,8 @@ ARCHITECTURES = {
         "head",
         width="dim",
     ),
-    "Anima": Architecture(
-        "Anima", COSMOS, "final_layer", references=None, width="model_channels", token="patch_spatial"
-    ),
+    "Anima": COSMOS._replace(name="Anima"),
+    "MiniTrainDIT": COSMOS,
     "Kandinsky5": Architecture(
         "Kandinsky 5",
         (

@@ -16,14 +16,10 @@ from torch import Tensor
 
 from ...lazydiff.cache.kv_cache import CacheFull, CacheReader, CacheWriter, KVSettings, dilate, probe_places
 from ...lazydiff.core.tokens import HoleTokens
-from .architectures import Architecture, BlockList, Sequence
+from .architectures import Architecture, BlockList, Dense, Sequence
 
 ANCHOR = "lazydiffusion_anchor"  # in a call's options: whether it computes every token, or some; absent: no context
 REFERENCES = "reference_image_num_tokens"  # in the options that a network's blocks are told: tokens of each
-
-
-class Dense(Exception):
-    """This call of the model cannot be lazy; the message says why."""
 
 
 class NoRoom(Dense):
@@ -160,8 +156,7 @@ class KVCall:
         known = self.image == total + tail or self.shape.references
         if self.image < total or self.text < 0 or not known:
             self.refuse(f"it was given {tokens} tokens of the canvas's {total}")
-        of_two_times = given.get("timestep_zero_index") is not None or given.get(stage.ranges) is not None
-        if self.shape.references is None and of_two_times:
+        if self.shape.references is None and (given.holds("timestep_zero_index") or given.holds(stage.ranges)):
             self.refuse("some of its tokens are of another time step")
 
     def refuse(self, reason: str) -> None:
@@ -186,9 +181,9 @@ class KVCall:
             given[stage.text] = given[stage.text][:, : self.words(self.text)]
         for name, kind in zip(stage.positions, stage.attentions, strict=False):
             given[name] = self.at_computed(given[name], kind)
-        if (mask := given.get(stage.mask)) is not None:
-            given[stage.mask] = self.mask_of_computed(mask)
-        if stage.ranges and stage.ranges in given.kwargs:
+        if stage.mask and given.holds(stage.mask):
+            given[stage.mask] = self.mask_of_computed(given[stage.mask])
+        if stage.ranges and given.holds(stage.ranges):
             given[stage.ranges] = self.ranges(given[stage.ranges], self.text if stage.joint else 0)
 
     def ranges(self, ranges: Any, text: int) -> Any:
@@ -237,11 +232,12 @@ class KVCall:
         expected = len(self.run(text)) if self.some else text + self.image
         if k.shape[-2] != expected:
             self.refuse(f"an attention saw {k.shape[-2]} tokens instead of {expected}")
-        shared = k.shape[1] * k.shape[-1] // self.width if k.ndim == 4 else 1  # heads in a row that have the same key
+        # Some networks repeat a key for several heads in a row, before the attention or in it.
+        shared = k.shape[1] * k.shape[-1] // self.width or 1 if k.ndim == 4 else 1
         one_of_each = k[:, ::shared], v[:, ::shared]
         if isinstance(self.action, CacheReader):
-            keys, values = self.action(*one_of_each, probes)
-            return (keys, values) if shared == 1 else (x.repeat_interleave(shared, 1) for x in (keys, values))
+            k, v = self.action(*one_of_each, probes)
+            return (k, v) if shared == 1 else (k.repeat_interleave(shared, 1), v.repeat_interleave(shared, 1))
         if self.problem:
             return k, v
         try:
@@ -337,9 +333,10 @@ class Arguments:
     def __getitem__(self, name: str) -> Any:
         return self.kwargs[name] if name in self.kwargs else self.args[self.order.index(name)]
 
-    def get(self, name: str | None) -> Any:
-        given = name in self.kwargs or name in self.order[: len(self.args)]
-        return self[name] if given else None
+    def holds(self, name: str | None) -> bool:
+        """Whether anything was given for a name."""
+        known = name in self.kwargs or name in self.order[: len(self.args)]
+        return name is not None and known and self[name] is not None
 
     def __setitem__(self, name: str, value: Any) -> None:
         if name in self.kwargs:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ...lazydiff.cache.kv_cache import MEGABYTE, Level
 from ...lazydiff.cache.recording import RecordingSession, recorded_noise
-from .architectures import Architecture
-from .kv_call import Dense, KVCall, Layout, NoRoom, Places, digest
+from .architectures import Architecture, Dense
+from .kv_call import KVCall, Layout, NoRoom, Places, digest
 
 ROOM = 1.5  # times what the host thinks that a batch needs, as it asks for itself before it makes one
 
@@ -41,7 +41,7 @@ class VisibleCall(KVCall):
     def ranges(self, ranges: Any, text: int) -> Any:
         """Which tokens have which time step, at the places where they are without the hole."""
         if not isinstance(ranges, list):  # a place alone
-            return None if ranges is None else self.layout.without_hole(ranges, text, self.image)
+            return self.layout.without_hole(ranges, text, self.image)
         end = text + self.image
 
         def place(given: int | None) -> int:

@@ -27,8 +27,8 @@ from ...lazydiff.cache.kv_context import ContextKey, KVContext, cache_of
 from ...lazydiff.cache.recording import RecordingSession
 from ...lazydiff.core.tokens import HoleTokens
 from ...lazydiff.pipeline.decode import composite_latents
-from .architectures import ARCHITECTURES, Architecture
-from .kv_call import REFERENCES, Dense, KVCall, Layout, NoRoom, digest
+from .architectures import ARCHITECTURES, Architecture, Dense
+from .kv_call import REFERENCES, KVCall, Layout, NoRoom, digest
 from .kv_recording import ModelCall, VisibleRecorder
 from .model import check_numbers
 from .prompts import check_stock_prompts

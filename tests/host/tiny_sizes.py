@@ -15,6 +15,11 @@ LUMINA = {
     "patch_size": 2, "in_channels": 16, "dim": 32, "n_layers": 3, "n_refiner_layers": 1, "n_heads": 2, "n_kv_heads": 1,
     "multiple_of": 8, "qk_norm": True, "cap_feat_dim": 24, "axes_dims": [4, 6, 6], "axes_lens": [300, 64, 64],
 }  # fmt: skip
+COSMOS = {
+    "max_img_h": 40, "max_img_w": 40, "max_frames": 8, "in_channels": 16, "out_channels": 16, "patch_spatial": 2,
+    "patch_temporal": 1, "model_channels": 32, "num_blocks": 3, "num_heads": 2, "mlp_ratio": 2.0,
+    "crossattn_emb_channels": 24, "pos_emb_cls": "rope3d", "use_adaln_lora": True, "adaln_lora_dim": 8,
+}  # fmt: skip
 OMNIGEN = {
     "hidden_size": 64, "num_refiner_layers": 1, "num_attention_heads": 4, "num_kv_heads": 2, "multiple_of": 8,
     "axes_dim_rope": (4, 6, 6),
@@ -129,17 +134,8 @@ TINY: dict[str, tuple[str, dict[str, Any], int, int]] = {
         24,
         0,
     ),
-    "anima": (
-        "Anima",
-        {
-            "max_img_h": 40, "max_img_w": 40, "max_frames": 8, "in_channels": 16, "out_channels": 16,
-            "patch_spatial": 2, "patch_temporal": 1, "model_channels": 32, "num_blocks": 3, "num_heads": 2,
-            "mlp_ratio": 2.0, "crossattn_emb_channels": 24, "pos_emb_cls": "rope3d", "use_adaln_lora": True,
-            "adaln_lora_dim": 8,
-        },
-        24,
-        0,
-    ),
+    "anima": ("Anima", COSMOS, 24, 0),
+    "cosmos-predict2": ("CosmosT2IPredict2", COSMOS, 24, 0),
     "ideogram4": (
         "Ideogram4",
         {
@@ -202,6 +198,15 @@ TINY: dict[str, tuple[str, dict[str, Any], int, int]] = {
         },
         24,
         0,
+    ),
+    "hunyuan-video": (
+        "HunyuanVideo",
+        {
+            **FLUX, "patch_size": [1, 2, 2], "theta": 256, "byt5": False, "meanflow": False,
+            "use_cond_type_embedding": False, "vision_in_dim": None, "meanflow_sum": False,
+        },
+        24,
+        12,
     ),
     "longcat": (
         "LongCatImage", {**FLUX, "guidance_embed": False, "vec_in_dim": None, "txt_ids_dims": [1, 2]}, 24, 0,
