@@ -42,7 +42,7 @@ def automatic_levels(steps: int) -> int:
 
 def recorded_steps(steps: int, levels: int) -> list[int]:
     """At which of a sampling's steps its noise levels are recorded."""
-    return [int((i + 0.5) * steps / levels) for i in range(levels)]
+    return [int((i + 0.35) * steps / levels) for i in range(levels)]
 
 
 # Of which levels in one batch, which of them, and of which prompt.

@@ -230,7 +230,7 @@ class KVSampling:
             self.patch(model, self.shape.output, KVCall.output)
         if self.shape.refiners is not None:
             for i in range(len(getattr(self.network, self.shape.refiners))):
-                self.patch(model, f"{self.shape.refiners}.{i}", KVCall.refiner)
+                self.patch(model, f"{self.shape.refiners}.{i}", lambda call, *given: call.refiner(*given))
         for stage in self.shape.stages:
             blocks = getattr(model.model.diffusion_model, stage.blocks)
             for i, block in enumerate(blocks):

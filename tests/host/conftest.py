@@ -65,14 +65,14 @@ def pack(host: ModuleType) -> Pack:
 @pytest.fixture
 def sessions(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The samplings on KV contexts; each counts calls of the model that computed every token, and all others."""
-    cache, begun = pack.part("lazydiff.cache.kv_cache").KVCache, []
-    begin = cache.session
+    begun: list[Any] = []
+    for cache in (pack.part("lazydiff.cache.kv_cache").KVCache, pack.part("lazydiff.cache.recording").RecordingCache):
 
-    def session(self: Any, sigmas: Any) -> Any:
-        begun.append(begin(self, sigmas))
-        return begun[-1]
+        def session(self: Any, sigmas: Any, begin: Any = cache.session) -> Any:
+            begun.append(begin(self, sigmas))
+            return begun[-1]
 
-    monkeypatch.setattr(cache, "session", session)
+        monkeypatch.setattr(cache, "session", session)
     return begun
 
 

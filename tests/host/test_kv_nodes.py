@@ -118,7 +118,7 @@ def test_a_prompt_without_the_later_inputs_is_valid(pack: Pack) -> None:
     }
     valid, error, outputs, errors = asyncio.run(execution.validate_prompt("1", graph, None))
     assert valid and outputs == ["5"], (error, errors)
-    for name, bad in {"anchors": -1, "ring": 17, "cache_limit": -1}.items():
+    for name, bad in {"anchors": -1, "ring": 17, "cache_limit": -1, "mode": "both", "levels": 65}.items():
         graph["4"]["inputs"] = {**encode, name: bad}
         assert not asyncio.run(execution.validate_prompt("1", graph, None))[0], name
 
@@ -130,6 +130,8 @@ def cache_of(pack: Pack, context: Any) -> Any:
 def test_info(pack: Pack) -> None:
     graph = Graph(pack, "flux")
     assert "kept so far" not in pack.call("LazyContextInfo", graph.encode(anchors=2, ring=2)[0])[0]
+    graph.sample(recorded := graph.encode()[0])
+    assert "kept so far: 2 recordings" in pack.call("LazyContextInfo", recorded)[0]  # of a level, of two prompts
     context, _ = graph.encode(anchors=2, ring=2, reuse_anchors=True)
     lines = pack.call("LazyContextInfo", context)[0].splitlines()
     assert lines[0].startswith("canvas: 320×256 px") and "Flux" in lines[0]
@@ -217,3 +219,13 @@ def test_vae_of_another_model_is_refused_in_words(pack: Pack) -> None:
     graph.vae = TinyVAE(4)
     with pytest.raises(ValueError, match="latents of 4 channels, 40×32; the model needs 16, 40×32"):
         graph.encode()
+
+
+def test_what_saved_graphs_mean(pack: Pack, sessions: list[Any]) -> None:
+    """Without the later inputs, and with those of the release before: a number of anchors is still one."""
+    graph = Graph(pack, "flux")
+    dense = []
+    for settings in ({}, {"anchors": 0, "reuse_anchors": False}, {"anchors": 2}, {"mode": "anchors"}, {"levels": 2}):
+        graph.sample(graph.encode(**settings)[0])
+        dense.append(sessions[-1].recorded)
+    assert dense[:3] == [0, 0, 2 * 2] and dense[3] >= 2 and dense[4] == 0
