@@ -62,8 +62,13 @@ class RecordingCache:
 
     @property
     def count(self) -> int:
-        """Noise levels that were recorded, of all prompts."""
+        """Recordings that are kept, each of a noise level and a prompt."""
         return len(self.entries)
+
+    @property
+    def levels(self) -> set[Level]:
+        """Noise levels that are kept, of whatever prompt."""
+        return {level for _, level, _ in self.entries}
 
     def session(self, sigmas: Sequence[float]) -> RecordingSession:
         """Begin a sampling; sigmas: its noise levels, falling."""

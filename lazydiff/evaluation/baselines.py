@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..cache.kv_cache import THRESHOLD, KVSettings, dilate
-from ..cache.recording import empty_cache, recorded_noise
+from ..cache.recording import RecordingCache, empty_cache, recorded_noise
 from ..core.masks import to_grid
 from ..model.config import NetworkConfig, Sampling
 from ..model.lazydiffusion import LazyDiffusion
@@ -204,7 +204,7 @@ def through_cache(
         sample_dense(model, context, [OTHER[number % len(OTHER)]], [seed], sampling, cache)
     there = cache.count
     tokens = sample_dense(model, context, [questions[number].caption], [number], sampling, cache)
-    recorded = cache.count - there
+    recorded = len(cache.levels) if isinstance(cache, RecordingCache) else cache.count - there
     computed, visible = dilate(context.hole, setting.kv.ring).count, TOKENS - context.hole.count
     dense, tokens_recorded = (0, visible) if setting.kv.recorded else (recorded, TOKENS)
     work = recorded * decoder_work(network, tokens_recorded)

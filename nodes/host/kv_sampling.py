@@ -196,7 +196,10 @@ class KVSamplingState:
             self.session.abandon()
             return
         self.session.finish()
-        self.session.to(mm.unet_offload_device())
+        home = mm.unet_offload_device()
+        if isinstance(self.session, RecordingSession) and self.cache.bytes > mm.get_free_memory(home):
+            self.cache.clear()  # the next sampling records it again
+        self.session.to(home)
 
 
 class KVSampling:

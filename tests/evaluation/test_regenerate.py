@@ -12,6 +12,7 @@ from samples import scene, tiny_model
 from torch import Tensor
 
 from lazydiff.cache.kv_cache import KVCache, KVSettings, dilate
+from lazydiff.cache.recording import RecordingCache, recorded_noise, visible_tokens
 from lazydiff.core.tokens import HoleTokens
 from lazydiff.evaluation.regenerate import dense_denoiser, encode_everything, paint_baseline, regenerate, sample_dense
 from lazydiff.model.config import Sampling
@@ -209,6 +210,51 @@ def test_what_is_kept_is_known_by_the_samplers_schedule(dense_model: LazyDiffusi
     cache, (_, sigmas) = KVCache(KVSettings(anchors=99)), make_sampler(sampling)
     sample_dense(dense_model, canvas(dense_model), PROMPTS, SEEDS, sampling, cache)
     assert list(cache.kept) == [tuple(sigmas)] and list(cache.kept[tuple(sigmas)]) == sigmas[:-1]
+
+
+# Recordings
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_recorded_keys_are_those_of_a_full_pass_that_hides_the_hole(dense_model: LazyDiffusion, batch: bool) -> None:
+    """The slow way: everything is computed, and no query sees a key of the hole. Tolerance: as above."""
+    scenes = [scene(number) for number in ((1, 2) if batch else (1,))]
+    context = encode_everything(dense_model, torch.cat([s[0] for s in scenes]), torch.cat([s[1] for s in scenes]))
+    session = RecordingCache(KVSettings(levels=1)).session([0.5, 0.0])
+    dense_denoiser(dense_model, context, PROMPTS, SEEDS, 2.0, session)(noisy(context), 0.5)
+    visible, kept = visible_tokens(context.hole).index[0], ~torch.isin(
+        torch.arange(context.hole.total), dilate(context.hole, 1).index[0]
+    )  # fmt: skip
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def hide(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        seen.append((k[..., kept, :], v[..., kept, :]))
+        return k[..., visible, :], v[..., visible, :]
+
+    forward, noise = LazyDecoder.forward, recorded_noise(context.canvas.shape)
+    with patch.object(LazyDecoder, "forward", lambda *args: forward(*args[:6], hide)):
+        dense_denoiser(dense_model, context, PROMPTS, SEEDS, 2.0, visible_noise=noise)(noisy(context), 0.5)
+    conditional, unconditional = session.cache.entries.values()
+    for i, (k, v) in enumerate(seen):
+        for whole, part in ((k, "keys"), (v, "values")):
+            found = torch.cat([getattr(entry, part)[i].data for entry in (conditional, unconditional)])
+            assert (found - whole).abs().max() <= 1e-5 * whole.abs().max()
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_no_step_is_dense_and_what_ran_before_does_not_matter(dense_model: LazyDiffusion, guidance: float) -> None:
+    context, sampling = canvas(dense_model), Sampling("euler", steps=4, guidance=guidance)
+    expected = sample_dense(dense_model, context, PROMPTS, SEEDS, sampling, RecordingCache(KVSettings(levels=2)))
+    cache, visible = RecordingCache(KVSettings(levels=2)), context.hole.total - context.hole.count
+    some = dilate(context.hole, 1).count
+    for prompts, seeds, recorded in ((PROMPTS, [8, 9], 2), (PROMPTS, SEEDS, 0), (PROMPTS[::-1], SEEDS, 2)):
+        with spied() as calls:
+            tokens = sample_dense(dense_model, context, prompts, seeds, sampling, cache)
+        counts = [hole.count for _, hole in calls]
+        assert counts == [visible] * recorded + [some] * 4
+        if seeds == SEEDS and prompts == PROMPTS:
+            assert torch.equal(tokens, expected)
+    assert cache.count == 2 * (1 if guidance == 1 else 2)
 
 
 # Pictures
