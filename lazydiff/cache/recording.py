@@ -96,7 +96,9 @@ class RecordingSession(CacheSession):
         self.used: set[Hashable] = set()  # prompts
 
     def name(self, level: Level, prompt: Hashable) -> RecordingName:
-        return tuple(self.levels) if self.together else (level,), level, prompt
+        """How a recording is called: the one that is there, or else the one to make."""
+        names = (tuple(self.levels), level, prompt), ((level,), level, prompt)
+        return next((name for name in names if name in self.cache.entries), names[0 if self.together else 1])
 
     def level(self, sigma: float) -> Level:
         """The recorded level that serves a noise level: the nearest by the sampling's steps."""
@@ -112,9 +114,6 @@ class RecordingSession(CacheSession):
 
     def record(self, levels: Sequence[Level], prompts: Sequence[Hashable]) -> CacheWriter:
         """The call of the model that records; its batch is [levels·prompts·B]."""
-        if not self.together:  # there is little room, and the sampling has gone past the other levels
-            for name in [name for name in self.cache.entries if name[1] not in levels]:
-                del self.cache.entries[name]
         return CacheWriter(self, levels, prompts)
 
     def fetch(self, sigma: float, prompt: Hashable, device: torch.device | str) -> None:
@@ -129,24 +128,35 @@ class RecordingSession(CacheSession):
         return CacheReader(self, sigma, [self.cache.entries[self.name(level, prompt)] for prompt in prompts])
 
     def make_room(self, writer: CacheWriter) -> None:
-        """Forget what this sampling has not used until what a call writes is within the limit."""
+        """Forget what this sampling has not used, and then its other levels, until what a call writes is within the
+        limit."""
         limit = self.settings.limit * MEGABYTE
-        for name in self.unused():
+        for name in [*self.unused(), *self.at_other_levels(writer.levels)]:
             if self.cache.bytes + writer.bytes <= limit:
                 return
-            del self.cache.entries[name]
+            self.cache.entries.pop(name, None)
         if self.cache.bytes + writer.bytes > limit:
             raise CacheFull(f"one recorded noise level needs more than the memory limit of {self.settings.limit} MB")
 
     def keep(self, writer: CacheWriter) -> None:
         for level, prompt, entry in writer.written:
-            self.cache.entries[self.name(level, prompt)] = entry
+            self.cache.entries[tuple(writer.levels), level, prompt] = entry
             self.used.add(prompt)
 
     def finish(self) -> None:
         """The sampling is over: what it has not used goes."""
         for name in self.unused():
             del self.cache.entries[name]
+
+    def forget_other_levels(self, level: Level) -> bool:
+        """Whether there was anything to forget."""
+        names = self.at_other_levels([level])
+        for name in names:
+            del self.cache.entries[name]
+        return bool(names)
+
+    def at_other_levels(self, levels: Sequence[Level]) -> list[RecordingName]:
+        return [name for name in self.cache.entries if name[1] not in levels]
 
     def unused(self) -> list[RecordingName]:
         """What serves other samplings alone."""

@@ -143,7 +143,7 @@ class VisibleRecorder:
         try:
             return [self.recorded(given, i, sigma, owner, run) for i in range(len(given.options["uuids"]))]
         except NoRoom:
-            if not self.session.together:
+            if not self.session.together and not self.session.forget_other_levels(self.session.level(sigma)):
                 raise
             self.session.together = False
             return self(given, sigma, owner, run)

@@ -84,15 +84,17 @@ def test_all_levels_are_recorded_at_once_and_serve_the_next_sampling() -> None:
         assert cache.count == 2 * len(prompts) and all(entry in cache.entries.values() for entry in entries)
 
 
-def test_levels_that_are_recorded_apart_are_not_taken_for_those_of_a_batch() -> None:
-    """Their sums may be in another order."""
+def test_levels_are_recorded_apart_where_a_batch_has_no_room() -> None:
+    """And serve whoever comes next, as those of a batch do."""
     cache = RecordingCache(KVSettings(levels=2))
-    record(cache.session(SIGMAS), 1.0, "a")
     session = cache.session(SIGMAS)
     session.together = False
     levels = session.levels
     assert [record(session, sigma, "a") for sigma in SIGMAS[:-1]] == [levels[:1], [], levels[1:], []]
-    assert cache.count == 1
+    assert not any(record(cache.session(SIGMAS), sigma, "a") for sigma in SIGMAS[:-1])
+    assert cache.count == 2 and cache.levels == set(levels)
+    assert session.forget_other_levels(levels[1]) and cache.levels == {levels[1]}
+    assert not session.forget_other_levels(levels[1])
 
 
 def megabytes(session: RecordingSession, levels: list[float], prompt: str) -> None:
