@@ -160,7 +160,8 @@ class RecordingSession(CacheSession):
 
     def unused(self) -> list[RecordingName]:
         """What serves other samplings alone."""
-        return [name for name in self.cache.entries if name[2] not in self.used or name[1] not in self.levels]
+        used = {self.name(level, prompt) for level in self.levels for prompt in self.used}
+        return [name for name in self.cache.entries if name not in used]
 
     def to(self, device: torch.device | str) -> None:
         """Move everything, unless it is to wait in main memory anyway."""

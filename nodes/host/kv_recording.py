@@ -68,11 +68,16 @@ class VisibleCall(KVCall):
             return super().attention(function, *args, **kwargs)
         q, k, v, *others = args
         axis, total = (-2 if kwargs.get("skip_reshape") else 1), self.layout.total
-        masked = kwargs.get("mask") is not None or any(torch.is_tensor(other) for other in others)
-        if masked or k.shape[axis] != total + self.shape.tail(self.network, total):
+        if k.shape[axis] != total + self.shape.tail(self.network, total):
             raise Dense("image tokens meet others before its blocks")
         visible = self.layout.of(0, k.shape[axis]).visible
-        return self.others(function)(q, k.index_select(axis, visible), v.index_select(axis, visible), *others, **kwargs)
+
+        def seen(mask: Any) -> Any:
+            return mask.index_select(-1, visible) if torch.is_tensor(mask) else mask
+
+        k, v = k.index_select(axis, visible), v.index_select(axis, visible)
+        kwargs = {name: seen(value) if name == "mask" else value for name, value in kwargs.items()}
+        return self.others(function)(q, k, v, *map(seen, others), **kwargs)
 
 
 class ModelCall(NamedTuple):

@@ -118,7 +118,7 @@ def test_a_prompt_without_the_later_inputs_is_valid(pack: Pack) -> None:
     }
     valid, error, outputs, errors = asyncio.run(execution.validate_prompt("1", graph, None))
     assert valid and outputs == ["5"], (error, errors)
-    for name, bad in {"anchors": -1, "ring": 17, "cache_limit": -1, "mode": "both", "levels": 65}.items():
+    for name, bad in {"anchors": -1, "ring": 17, "cache_limit": -1, "levels": 65}.items():
         graph["4"]["inputs"] = {**encode, name: bad}
         assert not asyncio.run(execution.validate_prompt("1", graph, None))[0], name
 
