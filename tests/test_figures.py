@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 
 from lazydiff.cache.module_skip import SHIPPED_GATES, load_gates
 from lazydiff.model.checkpoint import SHIPPED, load_checkpoint
-from lazydiff.training.config import TrainingConfig
+from lazydiff.training.config import CONFIGS, TrainingConfig
+from lazydiff.training.cost import TrainingCost, cost_text
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -28,6 +30,7 @@ MASKS, MANY = measured("docs/masks.json"), measured("docs/many-masks.json")
 LAZY_VAE, POISSON, CHAIN, LAUNCHES = (
     measured(f"docs/{name}.json") for name in ("lazy-vae", "poisson", "chain", "launches")
 )
+DATA, PHOTOGRAPHS = measured("docs/data.json"), measured("docs/photographs.json")
 MODEL, COMPARED = measured("lazydiff/weights/evaluation.json"), measured("lazydiff/evaluation/weights/baselines.json")
 
 
@@ -301,6 +304,17 @@ def in_model_card() -> list[str]:
     ]
 
 
+def in_training() -> list[str]:
+    config = replace(TrainingConfig.read(CONFIGS["pixart-1024"]), accumulate=2)
+    told = cost_text(TrainingCost(config, processes=8), tflops=300).splitlines()
+    assert DATA["examples_read"] >= 20_000 and DATA["figures"]["reader_growth_mb"] < 1
+    return [
+        *(" ".join(line.split()) for line in told),
+        f"{DATA['figures']['reader_over_step']:.0f} times as fast as it trains",
+        f"[{PHOTOGRAPHS['figures']['psnr']:.1f} dB in the holes]",
+    ]
+
+
 def automatic() -> float:
     rows = {one["name"]: one["figures"] for one in COMPARED["table"]}
     psnr: float = rows["automatic"]["psnr"]
@@ -309,7 +323,7 @@ def automatic() -> float:
 
 QUOTES = {
     "README.md": in_readme, "docs/benchmarks.md": in_benchmarks, "docs/masks.md": in_masks,
-    "docs/quality.md": in_quality, "docs/model-card.md": in_model_card,
+    "docs/quality.md": in_quality, "docs/model-card.md": in_model_card, "docs/training.md": in_training,
 }  # fmt: skip
 
 
