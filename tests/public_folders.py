@@ -68,3 +68,43 @@ def save_pixart(path: Path, layout: Layout = "original", network: NetworkConfig 
     file = path if path.suffix else path / "transformer" / "diffusion_pytorch_model.safetensors"
     save_file({name: value.contiguous() for name, value in to_pixart(state, layout).items()}, file)
     return file
+
+
+def save_clip(folder: Path) -> Path:
+    """A CLIP model with its tokenizer, which knows letters alone, and its image processor."""
+    from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
+
+    letters = [chr(code) for code in range(33, 127)]
+    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    sizes: dict[str, Any] = dict(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, projection_dim=8
+    )  # fmt: skip
+    end = len(words) - 1
+    text = CLIPTextConfig(vocab_size=end + 1, bos_token_id=end - 1, eos_token_id=end, pad_token_id=end, **sizes)
+    vision = CLIPVisionConfig(image_size=32, patch_size=8, **sizes)
+    both = CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=8)
+    CLIPModel(both).save_pretrained(folder)
+    (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer"}))
+    processor = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 32}, "crop_size": 32}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    return folder
+
+
+class PictureFeatures(torch.nn.Module):
+    """Called as the Inception of 2015 is in its TorchScript file: bytes of any size, features by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(3 * 16, 3)
+
+    def forward(self, img: torch.Tensor, return_features: bool = False) -> torch.Tensor:
+        small = torch.nn.functional.adaptive_avg_pool2d(img.float() / 255, [4, 4])
+        features = self.layer(small.flatten(1))
+        return features if return_features else features.softmax(1)[:, :2]
+
+
+def save_inception(path: Path) -> Path:
+    torch.jit.script(PictureFeatures()).save(str(path))
+    return path

@@ -20,7 +20,8 @@ LEVELS = {
     )
     for room in rooms.split()
 }
-SCENES = {"scenes", "data", "training", "evaluation", "cli"}  # who may know the world of scenes
+WORLDS = {"scenes", "world"}  # procedural pictures: they know core alone, and not each other
+PAINTED = {"data", "training", "evaluation", "cli"}  # who may know them
 HOST = {"comfy", "comfy_api", "comfy_api_nodes", "comfy_execution", "comfy_extras", "execution", "folder_paths",
         "latent_preview", "node_helpers", "nodes", "server"}  # fmt: skip
 SHARED = {"types", "inputs"}  # of the nodes, beside `host`
@@ -67,7 +68,7 @@ def room_of(path: Path) -> str:
 
 def test_every_room_of_the_library_has_its_level() -> None:
     rooms = {path.parent.name for path in (ROOT / "lazydiff").glob("*/__init__.py")}
-    assert rooms == {*LEVELS, "scenes"}
+    assert rooms == LEVELS.keys() | WORLDS
 
 
 def test_the_library_imports_downwards_alone() -> None:
@@ -77,8 +78,10 @@ def test_the_library_imports_downwards_alone() -> None:
         room = room_of(path)
         if name[0] != "lazydiff" or len(name) < 2 or not room or name[1] == room:
             return False
-        if "scenes" in (room, name[1]):
-            return room not in SCENES or (room == "scenes" and LEVELS[name[1]] > LEVELS["core"])
+        if room in WORLDS:
+            return name[1] != "core"
+        if name[1] in WORLDS:
+            return room not in PAINTED
         return LEVELS[name[1]] >= LEVELS[room]
 
     assert_none(offenders(files("lazydiff"), upwards))
@@ -102,7 +105,7 @@ def test_a_node_knows_the_library_and_the_glue_but_no_other_node() -> None:
 
 def test_nodes_take_nothing_from_training_and_evaluation() -> None:
     """Inside the host their packages need not be installed."""
-    apart = {"data", "training", "evaluation", "scenes", "cli"}
+    apart = {"data", "training", "evaluation", "cli", *WORLDS}
     assert_none(offenders(files("nodes"), lambda path, name: name[0] == "lazydiff" and not apart.isdisjoint(name[1:2])))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ..core.files import whole_file
 from ..core.masks import grow, to_grid
-from ..core.pictures import from_array, grid
+from ..core.pictures import from_array, grid, thumbnail
 from ..model.config import Sampling
 from ..model.lazydiffusion import LazyDiffusion
 from ..pipeline.decode import Blend
@@ -21,11 +21,12 @@ from ..pipeline.edit import edit
 from ..pipeline.encode import encode
 from ..pipeline.sample import SampleSettings
 from ..sampling.denoiser import lazy_denoiser
-from ..scenes import Background, Placed, Scene, Thing, blank_canvas, render
+from ..scenes import CANVAS, Background, Placed, Scene, Thing, blank_canvas, render
 from .files import save_figure, save_picture
 from .pictures import box_mask
 
-ENLARGE = 3  # of the canvases on the storyboard
+SHOWN = 288  # px per side of a canvas on the storyboard
+SQUARES = 12  # whose time is plotted, at most
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,12 @@ class Stroke:
     prompt: str
     box: tuple[int, int, int, int]
     blend: Blend = "poisson"
+
+    def scaled(self, scale: float) -> Stroke:
+        """On a canvas of another size."""
+        x, y, width, height = self.box
+        left, top, right, bottom = (round(scale * side) for side in (x, y, x + width, y + height))
+        return replace(self, box=(left, top, right - left, bottom - top))
 
 
 @dataclass(frozen=True)
@@ -46,23 +53,27 @@ class Story:
     strokes: tuple[Stroke, ...]
 
 
-def stories() -> tuple[Story, ...]:
-    """One from a blank canvas; one that goes on with a scene it has never seen."""
+def stories(side: int = CANVAS) -> tuple[Story, ...]:
+    """One from a blank canvas of `side` pixels; where that is the scenes' own size, one that goes on with a scene that
+    the model has never seen."""
+    blank = Story(
+        "blank", np.full((side, side, 3), blank_canvas()[0, 0]), (
+            Stroke("blue sky", (0, 0, 96, 32), blend="paste"),
+            Stroke("green grass", (0, 32, 96, 64), blend="paste"),
+            Stroke("a red house", (5, 37, 30, 31)),
+            Stroke("another one", (37, 37, 30, 31)),
+            Stroke("a green tree", (66, 37, 30, 31)),
+            Stroke("a yellow flower", (21, 67, 30, 29)),
+        ),
+    )  # fmt: skip
+    if side != CANVAS:
+        return (replace(blank, strokes=tuple(stroke.scaled(side / CANVAS) for stroke in blank.strokes)),)
     mugs = Thing("mug", "orange", "striped", "large")
     table = Scene(
         Background("table", 0, 4), "left", (Placed(mugs, 8, 8), Placed(mugs, 40, 8), Placed(mugs, 8, 56))
     )  # fmt: skip
     return (
-        Story(
-            "blank", blank_canvas(), (
-                Stroke("blue sky", (0, 0, 96, 32), blend="paste"),
-                Stroke("green grass", (0, 32, 96, 64), blend="paste"),
-                Stroke("a red house", (5, 37, 30, 31)),
-                Stroke("another one", (37, 37, 30, 31)),
-                Stroke("a green tree", (66, 37, 30, 31)),
-                Stroke("a yellow flower", (21, 67, 30, 29)),
-            ),
-        ),
+        blank,
         Story(
             "scene", render(table), (
                 Stroke("another one", (37, 53, 30, 31)),
@@ -79,15 +90,16 @@ def stories() -> tuple[Story, ...]:
 def demo(model: LazyDiffusion, sampling: Sampling, folder: Path) -> None:
     """Write every state of every story, storyboard.png and time-per-step.png into the folder."""
     cells: list[tuple[Tensor, str]] = []
-    everything = stories()
+    everything = stories(model.config.network.canvas)
     steps = sampling.steps * sum(len(story.strokes) for story in everything)
     columns = max(len(story.strokes) for story in everything)
     with tqdm(total=steps, unit="step", desc="edits") as bar:
         for story in everything:
             before, after = tell(model, sampling, story, folder, bar)
             for row in (before, after):
-                cells += row + [(torch.ones_like(row[0][0]), "")] * (columns - len(row))
-    save_figure(grid(cells, columns, ENLARGE), folder / "storyboard.png")
+                cells += [(thumbnail(picture, SHOWN), words) for picture, words in row]
+                cells += [(torch.ones_like(cells[0][0]), "")] * (columns - len(row))
+    save_figure(grid(cells, columns, enlargement(cells[0][0])), folder / "storyboard.png")
     plot_time(model, folder / "time-per-step.png")
     print(f"{folder / 'storyboard.png'}\n{folder / 'time-per-step.png'}")
 
@@ -97,7 +109,8 @@ def tell(
 ) -> tuple[list[tuple[Tensor, str]], list[tuple[Tensor, str]]]:
     """Play one story; returns the canvases with their masks outlined, and the results, each with its words."""
     canvas = from_array(story.canvas)
-    save_picture(canvas[0], folder / f"{story.name}-0.png", ENLARGE)
+    enlarge = enlargement(canvas[0])
+    save_picture(canvas[0], folder / f"{story.name}-0.png", enlarge)
     before, after = [], []
     for number, stroke in enumerate(story.strokes, 1):
         mask = box_mask(canvas, *stroke.box)
@@ -108,8 +121,13 @@ def tell(
         canvas = edit(model, canvas, mask, stroke.prompt, settings=settings, blend=stroke.blend)
         milliseconds = 1000 * (time.perf_counter() - start)
         after.append((canvas[0], f"{tokens} of {model.config.network.grid**2} tokens, {milliseconds:.0f} ms"))
-        save_picture(canvas[0], folder / f"{story.name}-{number}.png", ENLARGE)
+        save_picture(canvas[0], folder / f"{story.name}-{number}.png", enlarge)
     return before, after
+
+
+def enlargement(image: Tensor) -> int:
+    """How often a small canvas goes into the width at which it is shown; a large one is saved as it is."""
+    return max(SHOWN // image.shape[-1], 1)
 
 
 def outlined(image: Tensor, mask: Tensor) -> Tensor:
@@ -127,7 +145,8 @@ def plot_time(model: LazyDiffusion, path: Path, repeat: int = 5) -> None:
 
     size, device = model.config.network.canvas, next(model.parameters()).device
     shares, times = [], []
-    for tokens in range(1, model.config.network.grid + 1):  # squares of 1, 4, 9, … tokens
+    grid_side = model.config.network.grid
+    for tokens in range(1, grid_side + 1, -(-grid_side // SQUARES)):  # squares of 1, 4, 9, … tokens
         side = tokens * model.config.network.token
         mask = box_mask(torch.zeros(1, 3, size, size), 0, 0, side, side).to(device)
         context = encode(model, torch.full((1, 3, size, size), 0.5, device=device), mask)

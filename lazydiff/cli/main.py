@@ -6,14 +6,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from ..core.checks import shortened
 from ..model.config import SAMPLERS, SHIPPED, ModelConfig, Sampling
-from .devices import add_device, add_dtype, choose_device, load
+from .devices import add_device, add_dtype, add_parts, load
+from .evaluation import add_evaluate
+from .prepare import add_prepare
+from .training import add_cost, add_train, print_cost
 
-PRECISIONS = ("no", "bf16", "fp16")  # of training
 BLENDS = ("poisson", "mixed", "paste")
 
 
@@ -56,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--output", type=Path, default=Path("output/demo"), help="folder for the pictures (%(default)s)")
     add_sampling(demo)
     add_dtype(demo)
+    add_parts(demo)
     demo.set_defaults(run=run_demo)
 
     edit = commands.add_parser("edit", help="generate what a mask covers, one picture per seed")
@@ -73,15 +75,12 @@ def parser() -> argparse.ArgumentParser:
     edit.add_argument("--gates", type=Path, help="a file of trained gates: modules that barely change are skipped")
     add_sampling(edit)
     add_dtype(edit)
+    add_parts(edit)
     edit.set_defaults(run=run_edit)
 
-    train = commands.add_parser("train", help="train a model, or go on with a run that was stopped")
-    train.add_argument("--config", type=Path, default=SHIPPED.with_suffix(".toml"))
-    train.add_argument("--output", type=Path, default=Path("output/train"), help="folder of the run (%(default)s)")
-    train.add_argument("--steps", type=int, help="instead of the configuration's")
-    train.add_argument("--precision", choices=PRECISIONS, help="of the multiplications, instead of the configuration's")
-    add_device(train)
-    train.set_defaults(run=run_train)
+    add_prepare(commands)
+
+    add_train(commands)
 
     gates = commands.add_parser("gates", help="train which modules a model can do without, at every second step")
     gates.add_argument("--output", type=Path, required=True, help="the file to write, NAME.gates.safetensors")
@@ -91,18 +90,11 @@ def parser() -> argparse.ArgumentParser:
     add_sampling(gates)
     gates.set_defaults(run=run_gates)
 
-    evaluate = commands.add_parser("evaluate", help="measure a model on held-out scenes")
-    evaluate.add_argument("--output", type=Path, required=True, help="folder for numbers, a table and a picture")
-    evaluate.add_argument("--scenes", type=int, help="held-out scenes per question (500, with baselines 200)")
-    evaluate.add_argument("--quick", action="store_true", help="few scenes, to see that it runs")
-    evaluate.add_argument("--baselines", action="store_true", help="compare with the two that compute every token")
-    evaluate.add_argument("--checkpoint", type=Path, default=SHIPPED)
-    add_device(evaluate)
-    add_dtype(evaluate)
-    evaluate.set_defaults(run=run_evaluate)
+    add_evaluate(commands)
 
-    info = commands.add_parser("info", help="what a checkpoint is made of")
+    info = commands.add_parser("info", help="what a checkpoint is made of, or what a training would take")
     info.add_argument("--checkpoint", type=Path, default=SHIPPED)
+    add_cost(info)
     info.set_defaults(run=run_info)
     return root
 
@@ -174,18 +166,6 @@ def run_edit(options: argparse.Namespace) -> None:
         print(save_picture(result, path))
 
 
-def run_train(options: argparse.Namespace) -> None:
-    from ..evaluation.regenerate import paint_baseline
-    from ..training.config import TrainingConfig
-    from ..training.pictures import paint_lazy
-    from ..training.train import train
-    from .files import writable_folder
-
-    config = TrainingConfig.read(options.config, steps=options.steps, precision=options.precision)
-    paint = partial(paint_baseline, crop=config.crop) if config.model.network.dense else paint_lazy
-    print(train(config, writable_folder(options.output), paint, choose_device(options.device)))
-
-
 def run_gates(options: argparse.Namespace) -> None:
     from ..cache.module_skip import SUFFIX
     from ..model.layers import explicit_attention
@@ -205,27 +185,10 @@ def run_gates(options: argparse.Namespace) -> None:
     print(f"{options.output}: {share:.0%} of the modules will not be computed")
 
 
-def run_evaluate(options: argparse.Namespace) -> None:
-    from ..evaluation import evaluate, evaluate_baselines
-    from ..evaluation.regenerate import WEIGHTS
-    from .files import writable_folder
-
-    if options.scenes is not None and options.scenes < 1:
-        raise ValueError(f"{options.scenes} scenes: choose at least 1")
-    folder = writable_folder(options.output)
-    model, report = load(options.checkpoint, options), folder / "evaluation.md"
-    number = {} if options.scenes is None else {"scenes": options.scenes}
-    if options.baselines:
-        image, crop = (load(WEIGHTS / f"regenerate-{kind}.safetensors", options) for kind in ("image", "crop"))
-        evaluate_baselines({"lazy": model, "image": image, "crop": crop}, folder, quick=options.quick, **number)
-        report = folder / "baselines.md"
-    else:
-        evaluate(model, folder, quick=options.quick, **number)
-    print(report.read_text("utf-8"))
-
-
 def run_info(options: argparse.Namespace) -> None:
-    from ..model.checkpoint import load_checkpoint
     from .info import checkpoint_text
 
-    print(checkpoint_text(load_checkpoint(options.checkpoint), options.checkpoint))
+    if options.training is not None:
+        print_cost(options)
+    else:
+        print(checkpoint_text(options.checkpoint))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -17,6 +18,13 @@ def to_pil(image: Tensor, enlarge: int = 1) -> Image.Image:
     array = (image.permute(1, 2, 0).clamp(0, 1) * 255).round().byte().cpu().numpy()
     picture = Image.fromarray(array)
     return picture.resize((picture.width * enlarge, picture.height * enlarge), Image.Resampling.NEAREST)
+
+
+def thumbnail(image: Tensor, most: int) -> Tensor:
+    """[3, H, W] averaged down until its longer side is at most so many pixels; a smaller one stays as it is."""
+    scale = most / max(image.shape[-2:])
+    size = [max(round(side * scale), 1) for side in image.shape[-2:]]
+    return image if scale >= 1 else F.interpolate(image[None], size, mode="area")[0]
 
 
 def from_array(pixels: np.ndarray) -> Tensor:

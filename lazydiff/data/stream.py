@@ -9,33 +9,63 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
+from hashlib import sha256
 from itertools import chain, count, islice
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from ..scenes import random_sample
+from ..scenes import all_captions, random_sample
 from .batch import Batch, Example, collate, prepared_example
 from .shards import ShardError, ShardHeader, expand_shards, read_header, read_shard
 
 POOL = 16  # steps whose examples are sorted together by their number of hole tokens, so that little is padded
 SEEDS = 2**62
+CAPTIONS = 20000  # are enough for a vocabulary
 
 
 class Examples(Protocol):
-    """Where examples come from: an endless row of them for each reader."""
+    """Where examples come from: an endless row of them for each reader.
+
+    header: of shards, None of a world that is drawn
+    name: by which a training that goes on knows that they are the same
+    """
+
+    @property
+    def header(self) -> ShardHeader | None: ...
+
+    @property
+    def name(self) -> str: ...
 
     def read(self, reader: int, readers: int, start: int) -> Iterator[Example]:
         """The examples start, start + 1, … of one of several readers."""
+        ...
+
+    def captions(self) -> list[str]:
+        """What a vocabulary is made of."""
+        ...
+
+    def pictures(self, number: int, seed: int) -> np.ndarray:
+        """At most so many, uint8 [N, H, W, 3], which a latent space is fitted to."""
         ...
 
 
 class SceneExamples:
     """The built-in world: each example is drawn from its own number."""
 
+    header: ShardHeader | None = None
+    name = "scenes"
+
     def __init__(self, seed: int):
         self.seed = seed
+
+    def captions(self) -> list[str]:
+        return all_captions()
+
+    def pictures(self, number: int, seed: int) -> np.ndarray:
+        rng = np.random.default_rng([seed, number])
+        return np.stack([random_sample(rng).image for _ in range(number)])
 
     def read(self, reader: int, readers: int, start: int) -> Iterator[Example]:
         for number in count(start):
@@ -55,6 +85,22 @@ class ShardExamples:
     def __init__(self, pattern: str, seed: int):
         self.urls, self.seed = expand_shards(pattern), seed
         self.header = read_header(self.urls[0])
+
+    @property
+    def name(self) -> str:
+        """Of the shards' files, wherever they lie."""
+        files = "\n".join(url.rsplit("/", 1)[-1] for url in self.urls)
+        return f"{len(self.urls)} shards, {sha256(files.encode()).hexdigest()[:16]}"
+
+    def captions(self) -> list[str]:
+        """Of the first shards, which are as mixed as all."""
+        samples = chain.from_iterable(map(read_shard, self.urls))
+        found = chain.from_iterable((sample.caption, *sample.captions) for sample in samples)
+        return list(islice(found, CAPTIONS))
+
+    def pictures(self, number: int, seed: int) -> np.ndarray:
+        samples = chain.from_iterable(map(read_shard, self.urls))
+        return np.stack([sample.picture() for sample in islice(samples, number)])
 
     def read(self, reader: int, readers: int, start: int) -> Iterator[Example]:
         if readers > len(self.urls):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-# Pictures are uint8 [S, 96, 96, 3], holes bool [S, 96, 96]; results are in grey levels of 255.
+# Pictures are uint8 [S, H, W, 3], holes bool [S, H, W]; results are in grey levels of 255.
 
 
 def seam(images: np.ndarray, holes: np.ndarray) -> float:

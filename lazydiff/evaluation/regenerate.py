@@ -20,7 +20,7 @@ from ..model.context import LazyContext
 from ..model.layers import KVHook
 from ..model.lazydiffusion import LazyDiffusion
 from ..pipeline.decode import composite, decode
-from ..pipeline.fit import crop_all, paste_all
+from ..pipeline.fit import Fit, crop_all, paste_all
 from ..sampling.denoiser import of_network
 from ..sampling.flow import Network
 from ..sampling.guidance import branches
@@ -51,8 +51,12 @@ def regenerate(
 def paint_baseline(
     model: LazyDiffusion, image: Tensor, mask: Tensor, prompt: str, seed: int, crop: bool = False
 ) -> Tensor:
-    """One canvas regenerated and blended, for the sample grids of a baseline's training."""
-    return composite(image, regenerate(model, image, mask, [prompt], [seed], crop=crop), mask)
+    """One canvas of any size regenerated and blended."""
+    if crop:
+        return composite(image, regenerate(model, image, mask, [prompt], [seed], crop=True), mask)
+    fit = Fit.of(mask, model.config.network.canvas)
+    made = fit.from_model(regenerate(model, *fit.to_model(image, mask), [prompt], [seed]), image)
+    return composite(image, made, mask)
 
 
 @torch.no_grad()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,12 @@ from .metadata import (
     read_config,
     weights,
 )
+from .pretrained import find_misfit
 from .text import TextEncoder
 
 __all__ = [
     "METADATA", "PREFIXES", "SHIPPED", "VOCABULARY", "CheckpointError", "load_checkpoint", "part", "read_checkpoint",
-    "save_checkpoint",
+    "read_settings", "save_checkpoint",
 ]  # fmt: skip
 
 
@@ -51,25 +54,32 @@ def load_checkpoint(
 ) -> LazyDiffusion:  # fmt: skip
     """Read a model for inference.
 
-    text, latent: for a checkpoint without its own, e.g. `PretrainedT5` and `DiffusersVAE`
-    device, dtype: of the whole model, text encoder and latent space with it
+    text, latent: for a checkpoint without its own, e.g. `load_text_encoder(folder)` and `load_vae(folder)`
+    device, dtype: of the whole model; a text encoder and latent space that are given keep their number types
     networks: `operations` and `attention` of encoder and decoder
-    Errors: `CheckpointError` for a file that `read_checkpoint` does not take, or a text encoder that it lacks.
+    Errors: `CheckpointError` for a file that `read_checkpoint` does not take, a text encoder that it lacks, or one or a
+    VAE that does not fit its sizes.
     """
     path = Path(path)
     config, tensors = read_checkpoint(path)
     if VOCABULARY in tensors:
         model = LazyDiffusion.self_contained(config, tensors.pop(VOCABULARY).numpy().tobytes(), **networks)
     elif text is None or latent is None:
-        raise CheckpointError(f"{path}: it has no text encoder ({VOCABULARY}) of its own and none was given")
+        raise CheckpointError(
+            f"{path}: it has no text encoder ({VOCABULARY}) and VAE of its own, and they were not given"
+        )
     else:
+        if misfit := find_misfit(config.network, text, latent):
+            raise CheckpointError(f"{path}: {misfit}")
         model = LazyDiffusion(config, text, latent, **networks)
     expected = weights(model)
     for name, tensor in tensors.items():
         expected[name].copy_(tensor)
     model.eval().requires_grad_(False)
     model.fingerprint  # noqa: B018  now, while the weights are as they are stored
-    return model.to(device, dtype)
+    for module in (model.encoder, model.decoder) if model.text is text else (model,):
+        module.to(dtype)
+    return model.to(device)
 
 
 def read_checkpoint(path: Path | str) -> tuple[ModelConfig, dict[str, torch.Tensor]]:
@@ -79,16 +89,33 @@ def read_checkpoint(path: Path | str) -> tuple[ModelConfig, dict[str, torch.Tens
     model has, a damaged vocabulary, missing or misshapen weights, or weights that are not numbers.
     """
     path = Path(path)
+    with opened(path) as file:
+        config = read_config(path, file.metadata() or {})
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    check_tensors(path, config, tensors)
+    return config, tensors
+
+
+def read_settings(path: Path | str) -> tuple[ModelConfig, bool]:
+    """The configuration of a checkpoint, and whether its text encoder and latent space are its own; no weight is read.
+
+    Errors: `CheckpointError` for a missing, truncated or foreign file, or a configuration that no model has.
+    """
+    path = Path(path)
+    with opened(path) as file:
+        return read_config(path, file.metadata() or {}), VOCABULARY in file.keys()
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """A safetensors file. Errors: `CheckpointError` for what is none."""
     try:
         check_file(path)
         with safe_open(path, framework="pt") as file:
-            config = read_config(path, file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            yield file
     except CheckpointError:
         raise
     except ValueError as error:
         raise CheckpointError(str(error)) from error
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
-    check_tensors(path, config, tensors)
-    return config, tensors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -29,6 +30,7 @@ SIZES = {
 }
 TEXT_LAYERS = {"text_layers": Range(1, 64, whole=True)}
 GRID = 512  # tokens per side at most
+FINGERPRINT = re.compile("[0-9a-f]{16}")
 SAMPLING = {
     "guidance": Range(0, 50),
     "temperature": Range(0, 10),
@@ -135,6 +137,9 @@ class ModelConfig:
     text_layers: int = 2
     sampling: Sampling = field(default_factory=Sampling)
     words: tuple[str, ...] = ()  # of its training's captions, where they are few enough to name
+    # What it was trained with, by `pretrained_fingerprint`; None for its own, or where nobody has written it down.
+    vae: str | None = None
+    text_encoder: str | None = None
 
     def check(self) -> None:
         """Errors: ValueError for what no model is; nothing is built for it."""
@@ -143,6 +148,10 @@ class ModelConfig:
             raise ValueError("name is not a text of 1 to 200 characters")
         if not all(isinstance(word, str) for word in self.words):
             raise ValueError("words is not a list of texts")
+        for name in ("vae", "text_encoder"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, str) and FINGERPRINT.fullmatch(value)):
+                raise ValueError(f"{name} is {shortened(value)}: no fingerprint")
         check_ranges(self, TEXT_LAYERS)
         self.network.check()
         self.sampling.check()
@@ -165,6 +174,8 @@ PRESETS = {
     "pixart-2048": replace(PIXART_1024, canvas=2048),
     "small": SMALL,
     # Of the paper's baselines, which compute every token: RegenerateImage of the canvas, RegenerateCrop of a crop.
+    "pixart-1024-image": replace(PIXART_1024, encoder_depth=0),
+    "pixart-512-crop": replace(PIXART_1024, encoder_depth=0, canvas=512, micro_conditions=False),
     "small-image": replace(SMALL, encoder_depth=0),
     "small-crop": replace(SMALL, encoder_depth=0, canvas=48),
 }

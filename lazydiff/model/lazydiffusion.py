@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -45,6 +46,12 @@ class LazyDiffusion(nn.Module):
         size = config.network
         text = TextEncoder(vocabulary, size.text_width, config.text_layers, size.text_length)
         return cls(config, text, PatchPCA(size.channels, size.cell), **networks)
+
+    def beside(self, text: Any, latent: Any) -> LazyDiffusion:
+        """The same networks with another text encoder and another latent space."""
+        other = copy.copy(self)
+        other._modules = {**self._modules, "text": text, "latent": latent}
+        return other
 
     @property
     def variance(self) -> Tensor:

@@ -29,8 +29,9 @@ class CheckpointError(ValueError):
 
 
 def metadata_of(config: ModelConfig) -> dict[str, str]:
-    """The metadata of a checkpoint's file."""
-    return {METADATA: json.dumps({"format": FORMAT, **asdict(config)})}
+    """The metadata of a checkpoint's file; what nobody has written down is left out, so that older versions read it."""
+    values = {name: value for name, value in asdict(config).items() if value is not None}
+    return {METADATA: json.dumps({"format": FORMAT, **values})}
 
 
 def read_config(path: Path, metadata: Mapping[str, str]) -> ModelConfig:

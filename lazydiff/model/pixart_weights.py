@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..core.checks import shortened
+from ..core.files import check_file
 from .config import NetworkConfig
 from .decoder import LazyDecoder
 
@@ -43,6 +47,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
 OPTIONAL = (("ctx_fuse.",), ("csize_embedder.", "ar_embedder."))
 # Buffers: the text of an empty prompt (random, never trained; two names) and a table that is computed here.
 DROPPED = {"y_embedder.y_embedding", "caption_projection.y_embedding", "pos_embed"}
+INDEXES = ("*.safetensors.index.json", "*.bin.index.json")  # of weights that lie in several files
+FILES = ("*.safetensors", "*.bin", "*.pth", "*.pt")  # in a folder, of which the first kind that is there is read
 COMFY_PREFIX = "model.diffusion_model."
 
 Layout = Literal["original", "comfy", "diffusers"]
@@ -106,11 +112,24 @@ def read_sizes(state: Mapping[str, Tensor]) -> NetworkConfig:
 
 
 def load_pixart(decoder: LazyDecoder, path: str | Path) -> None:
-    """Load a PixArt-α checkpoint file (safetensors); a decoder loaded with a stock one ignores its context.
+    """Load PixArt-α's weights into a decoder; loaded with stock ones, it ignores its context.
 
-    ValueError: the file is not PixArt-α, or of other sizes than the decoder.
+    path: a file (safetensors, or what torch.save wrote) in the layout of the authors, ComfyUI or diffusers, its weights
+        under whatever `from_pixart` takes off; or diffusers' folder of the transformer or of the whole pipeline, in one
+        file or several
+    ValueError: there is no such file, it is not PixArt-α, of other sizes than the decoder, or not of numbers; nothing
+        is changed then.
     """
-    state, own = from_pixart(load_file(path)), decoder.state_dict()
+    try:
+        tensors: dict[str, Any] = {}
+        for file in pixart_files(Path(path)):
+            tensors |= read_weights(file)
+        state = from_pixart(tensors)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: its weights cannot be read ({error})") from error
+    except ValueError as error:
+        raise ValueError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from error
+    own = decoder.state_dict()
     if stock := "ctx_fuse.weight" not in state:
         state |= {key: own[key] for key in own if key.startswith("ctx_fuse.")}
     found, expected = ({key: tuple(value.shape) for key, value in side.items()} for side in (state, own))
@@ -119,9 +138,49 @@ def load_pixart(decoder: LazyDecoder, path: str | Path) -> None:
             f"{path} does not fit this decoder: {len(wrong)} parameters differ, first {wrong[0]}: "
             f"found {found.get(wrong[0])}, expected {expected.get(wrong[0])}"
         )
+    if broken := [key for key, value in state.items() if not value.isfinite().all()]:
+        raise ValueError(f"{path}: {broken[0]} has values that are not numbers (NaN or infinite)")
     decoder.load_state_dict(state)
     if stock:
         decoder.ignore_context()
+
+
+def pixart_files(path: Path) -> list[Path]:
+    """The files of a checkpoint: itself, those that an index names, or those of diffusers' folder.
+
+    Errors: ValueError when there is none, or more than one to choose from.
+    """
+    if path.is_dir():
+        folder = path / "transformer" if (path / "transformer").is_dir() else path
+        for pattern in INDEXES + FILES:
+            found = sorted(folder.glob(pattern))
+            if len(found) > 1:
+                raise ValueError(f"{folder} has {len(found)} files {pattern}: name one of them")
+            if found:
+                return pixart_files(found[0])
+        raise ValueError(f"{folder}: there are no weights in it ({', '.join(FILES)})")
+    check_file(path)
+    if not path.name.endswith(".index.json"):
+        return [path]
+    try:
+        names = set(json.loads(path.read_text("utf-8"))["weight_map"].values())
+        return sorted(path.parent / Path(name).name for name in names)
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} is no index of weights ({error})") from error
+
+
+def read_weights(path: Path) -> dict[str, Any]:
+    """What a file of weights holds; nothing in it is ever run. Errors: ValueError for another file."""
+    check_file(path)
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    try:
+        weights: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever pickle and zip make of other bytes
+        raise ValueError(f"{path} is no file of weights ({shortened(str(error).splitlines()[0], 120)})") from error
+    if not isinstance(weights, dict):
+        raise ValueError(f"{path} holds a {type(weights).__name__}, no weights by name")
+    return weights
 
 
 def _key_map(state: Mapping[str, Any], diffusers: bool) -> dict[str, tuple[str, ...]]:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from .config import ModelConfig, NetworkConfig
 from .latent_space import DiffusersVAE
 from .text import PretrainedT5
 
@@ -25,7 +27,7 @@ def load_vae(folder: Path | str, dtype: torch.dtype = torch.float32) -> Diffuser
     from diffusers import AutoencoderKL  # here, because it takes seconds and few callers need it
 
     own = part_folder(folder, "vae", "_class_name", "AutoencoderKL")
-    return DiffusersVAE(read_part(AutoencoderKL, own).to(dtype).eval().requires_grad_(False))
+    return DiffusersVAE(read_part(AutoencoderKL, own, torch_dtype=dtype).eval().requires_grad_(False))
 
 
 def load_text_encoder(folder: Path | str, max_length: int = 120, dtype: torch.dtype = torch.float32) -> PretrainedT5:
@@ -56,9 +58,9 @@ def load_text_encoder(folder: Path | str, max_length: int = 120, dtype: torch.dt
     return PretrainedT5(tokenizer, t5, max_length)
 
 
-def pretrained_fingerprint(module: DiffusersVAE | PretrainedT5) -> str:
-    """A name (16 hex digits) of all that latents or features depend on, by which shards and checkpoints know with what
-    they were made.
+def pretrained_fingerprint(module: nn.Module) -> str:
+    """A name (16 hex digits) of all that latents or features depend on, by which shards, checkpoints and trainings know
+    with what they were made.
 
     It is taken from names, shapes and the signs of the first values of each tensor, and a VAE's shift and scale: no
     rounding to another precision changes a sign. A VAE's decoder does not count: another one may read the same latents.
@@ -70,6 +72,27 @@ def pretrained_fingerprint(module: DiffusersVAE | PretrainedT5) -> str:
             digest.update(f"{name} {tuple(parameter.shape)}".encode())
             digest.update(parameter.detach().flatten()[:SIGNS].signbit().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def find_misfit(network: NetworkConfig, text: Any, latent: Any) -> str:
+    """Why a model of these sizes cannot work with a text encoder or a VAE; "" if it can, as far as is known of them."""
+    if isinstance(latent, DiffusersVAE) and (latent.channels, latent.cell) != (network.channels, network.cell):
+        needed, given = (f"{each.channels} channels per {each.cell} px" for each in (network, latent))
+        return f"its latents have {needed}, and the VAE's {given}: give it the VAE that it was trained with"
+    if isinstance(text, PretrainedT5) and text.width != network.text_width:
+        return f"it reads text of width {network.text_width}, and the text encoder's is {text.width} wide"
+    return ""
+
+
+def find_strangers(config: ModelConfig, text: Any, latent: Any) -> list[str]:
+    """One line for each of text encoder and VAE that is another one than the model was trained with."""
+    lines = []
+    for name, part, trained in (("text encoder", text, config.text_encoder), ("VAE", latent, config.vae)):
+        if trained is not None and isinstance(part, DiffusersVAE | PretrainedT5):
+            given = pretrained_fingerprint(part)
+            if given != trained:
+                lines.append(f"{config.name} was trained with another {name}: {trained}, and this one is {given}")
+    return lines
 
 
 def part_folder(folder: Path | str, part: str, key: str, kind: str) -> Path:
@@ -93,10 +116,10 @@ def part_folder(folder: Path | str, part: str, key: str, kind: str) -> Path:
     return own
 
 
-def read_part(kind: Any, folder: Path) -> Any:
+def read_part(kind: Any, folder: Path, **how: Any) -> Any:
     """A model of diffusers or transformers. Errors: ValueError unless all of its weights are there and fit."""
     try:
-        model, report = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+        model, report = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True, **how)
     except Exception as error:  # whatever the libraries make of damaged files
         raise ValueError(f"{folder}: its weights cannot be read ({error})") from error
     if missing := sorted(report["missing_keys"]):

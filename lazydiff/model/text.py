@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import sentencepiece
@@ -79,10 +79,18 @@ class PretrainedT5(nn.Module):
 
 
 class PreparedText(nn.Module):
-    """Stands in a text encoder's place where features were prepared: in a training on shards."""
+    """Stands in a text encoder's place where features were prepared: in a training on shards.
 
-    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    known: features [L, width] of prompts that may be given as words
+    """
+
+    def __init__(self, known: Mapping[str, Tensor] | None = None):
+        super().__init__()
+        self.known = known or {}
+
+    def forward(self, prompts: Sequence[str | Tensor]) -> tuple[Tensor, Tensor]:
         """Features [L, width] of each prompt -> hidden states [B, L, width] float32 and key mask [B, L]."""
+        features = [self.known[prompt] if isinstance(prompt, str) else prompt for prompt in prompts]
         lengths = torch.tensor([len(row) for row in features])
         mask = torch.arange(int(lengths.max()))[None] < lengths[:, None]
         return pad_sequence([row.float() for row in features], batch_first=True), mask

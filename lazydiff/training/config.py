@@ -21,9 +21,12 @@ MANY = 10**9
 RANGES = {
     "seed": Range(0, 2**32 - 1, whole=True),
     "steps": Range(1, MANY, whole=True),
-    "scenes": Range(1, 2**16, whole=True),
+    "batch": Range(1, 2**20, whole=True),
+    "readers": Range(1, 2**16, whole=True),
+    "accumulate": Range(1, 2**16, whole=True),
     "noise_levels": Range(1, 1000, whole=True),
     "learning_rate": Range(0, 10, above=True),
+    "eps": Range(0, 1, above=True),
     "weight_decay": Range(0, 10),
     "clip": Range(0, 1e6, above=True),
     "warm_up": Range(0, MANY, whole=True),
@@ -37,25 +40,33 @@ RANGES = {
     "checkpoint_every": Range(1, MANY, whole=True),
     "picture_every": Range(1, MANY, whole=True),
 }
+CONFIGS = {path.stem: path for path in sorted((Path(__file__).parent / "configs").glob("*.toml"))}
 MODEL = ("preset", "prediction", "name")  # what the table says of a model
 BETA = Range(0, 0.999999)
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Optimiser, data and bookkeeping of one run; times are in optimiser steps."""
+    """Optimiser, data and bookkeeping of one run; times are in optimiser steps.
+
+    The order of the examples is divided into `readers` parts, each of which gives as many to every step. So a step has
+    the same examples on any number of processes, and `accumulate` changes no more than how they are added up.
+    """
 
     model: ModelConfig
     seed: int = 0
     steps: int = 10000
-    scenes: int = 16  # per process and step
-    noise_levels: int = 4  # per scene: the context is encoded once for all of them
+    batch: int = 32  # examples per step, of all processes
+    readers: int = 1
+    accumulate: int = 1  # parts in which a process computes its share of a step
+    noise_levels: int = 4  # per example: the context is encoded once for all of them
     learning_rate: float = 1.5e-3
     betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-8
     weight_decay: float = 0.03
     clip: float = 1.0
     warm_up: int = 200
-    decay_from: float = 0.4  # share of the run after which the rate falls linearly to zero
+    decay_from: float = 0.4  # share of the run after which the rate falls linearly to zero; 1: it never does
     ema: float = 0.998
     drop_text: float = 0.1
     crop: bool = False  # train on the square around each hole (the paper's RegenerateCrop)
@@ -63,6 +74,7 @@ class TrainingConfig:
     noise_deviation: float = 1.2
     weigh_variance_from: int = 0  # from this step on, channels count by their variance, before it alike (flow path)
     precision: str = "bf16"
+    checkpointing: bool = False  # blocks compute their activations a second time instead of keeping them
     workers: int = 1
     checkpoint_every: int = 500
     picture_every: int = 1000
@@ -71,10 +83,30 @@ class TrainingConfig:
         """Errors: ValueError for settings that no training can have."""
         self.model.check()
         check_ranges(self, RANGES)
-        check_flags(self, "crop")
+        check_flags(self, "crop", "checkpointing")
+        if self.batch % self.readers:
+            raise ValueError(f"batch is {self.batch}: it must be a multiple of readers, {self.readers}")
         check_choice("precision", self.precision, PRECISIONS)
         if not isinstance(self.betas, tuple) or len(self.betas) != 2 or not all(BETA.has(beta) for beta in self.betas):
             raise ValueError(f"betas is {shortened(self.betas)}: choose two numbers from 0 to below 1")
+
+    def micro_batch(self, processes: int) -> int:
+        """Examples that a process computes at a time.
+
+        Errors: ValueError for a number of processes among which the readers or a step's examples cannot be divided.
+        """
+        if self.readers % processes:
+            raise ValueError(
+                f"{processes} processes cannot share readers = {self.readers}: "
+                "choose a number of processes that divides it, or other readers"
+            )
+        micro_batch, rest = divmod(self.batch, processes * self.accumulate)
+        if rest:
+            raise ValueError(
+                f"batch is {self.batch}: it must be a multiple of {processes * self.accumulate}, "
+                f"the processes ({processes}) times accumulate ({self.accumulate})"
+            )
+        return micro_batch
 
     @classmethod
     def read(cls, path: Path, **changes: Any) -> TrainingConfig:
@@ -112,3 +144,15 @@ class TrainingConfig:
         if isinstance(settings.get("betas"), list):
             settings["betas"] = tuple(settings["betas"])
         return cls(model=config, **settings)
+
+
+def find_config(name: str) -> Path:
+    """The file of a configuration: a path, or the name of one that the package brings.
+
+    Errors: ValueError for what is neither.
+    """
+    if name in CONFIGS and not Path(name).exists():
+        return CONFIGS[name]
+    if not Path(name).exists():
+        raise ValueError(f"{shortened(name, 200)}: there is no such file, and the package brings {', '.join(CONFIGS)}")
+    return Path(name)

@@ -9,106 +9,146 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Collection, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..core.files import whole_file
+from ..data.stream import Examples
+from .average import Average, copy_whole, whole
 from .config import TrainingConfig
 
-FORMAT = 1
+FORMAT = 2  # 1 was of a number of processes
 NAME = re.compile(r"state-(0|[1-9]\d{0,17})")
-ABOUT, TENSORS = "state.json", "state.safetensors"
+ABOUT = "state.json"
+PARTS = ("model", "average", "step", "exp_avg", "exp_avg_sq")  # one file each: as one, they would need memory at once
 KIND = "lazydiffusion training state"  # the mark that tells our folders from others
 UNFINISHED, OBSOLETE = ".state-unfinished", ".state-obsolete"
-FREE = ("checkpoint_every", "picture_every")  # settings that change nothing of the model that comes out
+# Settings that change nothing of the model that comes out, but for the order in which sums are rounded.
+FREE = ("accumulate", "checkpointing", "workers", "checkpoint_every", "picture_every")
 
 
 class State(NamedTuple):
     """What has a state; each is read from and written into in place.
 
+    Tensors may be spread over processes, all of which then have to save and load together. The files hold them whole,
+    so that a training may go on in other parts than those it stopped in.
+
     scaler: of a training in half precision
     """
 
     model: nn.Module
-    average: nn.Module
+    average: Average
     optimiser: torch.optim.Optimizer
     scaler: Any = None
 
-    def tensors(self) -> dict[str, Tensor]:
-        """The tensors themselves, by their names in the file, without the optimiser's."""
-        return {f"{part}.{name}": value for part in ("model", "average") for name, value in own(getattr(self, part))}
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """The tensors themselves, by file and by name; before the first step there are no moments."""
+        parts: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
+        parts |= {"model": own(self.model), "average": self.average.parameters}
+        for name, parameter in self.model.named_parameters():
+            for moment, value in self.optimiser.state.get(parameter, {}).items():
+                parts[moment][name] = value
+        return parts
 
-    def moments(self) -> dict[str, Tensor]:
-        """The optimiser's tensors by their names in the file; before its first step there are none."""
-        state = self.optimiser.state_dict()["state"].items()
-        return {f"optimiser.{number}.{name}": value for number, values in state for name, value in values.items()}
+    def save(self, folder: Path, step: int, record: Mapping[str, Any], writes: bool = True) -> None:
+        """Write the state beside the older ones, and only then remove those.
 
-    def save(self, folder: Path, step: int, description: Mapping[str, Any]) -> None:
-        """Write the state beside the older ones, and only then remove those."""
-        older = states(folder)
+        writes: whether this process is the one that does
+        """
         unfinished = folder / UNFINISHED
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir()
-        everything = self.tensors() | self.moments()
-        with whole_file(unfinished / TENSORS) as path:
-            save_file({name: value.detach().cpu().contiguous() for name, value in everything.items()}, path)
+        if writes:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir()
+        for part, tensors in self.tensors().items():
+            together = {name: whole(value, writes) for name, value in tensors.items()}
+            if writes:
+                with whole_file(unfinished / file_of(part)) as path:
+                    save_file({name: value.cpu().contiguous() for name, value in together.items()}, path)
+        if not writes:
+            return
+        older = states(folder)
         scaler = self.scaler.state_dict() if self.scaler is not None else None
-        about = {"kind": KIND, "format": FORMAT, "step": step, "scaler": scaler, "training": description}
+        about = {"kind": KIND, "format": FORMAT, "step": step, "scaler": scaler, "training": record}
         (unfinished / ABOUT).write_text(json.dumps(about, indent=1), "utf-8")
         unfinished.rename(folder / f"state-{step}")
         for path in older.values():
             remove(path)
 
-    def load(self, path: Path, description: Mapping[str, Any]) -> None:
-        """Errors: ValueError for a damaged state, or one of another training."""
+    def load(self, path: Path, record: dict[str, Any]) -> dict[str, Any]:
+        """Take over a state, and return the record to go on with: weights to begin with need not be named again.
+
+        Errors: ValueError for a damaged state, or one of another training.
+        """
         about = read_about(path)
         assert about is not None
-        compare(path, about.get("training"), description)
+        there = about.get("training")
+        if isinstance(there, dict) and record["initialise"] is None:
+            record = record | {"initialise": there.get("initialise")}
+        compare(path, there, record)
         try:
-            tensors = load_file(path / TENSORS)
+            with ExitStack() as opened:
+                files = {part: opened.enter_context(safe_open(path / file_of(part), "pt")) for part in PARTS}
+                found = {part: {name: shape_of(file, name) for name in file.keys()} for part, file in files.items()}
+                if found != self.expected(found["exp_avg"]):
+                    raise ValueError(
+                        f"{path} is damaged, its tensors are not this training's: remove it to begin again"
+                    )
+                self.fill(files)
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{path} is damaged: remove it to begin again ({error})") from error
-        own_tensors, moments = self.tensors(), self.expected_moments(tensors)
-        expected = {name: value.shape for name, value in own_tensors.items()} | moments
-        if expected != {name: value.shape for name, value in tensors.items()}:
-            raise ValueError(f"{path} is damaged, its tensors are not this training's: remove it to begin again")
-        with torch.no_grad():
-            for name, value in own_tensors.items():
-                value.copy_(tensors[name])
-        optimiser = self.optimiser.state_dict()
-        for full in moments:
-            _, number, name = full.split(".")
-            optimiser["state"].setdefault(int(number), {})[name] = tensors[full]
-        self.optimiser.load_state_dict(optimiser)
         if self.scaler is not None and isinstance(about.get("scaler"), dict):
             self.scaler.load_state_dict(about["scaler"])
+        return record
 
-    def expected_moments(self, tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
-        """Shapes that AdamW's tensors must have, of the parameters that have been trained."""
-        shapes = {}
-        for number, parameter in enumerate(p for group in self.optimiser.param_groups for p in group["params"]):
-            if f"optimiser.{number}.step" in tensors:
-                shapes[f"optimiser.{number}.step"] = torch.Size()
-                for name in ("exp_avg", "exp_avg_sq"):
-                    shapes[f"optimiser.{number}.{name}"] = parameter.shape
-        return shapes
+    def expected(self, trained: Collection[str]) -> dict[str, dict[str, list[int]]]:
+        """Shapes by file and name, for a state in which those parameters have been trained."""
+        shapes = {part: {name: list(value.shape) for name, value in self.tensors()[part].items()} for part in PARTS}
+        moments = {name: shape for name, shape in shapes["model"].items() if name in trained}
+        return shapes | {"step": dict.fromkeys(moments, []), "exp_avg": moments, "exp_avg_sq": moments}
+
+    @torch.no_grad()
+    def fill(self, files: Mapping[str, Any]) -> None:
+        """Take the tensors over from open files, one at a time."""
+        for part in ("model", "average"):
+            for name, value in self.tensors()[part].items():
+                copy_whole(files[part].get_tensor(name), value)
+        for name, parameter in self.model.named_parameters():
+            if name in files["exp_avg"].keys():
+                moments = {part: torch.zeros_like(parameter) for part in ("exp_avg", "exp_avg_sq")}
+                for part, value in moments.items():
+                    copy_whole(files[part].get_tensor(name), value)
+                self.optimiser.state[parameter] = {"step": files["step"].get_tensor(name), **moments}
 
 
-def own(module: nn.Module) -> list[tuple[str, Tensor]]:
-    """Parameters and buffers by name, each once."""
-    return [*module.named_parameters(), *module.named_buffers()]
+def own(module: nn.Module) -> dict[str, Tensor]:
+    """Trained parameters and buffers by name, each once."""
+    trained = {name: value for name, value in module.named_parameters() if value.requires_grad}
+    return {**trained, **dict(module.named_buffers())}
 
 
-def settings_record(config: TrainingConfig, processes: int) -> dict[str, Any]:
-    """What decides how a training goes on, as JSON has it."""
-    return json.loads(json.dumps({**asdict(config), "processes": processes}))
+def file_of(part: str) -> str:
+    return f"{part}.safetensors"
+
+
+def shape_of(file: Any, name: str) -> list[int]:
+    shape: list[int] = file.get_slice(name).get_shape()
+    return shape
+
+
+def settings_record(config: TrainingConfig, examples: Examples, initial: str | None) -> dict[str, Any]:
+    """What decides how a training goes on, as JSON has it; initial: fingerprint of the weights that it began with."""
+    header = examples.header
+    data = {"name": examples.name} | ({} if header is None else asdict(replace(header, samples=0)))
+    record: dict[str, Any] = json.loads(json.dumps({**asdict(config), "data": data, "initialise": initial}))
+    return record
 
 
 def states(folder: Path) -> dict[int, Path]:

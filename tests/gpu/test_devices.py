@@ -37,7 +37,7 @@ from lazydiff.pipeline.sample import SampleSettings, sample
 from lazydiff.sampling.samplers import SAMPLERS, make_sampler
 from lazydiff.training.config import TrainingConfig
 from lazydiff.training.objective import Objective
-from lazydiff.training.pictures import sample_grid
+from lazydiff.training.pictures import Gallery, sample_grid
 from lazydiff.vae import lazy_vae
 from lazydiff.vae.canvas_vae import LazyVAE, WholeVAE
 
@@ -205,5 +205,5 @@ def test_training(gpu: PretendedGPU, model: LazyDiffusion) -> None:
     config = TrainingConfig(model=model.config)
     losses = [Objective(each, config)(batch, 0) for each in (model, moved)]
     equal(losses[1], losses[0])
-    grids = [np.asarray(sample_grid(each, 1, columns=2, rows=1)) for each in (model, moved)]
+    grids = [np.asarray(sample_grid(each, Gallery.of_scenes(1, 1))) for each in (model, moved)]
     assert (grids[0] == grids[1]).all()

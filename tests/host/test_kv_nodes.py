@@ -40,7 +40,13 @@ class Graph:
         return self.call("LazySample", self.model, *args, **given)[0]["samples"]
 
 
-@pytest.mark.parametrize("name", ["flux", "qwen-image", "wan", "pixart-sigma", "flux2"])
+CANVASES = [
+    "flux", "qwen-image", "wan", "pixart-sigma", "flux2", "krea2", "mage-flow", "anima", "chroma-radiance",
+    "hunyuan-image",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CANVASES)
 def test_from_canvas_to_blended_picture(pack: Pack, name: str) -> None:
     graph = Graph(pack, name)
     context, latent = graph.encode(anchors=2)

@@ -23,24 +23,25 @@ from lazydiff.model.layers import explicit_attention, sdpa
 from lazydiff.model.lazydiffusion import LazyDiffusion
 from lazydiff.pipeline.fit import crop_all
 from lazydiff.sampling.flow import Network, Preconditioning, draw_sigmas, flow_loss, predict_clean
+from lazydiff.training import start
 from lazydiff.training import train as loop
 from lazydiff.training.config import TrainingConfig
 from lazydiff.training.objective import Objective
-from lazydiff.training.pictures import paint_lazy, sample_grid
+from lazydiff.training.pictures import Gallery, paint_lazy, sample_grid
 from lazydiff.training.train import rate, train
 
 
 @pytest.fixture
 def config(model: LazyDiffusion) -> TrainingConfig:
     return TrainingConfig(
-        model.config, steps=6, scenes=2, noise_levels=2, precision="no", workers=0, checkpoint_every=2,
+        model.config, steps=6, batch=2, noise_levels=2, precision="no", workers=0, checkpoint_every=2,
         picture_every=100, warm_up=2,
     )  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "FIT_SCENES", 20)
+    monkeypatch.setattr(start, "FITTED", 20)
     monkeypatch.setattr(loop, "sample_grid", lambda *unused: Image.new("RGB", (1, 1)))
 
 
@@ -122,14 +123,14 @@ def test_a_baseline_computes_everything_and_is_judged_by_the_hole(
 @pytest.mark.parametrize("preset", ["small", "small-image", "small-crop"])
 def test_grid_of_samples_shows_edits(preset: str, vocabulary: bytes) -> None:
     paint = paint_lazy if preset == "small" else partial(paint_baseline, crop=preset == "small-crop")
-    picture = sample_grid(tiny_model("flow", vocabulary, preset), 0, paint, columns=2, rows=1)
+    picture = sample_grid(tiny_model("flow", vocabulary, preset), Gallery.of_scenes(0, 1), paint)
     before, after = (np.asarray(picture)[8:200, x : x + 192].astype(int) for x in (8, 208))
     changed = (before != after).any(-1)
     assert 0.01 < changed.mean() < 0.9 and picture.width == 2 * 200 + 8
 
 
 def test_training_lowers_the_loss_on_one_batch(config: TrainingConfig, vocabulary: bytes) -> None:
-    model = loop.new_model(config.model, 0)
+    model = start.new_model(config, SceneExamples(0))
     objective = Objective(model, config)
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
     batch = scene_batch(2)
@@ -181,8 +182,8 @@ def test_flow_loss_ignores_padding() -> None:
 
 def test_channels_count_by_their_variance_from_a_step_on(vocabulary: bytes) -> None:
     """On the flow path; the paper's loss has no such weight."""
-    model = loop.new_model(tiny_model("flow", vocabulary).config, 0)
-    plan = TrainingConfig(model.config, noise_levels=2, weigh_variance_from=3)
+    plan = TrainingConfig(tiny_model("flow", vocabulary).config, noise_levels=2, weigh_variance_from=3)
+    model = start.new_model(plan, SceneExamples(0))
     batch = scene_batch(2)
     alike, still, weighed = (
         float(Objective(model, plan)(batch, step).detach()) for step in (0, 2, 3)
