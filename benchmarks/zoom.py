@@ -29,7 +29,7 @@ from .kv_context import random_model
 from .kv_shapes import FLUX
 
 HOLE = 300  # px per side
-STEPS = 8
+STEPS, ANCHORS = 8, 2
 PICTURES = {"zoom": (3000, 4000), "canvas": (1024, 1024)}  # height, width
 QUICK = {"zoom": (300, 400), "canvas": (256, 256)}
 SMALL = {"hidden_size": 256, "num_heads": 2, "depth": 1, "depth_single_blocks": 2}
@@ -65,9 +65,9 @@ class Graph:
         self.mask[:, top : top + hole, left : left + hole] = 1
         words, pooled = torch.randn(1, FLUX.text, FLUX.text_width), torch.randn(1, FLUX.pooled)
         self.prompt = [[words, {"pooled_output": pooled}]]
-        self.zoom: dict[str, Any] = {}
+        self.settings: dict[str, Any] = {"anchors": ANCHORS}
         if zoom:
-            self.zoom = {"zoom": "around the hole", "zoom_megapixels": (hole / HOLE) ** 2}
+            self.settings |= {"zoom": "around the hole", "zoom_megapixels": (hole / HOLE) ** 2}
 
     def call(self, node: str, *args: Any, **kwargs: Any) -> Any:
         kind = self.nodes[node]
@@ -77,7 +77,7 @@ class Graph:
 
     def run(self) -> Tensor:
         """Load Image's picture -> Save Image's."""
-        context = self.call("LazyContextEncode", self.model, self.vae, self.image, self.mask, 0, 0, **self.zoom)
+        context = self.call("LazyContextEncode", self.model, self.vae, self.image, self.mask, 0, 0, **self.settings)
         settings = 1, STEPS, 1.0, "euler", "simple", 1.0, 1
         samples = self.call("LazySample", self.model, context, self.prompt, self.prompt, *settings)
         decoded = self.call("VAEDecode", self.vae, samples)
@@ -85,17 +85,21 @@ class Graph:
 
 
 @torch.inference_mode()
-def measure(case: str, quick: bool) -> dict[str, Any]:
+def measured(case: str, quick: bool) -> dict[str, Any]:
     """One run in this process."""
     load_pack(cpu=True)
     torch.manual_seed(0)
     hole = HOLE // 4 if quick else HOLE
     Graph((64, 64), 32, zoom=False).run()  # what happens once in a process
-    graph = Graph((QUICK if quick else PICTURES)[case], hole, zoom=case == "zoom")
-    harness = Harness(Path())
-    before, start = peak(), harness.clock()
+    return costs(Graph((QUICK if quick else PICTURES)[case], hole, zoom=case == "zoom"))
+
+
+def costs(graph: Graph) -> dict[str, Any]:
+    """Of one edit, and whether it is right."""
+    clock = Harness(Path()).clock
+    before, start = peak(), clock()
     result = graph.run()
-    seconds, memory = harness.clock() - start, peak() - before
+    seconds, memory = clock() - start, peak() - before
     outside = graph.mask == 0
     exact = torch.equal(result[outside], graph.image[outside])
     changed = float((result != graph.image).any(-1)[~outside].float().mean())
@@ -112,8 +116,8 @@ def in_a_process(case: str, quick: bool) -> dict[str, Any]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr[-2000:])
-    measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return measured
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -122,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     harness = Harness.of(args)
     if args.case:
-        print(json.dumps(measure(args.case, harness.quick)))
+        print(json.dumps(measured(args.case, harness.quick)))
         return
     turns = [{case: in_a_process(case, harness.quick) for case in PICTURES} for _ in range(harness.repeat)]
     table = {
@@ -140,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "memory_ratio": zoom["megabytes"] / canvas["megabytes"],
         "outside_exact": float(zoom["outside_exact"] and canvas["outside_exact"]),
     }
-    harness.write("zoom", figures, steps=STEPS, hole=HOLE, table=table, turns=turns)
+    harness.write("zoom", figures, steps=STEPS, anchors=ANCHORS, hole=HOLE, table=table, turns=turns)
 
 
 if __name__ == "__main__":

@@ -169,9 +169,9 @@ def by_pil(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def by_hand(graph: AnySize, region: tuple[int, int, int, int], size: tuple[int, int]) -> tuple[AnySize, Tensor, Tensor]:
-    """Cut out by the host's own nodes, scaled, sampled, scaled back and put back by the host's; and the samples."""
+    """Cut out, scaled by Pillow, sampled, scaled back, and put back by the host's own node; and the samples."""
     top, left, height, width = region
-    (cut,) = graph.call("ImageCrop", graph.image, width, height, left, top)
+    cut = graph.image[:, top : top + height, left : left + width]
     small = AnySize(graph.pack, "flux", size, (0, 0, 0, 0))
     small.model, small.vae, small.image = graph.model, graph.vae, by_pil(cut, size)
     (hole,) = graph.call("CropMask", graph.mask, left, top, width, height)
@@ -214,6 +214,22 @@ def test_a_zoom_is_cutting_out_and_scaling_by_hand(
     seen, inside = pack.call("LazyContextView", context, graph.image)
     torch.testing.assert_close(seen, small.image, atol=1e-5, rtol=0)
     assert torch.equal(inside, small.mask)
+
+
+@pytest.mark.parametrize("zoom", ["off", "around the hole"])
+def test_inpainting_conditioning_sees_what_the_model_sees(pack: Pack, zoom: str) -> None:
+    """Through Lazy Context View, its latents are those of the canvas, cell by cell, and its mask that of the hole."""
+    graph = AnySize(pack, "flux-fill", (250, 317), (100, 200, 60, 80))
+    context, latent = zoomed(graph, zoom=zoom)
+    view = pack.call("LazyContextView", context, graph.image)
+    args = graph.positive, graph.negative, view[0], graph.vae, view[1], False
+    graph.positive, graph.negative, given = pack.call("InpaintModelConditioning", *args)
+    beside = graph.positive[0][1]
+    torch.testing.assert_close(given["samples"], latent["samples"])
+    assert beside["concat_latent_image"].shape == latent["samples"].shape
+    assert torch.equal(beside["concat_mask"].reshape(view[1].shape), view[1])
+    result = graph.blend(graph.decode(graph.sample(context)), context)
+    graph.assert_only_the_hole_changed(result)
 
 
 def test_off_is_as_before(pack: Pack) -> None:
