@@ -164,7 +164,8 @@ def canvas_and_mask(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     if mask.max() <= 0.5:
         show(
             "the mask is empty: nothing is generated" if not mask.any() else
-            f"the mask is nowhere above 0.5 (at most {float(mask.max()):.2f}): nothing is generated. Paint it opaque"
+            f"the mask is nowhere above 0.5 (at most {float(mask.max()):.2f}): nothing is generated. Paint it "
+            "opaque, or give it a threshold by Lazy Mask"
         )  # fmt: skip
     rows = max(len(image), len(mask))
     if {len(image), len(mask)} - {1, rows}:

@@ -189,8 +189,9 @@ def check_latents_of(context: LazyContext | KVContext, samples: Tensor) -> None:
 
 
 def decode_hole(
-    vae: Any, latent: Tensor, hole: Tensor | LazyContext | KVContext, canvas: Tensor, whole: bool, match: bool
-) -> tuple[Tensor, str]:
+    vae: Any, latent: Tensor, hole: Tensor | LazyContext | KVContext, canvas: Tensor, whole: bool,
+    match: bool = False,
+) -> tuple[Tensor, str]:  # fmt: skip
     """Pictures [B, H, W, 3] of latents in and next to the hole, elsewhere the canvas's; and in words what that took.
 
     hole: a mask [B, H, W], or the context, whose canvas's own decode is what a lazy one goes on from; whole: no such
