@@ -31,6 +31,7 @@ LAZY_VAE, POISSON, CHAIN, LAUNCHES = (
     measured(f"docs/{name}.json") for name in ("lazy-vae", "poisson", "chain", "launches")
 )
 DATA, PHOTOGRAPHS = measured("docs/data.json"), measured("docs/photographs.json")
+ZOOM = measured("docs/zoom.json")
 MODEL, COMPARED = measured("lazydiff/weights/evaluation.json"), measured("lazydiff/evaluation/weights/baselines.json")
 
 
@@ -104,6 +105,15 @@ def step_alone() -> list[str]:
         line(f"{one['percent']} %", str(one["tokens"]), f"{one['milliseconds']:.0f} ms", f"{one['speedup']:.1f}×",
              f"{one['speedup_in_theory']:.1f}×")
         for one in STEP["table"]
+    ]  # fmt: skip
+
+
+def zoomed() -> list[str]:
+    names = {"zoom": "through `zoom`", "canvas": "all of it"}
+    return [
+        line(f"{one['size'][1]}×{one['size'][0]}, {names[case]}", f"{one['seconds']:.1f} s",
+             f"{one['megabytes']:.0f} MB")
+        for case, one in ZOOM["table"].items()
     ]  # fmt: skip
 
 
@@ -215,6 +225,7 @@ TABLES: list[tuple[str, list[str]]] = [
     ("docs/benchmarks.md", papers_protocol()),
     ("docs/benchmarks.md", step_alone()),
     ("docs/benchmarks.md", many_masks()),
+    ("docs/benchmarks.md", zoomed()),
     ("docs/benchmarks.md", gates_by_time()),
     ("docs/benchmarks.md", gates_by_work()),
     ("docs/benchmarks.md", launches()),
@@ -243,7 +254,12 @@ def test_no_table_has_a_number_that_was_not_measured(document: Path) -> None:
 
 
 def in_readme() -> list[str]:
-    return [f"within {automatic():.1f} dB of the full computation"]
+    zoom = ZOOM["figures"]
+    assert zoom["outside_exact"] == 1
+    return [
+        f"within {automatic():.1f} dB of the full computation",
+        f"take [{zoom['time_ratio']:.1f} times](docs/benchmarks.md#a-small-hole-in-a-large-picture) the time",
+    ]
 
 
 def in_benchmarks() -> list[str]:
@@ -256,6 +272,7 @@ def in_benchmarks() -> list[str]:
     assert POISSON["figures"]["error_grey_levels"] < 0.001
     return [
         f"({KV['figures']['cache_over_formula']:.4f} of it)",
+        f"{ZOOM['figures']['time_ratio']:.2f} of the time and {ZOOM['figures']['memory_ratio']:.2f} of the memory",
         f"{image / ours:.1f} times at 50 steps",
         f"{crop / quarter:.2f} of our time at a mask of 25 % and 50 steps",
         f"{whole['crop_over_lazy_at_25_percent']:.2f} of the time of our next edit",
