@@ -25,7 +25,7 @@ PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 MASK = re.compile(r"(?P<picture>.+)\.mask(\.\d+)?\.png")
 UNREADABLE = "not a picture that can be read"
 TRANSPARENT = "transparent in places"
-LEAST = 128  # px of a side, below which the large world's things are a few pixels
+LEAST = 64  # px of a side, below which nothing can be told in the large world
 NOT_UTF8 = "a caption that is not UTF-8"
 
 

@@ -164,6 +164,11 @@ SMALL = NetworkConfig(
     canvas=96, cell=8, channels=96, patch=1, width=192, heads=6, decoder_depth=6, encoder_depth=4,
     text_width=96, text_length=32, learned_variance=False, micro_conditions=False,
 )  # fmt: skip
+# Its successor, of any content: a token is 2×2 latent cells. Positions span the canvas, whatever its size.
+LARGE = NetworkConfig(
+    canvas=512, cell=8, channels=48, patch=2, width=256, heads=8, decoder_depth=8, encoder_depth=6,
+    text_width=128, text_length=32, learned_variance=False, micro_conditions=False,
+)  # fmt: skip
 # The paper's model: PixArt-α XL/2 with one added layer. It does not state the encoder's depth: at 12 its times add up.
 PIXART_1024 = NetworkConfig(
     canvas=1024, cell=8, channels=4, patch=2, width=1152, heads=16, decoder_depth=28, encoder_depth=12
@@ -173,9 +178,11 @@ PRESETS = {
     "pixart-1024": PIXART_1024,
     "pixart-2048": replace(PIXART_1024, canvas=2048),
     "small": SMALL,
+    "lazydiffusion-512": LARGE,
     # Of the paper's baselines, which compute every token: RegenerateImage of the canvas, RegenerateCrop of a crop.
     "pixart-1024-image": replace(PIXART_1024, encoder_depth=0),
     "pixart-512-crop": replace(PIXART_1024, encoder_depth=0, canvas=512, micro_conditions=False),
     "small-image": replace(SMALL, encoder_depth=0),
+    "lazydiffusion-512-image": replace(LARGE, encoder_depth=0),
     "small-crop": replace(SMALL, encoder_depth=0, canvas=48),
 }

@@ -299,8 +299,8 @@ def test_pictures_of_the_world_come_with_their_holes() -> None:
     sample = random_world_sample(np.random.default_rng([5, 2]), 128)
     assert (np.asarray(picture.image) == sample.image).all() and picture.image.size == (128, 128)
     assert picture.holes[0].caption == sample.caption and (picture.holes[0].pixels() == sample.mask).all()
-    with pytest.raises(ValueError, match="scenes of 64 px show nothing"):
-        WorldSource(5, 64, 0)
+    with pytest.raises(ValueError, match="scenes of 48 px show nothing"):
+        WorldSource(5, 48, 0)
     with pytest.raises(ValueError, match="at least 1"):
         WorldSource(0, 128, 0)
 
