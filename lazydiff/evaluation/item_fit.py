@@ -1,10 +1,10 @@
-"""How close a result comes to what was asked: the asked thing's own render, moved, scaled and lit from either side until
-it fits best, is what an eye compares it with; what is neither that nor ground is stray."""
+"""How close a result comes to what was asked: the asked thing's own render, moved, scaled and lit from either side
+until it fits best, is what an eye compares it with; what is neither that nor ground is stray."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import NamedTuple
@@ -13,19 +13,21 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..scenes import BOX, LIGHTS, PAD, SIZES, render, sprite
+from ..scenes import BOX, LIGHTS, SIZES, render
+from ..scenes.sprites import PAD, sprite
 from ..world import WorldScene, add_items, finish, paint_backdrop
 from .questions import ObjectQuestion
 
 FINEST = 0.5  # px, the last step of a search
 STRAY = 16.0  # grey levels, root mean square of the three colours
+LARGER = 1.5  # times its size, or as much smaller, a fitted thing may be
 NEAR = 24  # ground is also what is as bright as pixels within a share of the picture's side of 1 / NEAR: textures vary
 VISIBLE = 3.0  # grey levels that a render changes of the ground
 HIGHEST = 60.0  # dB, of which equal pictures have no more
 
 
 class Pose(NamedTuple):
-    """Where a render stands, against where it was: px to the right and down, times its size, lit from the other side."""
+    """Where a render stands against where it was: px to the right and down, times its size, lit from the other side."""
 
     right: float = 0.0
     down: float = 0.0
@@ -75,6 +77,15 @@ def nearest_ground(picture: np.ndarray, ground: np.ndarray) -> np.ndarray:
     return np.clip(picture, least.permute(1, 2, 0).numpy(), most.permute(1, 2, 0).numpy())
 
 
+def fit_figures(
+    pictures: np.ndarray, masks: Sequence[np.ndarray], asked: Sequence[Fittable], ending: str = ""
+) -> dict[str, float]:
+    """Means over results uint8 [S, H, W, 3]; the share in percent. ending: of the figures' names"""
+    fits = [measure_fit(*one) for one in zip(pictures, masks, asked, strict=True)]
+    psnr, item_psnr, stray = np.mean(fits, 0).tolist()
+    return {f"fit_psnr{ending}": psnr, f"item_psnr{ending}": item_psnr, f"stray_share{ending}": 100 * stray}
+
+
 def distances(picture: np.ndarray, other: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Of the hole's pixels, in grey levels."""
     difference: np.ndarray = picture[mask].astype(np.float32) - other[mask]
@@ -84,6 +95,10 @@ def distances(picture: np.ndarray, other: np.ndarray, mask: np.ndarray) -> np.nd
 def best_pose(picture: np.ndarray, mask: np.ndarray, asked: Fittable) -> Pose:
     """Compass search from the best of a few poses: a step each way in place and size, halved where none is better."""
     known: dict[Pose, float] = {}
+    reach = asked.side / 2  # of the search: a thing that had left the hole would fit bare ground
+
+    def allowed(pose: Pose) -> bool:
+        return max(abs(pose.right), abs(pose.down)) <= reach and 1 / LARGER <= pose.scale <= LARGER
 
     def error(pose: Pose) -> float:
         if pose not in known:
@@ -101,7 +116,7 @@ def best_pose(picture: np.ndarray, mask: np.ndarray, asked: Fittable) -> Pose:
             best._replace(scale=best.scale * (1 + growth)), best._replace(scale=best.scale / (1 + growth)),
             best._replace(flipped=not best.flipped),
         ]  # fmt: skip
-        better = min(near, key=error)
+        better = min(filter(allowed, near), key=error)
         if error(better) < error(best):
             best = better
         else:

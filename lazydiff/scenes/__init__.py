@@ -7,12 +7,11 @@ from .palette import COLOURS, TEXTURES
 from .sample import KINDS, Sample, object_sample, random_sample, removal_sample
 from .scene import Placed, Scene, Thing, blank_canvas, footprint, random_scene, random_thing, render, silhouette
 from .shapes import SHAPES
-from .sprites import BOX, LIGHTS, PAD, SIZES, Sprite, sprite
+from .sprites import BOX, LIGHTS, SIZES
 
 __all__ = [
-    "BACKGROUNDS", "BOX", "CANVAS", "COLOURS", "EMPTY", "HORIZONS", "KINDS", "LIGHTS", "PAD", "SHAPES", "SIZES", "SURFACES",
-    "TEXTURES", "TINTS", "TOKEN", "Background", "Placed", "Sample", "Scene", "Sprite", "Thing", "all_captions", "blank_canvas",
+    "BACKGROUNDS", "BOX", "CANVAS", "COLOURS", "EMPTY", "HORIZONS", "KINDS", "LIGHTS", "SHAPES", "SIZES", "SURFACES",
+    "TEXTURES", "TINTS", "TOKEN", "Background", "Placed", "Sample", "Scene", "Thing", "all_captions", "blank_canvas",
     "describe", "footprint", "object_captions", "object_mask", "object_sample", "random_sample", "random_scene",
-    "random_thing", "removal_sample", "render", "siblings", "silhouette", "sprite", "surface_caption",
-    "vocabulary",
+    "random_thing", "removal_sample", "render", "siblings", "silhouette", "surface_caption", "vocabulary",
 ]
