@@ -77,8 +77,8 @@ def evaluate_world(
 
     scenes: questions of each kind; quick: at most QUICK, and a less trained judge
     Writes evaluation.json, evaluation.md, grid.png, page.webp and, where scikit-image and OpenCV are installed,
-    photographs.webp into `output`, at the end. Every percentage has two ceilings: the same rule on the real renders, and on
-    those that have gone through the model's autoencoder.
+    photographs.webp into `output`, at the end. Every percentage has two ceilings: the same rule on the real renders,
+    and on those that have gone through the model's autoencoder.
     Errors: ValueError for fewer than one scene.
     """
     if scenes < 1:

@@ -128,17 +128,17 @@ def colour_name(image: np.ndarray, question: WorldQuestion) -> str:
     found, item = mean_lab(image, body), question.placed.item
     rng = np.random.default_rng(0)
     colours = [(name, random_hue(rng, name)) for name in HUES for _ in range(2)] + [(item.name, item.colour)]
-    known = [(COLOURS_APART, ""), (distance(found, mean_lab(draw_scene(scene, size, without=target), body)), "")]
+    known = [(COLOURS_APART, ""), (lab_distance(found, mean_lab(draw_scene(scene, size, without=target), body)), "")]
     for name, colour in colours:
         placed = replace(question.placed, item=replace(item, name=name, colour=colour))
         drawn = np.zeros((size, size, 3), np.float32)
         window, pixels = draw_item(placed, scene.light, size).window(size)
         drawn[window] = pixels[..., :3]
-        known.append((distance(found, mean_lab(drawn.clip(0, 1) * 255, body)), name))
+        known.append((lab_distance(found, mean_lab(drawn.clip(0, 1) * 255, body)), name))
     return min(known)[1]
 
 
-def distance(a: np.ndarray, b: np.ndarray) -> float:
+def lab_distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.linalg.norm(a - b))
 
 

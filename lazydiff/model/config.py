@@ -29,6 +29,7 @@ SIZES = {
     "text_length": Range(1, 4096, whole=True),
 }
 TEXT_LAYERS = {"text_layers": Range(1, 64, whole=True)}
+CLEAN_UP = {"clean_up": Range(1, 4096, whole=True)}
 GRID = 512  # tokens per side at most
 FINGERPRINT = re.compile("[0-9a-f]{16}")
 SAMPLING = {
@@ -140,6 +141,7 @@ class ModelConfig:
     # What it was trained with, by `pretrained_fingerprint`; None for its own, or where nobody has written it down.
     vae: str | None = None
     text_encoder: str | None = None
+    clean_up: int | None = None  # channels of the convolutions after its own latent space; None: there are none
 
     def check(self) -> None:
         """Errors: ValueError for what no model is; nothing is built for it."""
@@ -152,7 +154,7 @@ class ModelConfig:
             value = getattr(self, name)
             if value is not None and not (isinstance(value, str) and FINGERPRINT.fullmatch(value)):
                 raise ValueError(f"{name} is {shortened(value)}: no fingerprint")
-        check_ranges(self, TEXT_LAYERS)
+        check_ranges(self, TEXT_LAYERS if self.clean_up is None else TEXT_LAYERS | CLEAN_UP)
         self.network.check()
         self.sampling.check()
         if self.network.learned_variance != (self.prediction == "iddpm"):

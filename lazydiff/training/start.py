@@ -87,6 +87,7 @@ def continued_model(
     if header is not None:
         fitting(config, header)
     model.train().requires_grad_(True)
+    model.latent.requires_grad_(False)  # its clean-up is trained by a command of its own
     return model, CONTINUED + fingerprint(model.config, model.state_dict())
 
 

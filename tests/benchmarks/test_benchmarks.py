@@ -39,6 +39,10 @@ SMOKES = {
         {"ratio_at_10_percent": POSITIVE, "ratio_at_5_percent": POSITIVE},
         lambda step: {"PIXART_1024": TINY},
     ),
+    "shipped": Smoke(
+        {name: POSITIVE for name in ("edit_over_dense", "variation_over_dense", "edit_ms", "variation_ms", "dense_ms")},
+        lambda shipped: {"LARGE": replace(shipped.LARGE, canvas=128, width=24, heads=2, text_width=16, channels=6)},
+    ),
     "many_masks": Smoke(
         {"packed_of_padded, 10 % + 5 % + 2 %": POSITIVE},
         lambda many_masks: {"PIXART_1024": TINY},

@@ -66,9 +66,9 @@ def test_the_same_questions_at_another_size(asked: dict[str, list[WorldQuestion]
 
 def test_colours_of_real_renders_are_found(asked: dict[str, list[WorldQuestion]]) -> None:
     """By rule alone; of the kinds a classifier of two minutes' training judges, which is not tried here."""
-    for kind in ("sibling", "swapped", "caption_against_siblings", "several_kinds"):
-        found = [colour_name(question.image, question) == question.placed.item.name for question in asked[kind]]
-        assert np.mean(found) >= 0.8  # a thing may be half hidden, and a pattern as bright as its ground
+    questions = sum((asked[kind] for kind in ("sibling", "swapped", "caption_against_siblings", "several_kinds")), [])
+    found = [colour_name(question.image, question) == question.placed.item.name for question in questions]
+    assert np.mean(found) >= 0.85  # a thing may be half hidden, and a pattern as bright as its ground
 
 
 def test_another_colour_and_the_bare_ground_are_told(asked: dict[str, list[WorldQuestion]]) -> None:
