@@ -3,9 +3,9 @@
     python -m benchmarks.shipped --output DIR [--percent 10] [--steps 20] [--repeat 3] [--quick]
 
 Weights are random: time does not depend on them. Three edits take turns: the next edit on a canvas that is open (its
-latents are there, the hole is new), one more variation of a hole whose context is there, and the same network without
-encoder on all tokens (RegenerateImage), which is the dense way. Prints their times and ratios and writes `shipped.json`.
-On a CPU, times are processor time of one thread.
+latents are there, the hole is new), one more variation of a hole whose context is there, and the same network
+without encoder on all tokens (RegenerateImage), which is the dense way. Prints their times and ratios and writes
+`shipped.json`. On a CPU, times are processor time of one thread.
 """
 
 from __future__ import annotations
@@ -79,12 +79,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     harness, steps = Harness.of(args), QUICK_STEPS if args.quick else args.steps
     edit, variation, dense = measure(LARGE, harness, args.percent, Sampling("ancestral", steps, guidance=1.0))
-    figures = {
-        "edit_over_dense": dense / edit, "variation_over_dense": dense / variation, "edit_ms": edit,
-        "variation_ms": variation, "dense_ms": dense,
-    }  # fmt: skip
-    rounded = {name: round(value, 3) for name, value in figures.items()}
-    harness.write("shipped", rounded, canvas=LARGE.canvas, percent=args.percent, steps=steps)
+    figures = {"edit_over_dense": round(dense / edit, 2), "variation_over_dense": round(dense / variation, 2)}
+    table = {"edit_ms": round(edit, 1), "variation_ms": round(variation, 1), "dense_ms": round(dense, 1)}
+    print(harness.conditions, table)
+    harness.write("shipped", figures, canvas=LARGE.canvas, percent=args.percent, steps=steps, table=table)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from lazydiff.pipeline.fit import crop_all
 from lazydiff.sampling.flow import Network, Preconditioning, draw_sigmas, flow_loss, predict_clean
 from lazydiff.training import start
 from lazydiff.training import train as loop
-from lazydiff.training.config import TrainingConfig
+from lazydiff.training.config import CONFIGS, TrainingConfig
 from lazydiff.training.objective import Objective
 from lazydiff.training.pictures import Gallery, paint_lazy, sample_grid
 from lazydiff.training.start import Material
@@ -290,6 +290,15 @@ def test_configurations_of_the_baselines_read(kind: str) -> None:
     config = TrainingConfig.read(WEIGHTS / f"regenerate-{kind}.toml")
     assert config.model.network.dense and config.crop == (kind == "crop")
     assert config.model.network.canvas == (48 if config.crop else 96)
+
+
+def test_both_stages_of_the_large_model_are_of_one_network() -> None:
+    first, second = (TrainingConfig.read(CONFIGS[f"lazydiffusion-512{ending}"]) for ending in ("-first", ""))
+    assert first.model == second.model and (first.side, second.side) == (256, 512)
+    with torch.device("meta"):
+        model = LazyDiffusion(first.model, None, None)
+    halves = 2 * sum(parameter.numel() for parameter in model.parameters())
+    assert halves < 40e6  # the file may have 45 MB, of which text encoder and clean-up need some
 
 
 def test_configuration_of_the_shipped_model_reads(tmp_path: Path) -> None:
