@@ -41,7 +41,7 @@ class CleanUp(nn.Module):
         nn.init.zeros_(last.bias)
 
     def forward(self, image: Tensor) -> Tensor:
-        changes: Tensor = self.layers(image.to(self.layers[1].weight)).to(image)
+        changes: Tensor = self.layers(image.to(next(self.parameters()))).to(image)
         return image + changes
 
 
