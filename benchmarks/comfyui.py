@@ -89,9 +89,17 @@ def load_pack(cpu: bool) -> str:
 def accepted(kind: str, sizes: Mapping[str, Any]) -> dict[str, Any]:
     """The sizes of a network that this release of the host knows; kind: class of the host's configuration."""
     import comfy.ldm.chroma.model
+    import comfy.ldm.chroma_radiance.model
     import comfy.ldm.flux.model
+    import comfy.ldm.hunyuan_video.model
 
-    modules = {"Flux": comfy.ldm.flux.model.FluxParams, "Chroma": comfy.ldm.chroma.model.ChromaParams}
+    modules = {
+        "Flux": comfy.ldm.flux.model.FluxParams,
+        "ChromaRadiance": comfy.ldm.chroma_radiance.model.ChromaRadianceParams,
+        "Chroma": comfy.ldm.chroma.model.ChromaParams,
+        "HunyuanImage": comfy.ldm.hunyuan_video.model.HunyuanVideoParams,
+        "HunyuanVideo": comfy.ldm.hunyuan_video.model.HunyuanVideoParams,
+    }
     known = next((modules[name] for name in modules if kind.startswith(name)), None)
     return {key: value for key, value in sizes.items() if known is None or key in known.__dataclass_fields__}
 

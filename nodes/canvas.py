@@ -27,7 +27,7 @@ class LazyCanvas(io.ComfyNode):
             aliases=["edit chain", "progressive edit", "canvas"],
             inputs=[
                 io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
-                io.Image.Input("image", tooltip="The picture; both sides multiples of 8 px (stock models: 16)."),
+                io.Image.Input("image", tooltip="The picture, of any size."),
             ],
             outputs=[LazyCanvasIO.Output("LAZY_CANVAS", tooltip="For Lazy Canvas Context and Lazy Canvas Edit.")],
         )

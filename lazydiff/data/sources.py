@@ -121,7 +121,7 @@ class FolderSource:
         self.count = len(self.items)
 
     def units(self, pictures: int) -> Sequence[Iterable[SourceItem]]:
-        return divided(self.items, pictures)
+        return divided(mixed(self.items), pictures)
 
 
 def relative_names(folder: Path) -> Iterator[str]:
@@ -200,6 +200,12 @@ class WorldSource:
 
 
 # What sources share
+
+
+def mixed(items: Sequence[SourceItem]) -> list[SourceItem]:
+    """Items in an order that has nothing to do with their names, which often go by subject: a training takes what is in
+    one step from few shards."""
+    return [items[i] for i in np.random.default_rng(0).permutation(len(items))]
 
 
 def divided(items: Sequence[SourceItem], pictures: int) -> list[Sequence[SourceItem]]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from hashlib import sha256
 from itertools import chain, count, islice
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -149,7 +149,7 @@ class ReadingPlan(NamedTuple):
     token: int
 
 
-class ExampleStream(IterableDataset[list[Example]]):
+class ExampleStream(IterableDataset[Any]):
     """The part of every step from `start` on that one process reads: lists of examples, one for each of its readers.
 
     share: the process's readers
@@ -159,12 +159,16 @@ class ExampleStream(IterableDataset[list[Example]]):
     def __init__(self, examples: Examples, plan: ReadingPlan, share: range, start: int = 0):
         self.examples, self.plan, self.share, self.start = examples, plan, share, start
 
-    def __iter__(self) -> Iterator[list[Example]]:
+    def __iter__(self) -> Iterator[list[Example] | Exception]:
+        """What cannot be read is given out and ends it, because a loader would put its worker's traceback around it."""
         worker = get_worker_info()
         share = self.share[worker.id :: worker.num_workers] if worker else self.share
         rows = [self.steps_of(reader) for reader in share]
-        while True:
-            yield from (next(row) for row in rows)
+        try:
+            while True:
+                yield from (next(row) for row in rows)
+        except (ValueError, OSError) as error:
+            yield error
 
     def steps_of(self, reader: int) -> Iterator[list[Example]]:
         """What one reader gives to each step."""
@@ -192,8 +196,20 @@ def read_batches(stream: ExampleStream, micro_batches: int, workers: int = 0) ->
     """
     readers = len(stream.share)
     workers = max((number for number in range(1, workers + 1) if readers % number == 0), default=0)
-    lists = iter(DataLoader(stream, batch_size=None, num_workers=workers, collate_fn=list))
+    lists = iter(DataLoader(stream, batch_size=None, num_workers=workers, collate_fn=as_it_is))
     while True:
-        examples = [example for part in islice(lists, readers) for example in part]
+        examples = [example for part in islice(lists, readers) for example in readable(part)]
         size = len(examples) // micro_batches
         yield [collate(examples[i * size : (i + 1) * size]) for i in range(micro_batches)]
+
+
+def as_it_is(part: Any) -> Any:
+    """Keeps a loader from making tensors of it."""
+    return part
+
+
+def readable(part: list[Example] | Exception) -> list[Example]:
+    """What a stream has given out. Errors: the one that it has met."""
+    if isinstance(part, Exception):
+        raise part
+    return part

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 class LatentSpace(Protocol):
     """Images [B, 3, H, W] in -1…1 <-> latents [B, C, H/cell, W/cell]."""
 
+    cell: int  # px
     variance: Tensor  # [C] of the latents of ordinary pictures
 
     def encode(self, image: Tensor) -> Tensor: ...

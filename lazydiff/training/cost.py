@@ -5,7 +5,7 @@ Only encoder and decoder are counted, which are all that is trained on prepared 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -21,8 +21,9 @@ from .engine import spread_modules
 HOLE = 0.95 * 0.10 + 0.05
 FULL, HALF = 4, 2  # bytes
 # Values that a block keeps for the backward pass, in widths of the network for each of its tokens, beside twice the
-# width of its MLP: what goes into products and norms, queries, keys, values, and what attention answers.
-DECODER_VALUES, ENCODER_VALUES = 15, 8
+# width of its MLP: what goes into products and norms, queries, keys, values, and what attention answers. Before and
+# behind the blocks the same of the added layer, the last norms and the output.
+DECODER_VALUES, ENCODER_VALUES, OTHER_VALUES = 15, 8, 7
 
 
 @dataclass(frozen=True)
@@ -104,21 +105,28 @@ class TrainingCost:
             last = 4 * tokens + (encoder - 4) * self.computed
             kept = (network.encoder_depth - 1) * encoder * tokens + last if network.encoder_depth else 0
             kept += network.decoder_depth * decoder * levels
-        return rows * network.width * values * (kept + text)
+        return rows * network.width * values * (kept + text + OTHER_VALUES * levels)
 
     def macs(self, checkpointing: bool | None = None) -> int:
         """Multiply-adds of one example's forward and backward pass; those of the time embedding are left out.
 
-        A backward pass is two products for each of the forward pass; checkpointing computes the forward pass again.
+        A backward pass is two products for each of the forward pass. Checkpointing computes the blocks again, but for
+        the last product of an encoder's block, which nothing in the backward pass needs.
         """
         network, levels, n = self.config.model.network, self.config.noise_levels, self.computed
-        d, tokens, length = network.width, self.tokens, network.text_length
-        forward = levels * network.macs(n, length) + network.encoder_macs(tokens)
+        d, tokens, length, ratio = network.width, self.tokens, network.text_length, network.mlp_ratio
+        decoder, encoder = levels * network.macs(n, length), network.encoder_macs(tokens)
+        computed = network.encoder_depth * tokens  # by all blocks of the encoder
         if not network.dense:  # the last block's tokens that are no hole are only keys and values
-            forward -= (tokens - n) * ((2 + 2 * network.mlp_ratio) * d**2 + 2 * d * tokens)
-        forward += length * (network.text_width * d + d**2 + 2 * d**2 * network.decoder_depth)
-        again = self.config.checkpointing if checkpointing is None else checkpointing
-        return (4 if again else 3) * forward
+            encoder -= (tokens - n) * ((2 + 2 * ratio) * d**2 + 2 * d * tokens)
+            computed -= tokens - n
+        text = length * (network.text_width * d + d**2 + 2 * d**2 * network.decoder_depth)
+        total = 3 * (decoder + encoder + text)
+        if self.config.checkpointing if checkpointing is None else checkpointing:
+            outside = replace(network, decoder_depth=0, encoder_depth=0)
+            total += decoder - levels * outside.macs(n, length)
+            total += encoder - outside.encoder_macs(tokens) - computed * ratio * d**2
+        return total
 
     def hours(self, tflops: float) -> float:
         """Of one card that computes so many 10¹² operations a second, two to a multiply-add, for the whole training."""

@@ -25,6 +25,9 @@ SCALE = 32  # px per cell of a map, at which InstDiffEdit found objects to be to
 SMALLEST = 16  # cells that the maps of small pictures have per side, of networks with so many tokens
 MIDDLE = 0.3, 0.75  # of a transformer's blocks, those that are looked at
 SAMPLED = (0, 4, 9)  # of the ten attentions in a row that SDXL has, those that are looked at
+TRANSFORMERS = (
+    "Flux", "Chroma", "OpenAISignatureMMDITWrapper", "QwenImageTransformer2DModel", "NextDiT", "MMDiT", "PixArtMS",
+)  # fmt: skip
 REGISTERS = {"MMDiT": 8}  # AuraFlow's tokens before those of the text
 
 
@@ -71,8 +74,7 @@ class AttentionObserver:
             return self.see_unet
         if self.name == "LazyDecoder":
             return self.see_own
-        shape = ARCHITECTURES.get(self.name)
-        if shape and (self.name == "PixArtMS" or all("joint" in stage.attentions for stage in shape.stages)):
+        if self.name in TRANSFORMERS:
             return self.see_joint
         raise ValueError(
             f"how {model} attends to its prompt is not known: attention masks are found by Stable Diffusion 1.5 and "

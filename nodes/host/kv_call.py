@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,13 +15,10 @@ from torch import Tensor
 
 from ...lazydiff.cache.kv_cache import CacheFull, CacheReader, CacheWriter, KVSettings, dilate, probe_places
 from ...lazydiff.core.tokens import HoleTokens
-from .architectures import Architecture, BlockList
+from .architectures import Architecture, BlockList, Dense, Sequence
 
 ANCHOR = "lazydiffusion_anchor"  # in a call's options: whether it computes every token, or some; absent: no context
-
-
-class Dense(Exception):
-    """This call of the model cannot be lazy; the message says why."""
+REFERENCES = "reference_image_num_tokens"  # in the options that a network's blocks are told: tokens of each
 
 
 class Places(NamedTuple):
@@ -28,17 +26,26 @@ class Places(NamedTuple):
 
     computed: Tensor
     kept: Tensor
+    canvas: int  # where among the computed ones the canvas's begin
 
 
 class Layout:
-    """Which tokens are computed, in every sequence that a network makes of them."""
+    """Which tokens are computed, in every sequence that a network makes of them.
 
-    def __init__(self, hole: HoleTokens, settings: KVSettings, device: torch.device):
+    shape, network: the sequences' order; without them the text is first, and the canvas before reference images
+    """
+
+    def __init__(
+        self, hole: HoleTokens, settings: KVSettings, device: torch.device, shape: Architecture | None = None,
+        network: Any = None,
+    ):  # fmt: skip
         hole = hole.to(device)
         computed = dilate(hole, settings.ring)
-        self.total, self.image = hole.total, computed.index[0]
+        self.total, self.grid, self.image = hole.total, hole.grid, computed.index[0]
         self.everything = computed.count == hole.total
         self.keep_text = settings.text
+        self.text_last = shape is not None and shape.text_last(network)
+        self.canvas_last = shape is not None and shape.references == "before"
         self.probes = probe_places(hole, computed)
         self.places: dict[tuple[int, int], Places] = {}
 
@@ -47,12 +54,15 @@ class Layout:
         return min(tokens, 1) if self.keep_text else tokens
 
     def of(self, text: int, image: int) -> Places:
-        """In a sequence of `text` text tokens and `image` image tokens, of which the first are the canvas's."""
+        """In a sequence of `text` text tokens and `image` image tokens, the canvas's and others."""
         if (text, image) not in self.places:
-            computed = torch.cat((torch.arange(self.text(text), device=self.image.device), text + self.image))
-            kept = torch.ones(text + image, dtype=torch.bool, device=computed.device)
+            device, few = self.image.device, self.text(text)
+            words = torch.arange(few, device=device) + (image if self.text_last else 0)
+            canvas = self.image + (0 if self.text_last else text) + (image - self.total if self.canvas_last else 0)
+            computed = torch.cat((canvas, words) if self.text_last else (words, canvas))
+            kept = torch.ones(text + image, dtype=torch.bool, device=device)
             kept[computed] = False
-            self.places[text, image] = Places(computed, kept.nonzero().flatten())
+            self.places[text, image] = Places(computed, kept.nonzero().flatten(), 0 if self.text_last else few)
         return self.places[text, image]
 
 
@@ -69,36 +79,48 @@ class KVCall:
         recording = isinstance(action, CacheWriter)
         self.options = {**options, "optimized_attention_override": self.attention, ANCHOR: recording}
         self.text = self.image = 0  # tokens in the sequences, before any are left out
-        self.seen = False
+        self.width = int(operator.attrgetter(shape.width)(network))
+        self.seen = self.masked = False
         self.attentions: list[str] = []  # those that the block in progress has still to make
-        self.positions: dict[int, tuple[Any, Any]] = {}
+        self.chosen: dict[tuple[int, str], tuple[Any, Any]] = {}  # of positions and masks
         self.problem = ""  # why nothing can be kept of this call
 
-    def block(self, forward: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], stage: BlockList) -> Any:
+    def block(
+        self, forward: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], stage: BlockList, last: bool = False
+    ) -> Any:
         given = Arguments(stage.order, args, kwargs)
         if not self.seen:
             self.measure(stage, given)
-        if isinstance(self.action, CacheReader):
+        replaying = isinstance(self.action, CacheReader)
+        if replaying:
             self.leave_out(stage, given)
-        self.attentions = list(stage.attentions)
+        self.attentions, self.masked = list(stage.attentions), stage.mask is not None
         self.action.block()
         try:
-            return forward(*given.args, **given.kwargs)
+            answer = forward(*given.args, **given.kwargs)
         finally:
             self.attentions, self.seen = [], True
+        if replaying and last and self.shape.output is None:  # what follows counts text tokens as they are now
+            text, image = self.layout.text(self.text), self.layout.image
+            words = torch.arange(text, device=image.device)
+            return self.in_place(answer, torch.cat((words, text + image)), text + self.layout.total)
+        return answer
 
     def measure(self, stage: BlockList, given: Arguments) -> None:
-        tokens, total = given[stage.image].shape[1], self.layout.total
+        """How many tokens there are of the text and of the image; reference images' are the image's."""
+        tokens, total = given[stage.image].flatten(1, -2).shape[1], self.layout.total
+        tail, told = self.shape.tail(self.network, total), given.kwargs.get("transformer_options") or {}
         if stage.joint:
-            self.image = total + self.shape.tail(self.network, total)
+            self.image = total + tail + sum(told.get(REFERENCES, ()))
             self.text = tokens - self.image
         else:
             self.image = tokens
             self.text = given[stage.text].shape[1] if stage.text else 0
-        if self.image < total or self.text < 0:
+        known = self.image == total + tail or self.shape.references
+        if self.image < total or self.text < 0 or not known:
             self.refuse(f"it was given {tokens} tokens of the canvas's {total}")
-        if self.shape.joint_output and given.kwargs.get("timestep_zero_index") is not None:
-            self.refuse("its reference images are of another time step")
+        if self.shape.references is None and (given.holds("timestep_zero_index") or given.holds(stage.ranges)):
+            self.refuse("some of its tokens are of another time step")
 
     def refuse(self, reason: str) -> None:
         """Nothing is kept of this call if it records; if it replays, it has to be made again with all tokens."""
@@ -109,48 +131,72 @@ class KVCall:
 
     def leave_out(self, stage: BlockList, given: Arguments) -> None:
         """Take the tokens that are not computed out of a block's arguments."""
+        places = self.layout.of(self.text if stage.joint else 0, self.image).computed
+        image = given[stage.image]
         if not self.seen:
-            places = self.layout.of(self.text, self.image).computed if stage.joint else self.layout.image
-            given[stage.image] = given[stage.image].index_select(1, places)
-            if stage.text:
-                given[stage.text] = given[stage.text][:, : self.layout.text(self.text)]
-        if stage.positions:
-            given[stage.positions] = self.at_computed(given[stage.positions])
-        if stage.ranges and stage.ranges in given.kwargs:  # reference tokens, of another time step, are left out
+            few = image.flatten(1, -2).index_select(1, places)
+            given[stage.image] = few.unflatten(1, (1,) * (image.ndim - 3) + (-1,))
+        elif stage.joint:  # the text of this block alone comes last
+            given[stage.image] = image[:, : len(places)]
+        if stage.text:
+            given[stage.text] = given[stage.text][:, : self.layout.text(self.text)]
+        for name, kind in zip(stage.positions, stage.attentions, strict=False):
+            given[name] = self.at_computed(given[name], kind)
+        if stage.mask and given.holds(stage.mask):
+            given[stage.mask] = self.mask_of_computed(given[stage.mask])
+        if stage.ranges and given.holds(stage.ranges):  # reference tokens, of another time step, are left out
             given[stage.ranges] = [(0, given[stage.image].shape[1], 0)]
 
-    def at_computed(self, positions: Any) -> Any:
+    def at_computed(self, positions: Any, kind: Sequence) -> Any:
         """The positions of the computed tokens, from those of all; they are the same in every block."""
-        if id(positions) not in self.positions:
-            places = self.layout.of(self.text, self.image).computed
-            parts = positions if isinstance(positions, tuple) else (positions,)
-            chosen = tuple(part.index_select(self.token_axis(part), places.to(part.device)) for part in parts)
-            # The original is held too, so that no other tensor takes its id.
-            self.positions[id(positions)] = positions, chosen if isinstance(positions, tuple) else chosen[0]
-        return self.positions[id(positions)][1]
 
-    def token_axis(self, positions: Tensor) -> int:
-        for axis in (0,) if positions.ndim == 2 else (1, 2):
-            if positions.shape[axis] == self.text + self.image:
-                return axis
-        raise Dense(f"its positions have the shape {list(positions.shape)}")
+        def choose() -> Any:
+            text = self.text if kind == "joint" else 0
+            places, tokens = self.layout.of(text, self.image).computed, text + self.image
+            parts = positions if isinstance(positions, tuple) else (positions,)
+            chosen = tuple(part.index_select(token_axis(part, tokens), places.to(part.device)) for part in parts)
+            return chosen if isinstance(positions, tuple) else chosen[0]
+
+        return self.once(positions, kind, choose)
+
+    def mask_of_computed(self, mask: Tensor) -> Tensor:
+        """An attention mask [..., queries or 1, keys] for computed tokens, and for keys in the order of `extend`."""
+
+        def choose() -> Tensor:
+            places = self.layout.of(self.text, self.image)
+            if mask.shape[-1] != self.text + self.image:
+                raise Dense(f"its attention mask has the shape {list(mask.shape)}")
+            chosen = mask.index_select(-1, torch.cat((places.computed, places.kept)))
+            return chosen if mask.shape[-2] == 1 else chosen.index_select(-2, places.computed)
+
+        return self.once(mask, "mask", choose)
+
+    def once(self, of: Any, kind: str, choose: Callable[[], Any]) -> Any:
+        """What was chosen of an argument that all blocks share."""
+        if (id(of), kind) not in self.chosen:
+            self.chosen[id(of), kind] = of, choose()  # held, so that no other tensor takes its id
+        return self.chosen[id(of), kind][1]
 
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """The keys and values that the next self-attention of the block is to see, given its own; tokens at -2."""
         text = self.text if self.attentions.pop(0) == "joint" else 0
         if self.problem:
             return k, v
-        places, probes = self.layout.of(text, self.image), self.layout.probes
-        replaying = isinstance(self.action, CacheReader)
+        places = self.layout.of(text, self.image)
+        replaying, probes = isinstance(self.action, CacheReader), places.canvas + self.layout.probes
         expected = len(places.computed) if replaying else text + self.image
         if k.shape[-2] != expected:
             self.refuse(f"an attention saw {k.shape[-2]} tokens instead of {expected}")
+        # Some networks repeat a key for several heads in a row, before the attention or in it.
+        shared = k.shape[1] * k.shape[-1] // self.width or 1 if k.ndim == 4 else 1
+        one_of_each = k[:, ::shared], v[:, ::shared]
         if isinstance(self.action, CacheReader):
-            return self.action(k, v, self.layout.text(text) + probes)
+            k, v = self.action(*one_of_each, probes)
+            return (k, v) if shared == 1 else (k.repeat_interleave(shared, 1), v.repeat_interleave(shared, 1))
         if self.problem:
             return k, v
         try:
-            self.action(k, v, places.kept, text + self.layout.image[probes])
+            self.action(*one_of_each, places.kept, places.computed[probes])
         except CacheFull as error:
             self.refuse(str(error))
         except mm.OOM_EXCEPTION:
@@ -163,7 +209,7 @@ class KVCall:
         q, k, v, *others = args
         if not self.attentions:
             return function(*args, **kwargs)
-        if kwargs.get("mask") is not None or any(torch.is_tensor(other) for other in others):
+        if not self.masked and (kwargs.get("mask") is not None or any(torch.is_tensor(other) for other in others)):
             self.refuse("it uses an attention mask")
         if not kwargs.get("skip_reshape"):  # tokens at 1, heads apart or not
             k, v = k.flatten(2), v.flatten(2)
@@ -182,10 +228,24 @@ class KVCall:
         if kwargs.get("modulation_dims") is not None:
             kwargs["modulation_dims"] = [(0, args[0].shape[1], 0)]
         answer = forward(*args, **kwargs)
-        joint = self.shape.joint_output
-        places = self.layout.of(self.text, self.image).computed if joint else self.layout.image
-        whole = answer.new_zeros(len(answer), self.text + self.image if joint else self.layout.total, answer.shape[-1])
-        return whole.index_copy_(1, places, answer)
+        if self.shape.joint_output:
+            return self.in_place(answer, self.layout.of(self.text, self.image).computed, self.text + self.image)
+        # Older releases of the host hand on Hunyuan's text behind the image.
+        return self.in_place(answer[:, : len(self.layout.image)], self.layout.image, self.layout.total)
+
+    def in_place(self, answer: Tensor, places: Tensor, total: int) -> Tensor:
+        """Each token in its own place among zeros for those that were left out; [B, n, d], or [B, 1, 1, n, d] for a
+        network that has frames of rows of tokens."""
+        whole = answer.new_zeros(len(answer), total, answer.shape[-1])
+        whole.index_copy_(1, places, answer.flatten(1, -2))
+        return whole if answer.ndim == 3 else whole.unflatten(1, (1, *self.layout.grid))
+
+
+def token_axis(positions: Tensor, tokens: int) -> int:
+    for axis in (0,) if positions.ndim == 2 else (1, 2):
+        if positions.shape[axis] == tokens:
+            return axis
+    raise Dense(f"its positions have the shape {list(positions.shape)}")
 
 
 def digest(value: Any) -> str:
@@ -217,6 +277,11 @@ class Arguments:
 
     def __getitem__(self, name: str) -> Any:
         return self.kwargs[name] if name in self.kwargs else self.args[self.order.index(name)]
+
+    def holds(self, name: str | None) -> bool:
+        """Whether anything was given for a name."""
+        known = name in self.kwargs or name in self.order[: len(self.args)]
+        return name is not None and known and self[name] is not None
 
     def __setitem__(self, name: str, value: Any) -> None:
         if name in self.kwargs:

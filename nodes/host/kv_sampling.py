@@ -26,8 +26,8 @@ from ...lazydiff.cache.kv_cache import MEGABYTE, CacheReader, KVSettings, dilate
 from ...lazydiff.cache.kv_context import ContextKey, KVContext, cache_of
 from ...lazydiff.core.tokens import HoleTokens
 from ...lazydiff.pipeline.decode import composite_latents
-from .architectures import ARCHITECTURES, Architecture
-from .kv_call import Dense, KVCall, Layout, digest
+from .architectures import ARCHITECTURES, Architecture, Dense
+from .kv_call import REFERENCES, KVCall, Layout, digest
 from .model import check_numbers
 from .prompts import check_stock_prompts
 from .steps import Steps, count_evaluations
@@ -35,9 +35,11 @@ from .steps import Steps, count_evaluations
 KEY = "lazydiffusion_kv"
 # What other packs and the host's own step-skipping nodes leave in a call's options, and tokens pass through.
 STEP_SKIPPING = ("easycache", "lazycache", "teacache", "magcache", "fbcache", "wavespeed")
+DOWNSCALE = {"HunyuanImage21": 32, "ChromaRadiance": 1}  # of latents that do not say so in older releases
 EXPECTED = 4  # automatic anchors of a sampling, for the estimate of memory
 # What else than words a conditioning may hold: it changes every token, so that anchors are of it alone.
 BESIDE_WORDS = ("guidance", "concat_latent_image", "concat_mask", "reference_latents", "reference_latents_method")
+WORDS = ("cross_attn", "attention_mask", "conditioning_llama3", "conditioning_byt5small")
 TOKEN_PATCHES = ("post_input", "double_block", "single_block", "noise_refiner", "attn1_patch", "attn1_output_patch")
 
 
@@ -55,21 +57,25 @@ def kv_context(model: Any, latent: Tensor, mask: Tensor, settings: KVSettings, v
     check_numbers(latent)
     shape, token, home = architecture(model), token_size(model), mm.intermediate_device()
     hole = HoleTokens.from_mask(mask, token).to(home)
+    if shape is not None:
+        settings = settings._replace(ring=max(settings.ring, shape.ring))
     name, network = shape.name if shape else "", weakref.ref(model.model)
     return KVContext(ContextKey(), network, name, hole, latent.to(home), mask.to(home), token, settings, vae)
 
 
 def token_size(model: Any) -> int:
     """Pixels per side of a token of the MODEL's; of models that have none, of a latent cell."""
-    if architecture(model) is None:
+    shape = architecture(model)
+    if shape is None:
         return downscale(model)
-    patch = model.model.diffusion_model.patch_size
+    patch = getattr(model.model.diffusion_model, shape.token) if isinstance(shape.token, str) else shape.token
     return downscale(model) * (patch if isinstance(patch, int) else patch[-1])
 
 
 def downscale(model: Any) -> int:
     """Pixels per side of a latent cell."""
-    return getattr(model.model.latent_format, "spacial_downscale_ratio", 8)
+    form = model.model.latent_format
+    return getattr(form, "spacial_downscale_ratio", None) or DOWNSCALE.get(type(form).__name__, 8)
 
 
 def anchor_bytes(model: Any, context: KVContext, text: int = 0) -> int:
@@ -98,11 +104,12 @@ class KVSamplingState:
     def __init__(self, context: KVContext, patcher: Any, steps: Steps, conds: list[dict[str, Any]]):
         device = patcher.load_device
         self.context, self.cache = context, cache_of(context)
-        self.layout = Layout(context.hole, context.settings, device)
+        network = patcher.model.diffusion_model
+        self.layout = Layout(context.hole, context.settings, device, architecture(patcher), network)
         self.steps, self.session = steps, self.cache.session(steps.levels)
         self.patches = patcher.patches_uuid
         self.orders: dict[int, list[Any]] = defaultdict(list)  # of the prompts of each role
-        names = (*BESIDE_WORDS, "cross_attn") if self.layout.keep_text else BESIDE_WORDS
+        names = (*BESIDE_WORDS, *WORDS) if self.layout.keep_text else BESIDE_WORDS
         nets = [cond.get("control") for cond in conds]  # the host hands on the positive prompt's to the negative one
         self.beside = {}
         if context.settings.reuse:  # within one sampling, their ids tell prompts apart
@@ -196,10 +203,13 @@ class KVSampling:
         if self.shape is None:
             return model
         count_evaluations(model, KEY, lambda: self.now and self.now.steps)
-        self.patch(model, self.shape.output, KVCall.output)
+        if self.shape.output is not None:
+            self.patch(model, self.shape.output, KVCall.output)
         for stage in self.shape.stages:
-            for i, block in enumerate(getattr(model.model.diffusion_model, stage.blocks)):
-                self.patch(model, f"{stage.blocks}.{i}", partial(KVCall.block, stage=stage))
+            blocks = getattr(model.model.diffusion_model, stage.blocks)
+            for i, block in enumerate(blocks):
+                last = stage is self.shape.stages[-1] and i == len(blocks) - 1
+                self.patch(model, f"{stage.blocks}.{i}", partial(KVCall.block, stage=stage, last=last))
                 if stage.attention is not None:
                     name, function = stage.attention
                     around = partial(KVCall.self_attention, function=function, module=getattr(block, name))
@@ -279,6 +289,8 @@ class KVSampling:
         dense = partial(executor, x, t, c_concat, c_crossattn, control, options, **kwargs)
         if now is None or shape is None or not now.can_be_lazy(x, self.known, options):
             return dense()
+        if shape.references == "before":  # other networks tell this themselves
+            options = {**options, REFERENCES: [self.tokens(each) for each in kwargs.get("ref_latents") or ()]}
         action = now.session.call(now.steps.sigma(t), now.prompts(options))
         call = KVCall(shape, self.network, now.layout, action, options)
         try:
@@ -300,6 +312,11 @@ class KVSampling:
             rows = denoised.unflatten(0, (-1, len(self.known)))
             denoised = torch.where(self.hole, rows, self.known.to(denoised)).flatten(0, 1)
         return denoised
+
+    def tokens(self, latent: Tensor) -> int:
+        """How many tokens a reference latent is of."""
+        patch = self.network.patch_size
+        return -(-latent.shape[-2] // patch) * -(-latent.shape[-1] // patch)
 
 
 def in_a_call(

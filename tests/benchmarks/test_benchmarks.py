@@ -94,6 +94,14 @@ SMOKES = {
             "Judge": lambda seed, scenes, train=gates.Judge: train(seed, scenes=40),
         },
     ),
+    "data": Smoke(
+        {"reader_over_step": POSITIVE, "reader_growth_mb": (0, 100)},
+        lambda data: {"QUICK_SCENES": 40, "QUICK_READ": 400, "TIMED": 40, "SIZES": (64,), "STORED": 4, "WIDTH": 16},
+    ),
+    "photographs": Smoke(
+        {"psnr": (0, 100)},  # after two steps a picture of noise
+        lambda photographs: {"BOXES": dict(list(photographs.BOXES.items())[:1])},
+    ),
     "masks": Smoke(
         # On 200 scenes they are above 60 % (docs/masks.json); four may be worse, but chance is a few percent.
         {"attention_iou": (35, 100), "diffedit_iou": (5, 100), "difference_iou": (35, 100),
@@ -118,7 +126,7 @@ def test_it_writes_figures_that_can_be(
     for figure, (least, most) in smoke.figures.items():
         assert least <= report["figures"][figure] <= most, figure
     assert report["threads"] == 1 and report["quick"] and report["table"]
-    assert name in ("many_masks", "shipped") or (output / f"{name}.png").stat().st_size > 1000
+    assert name in ("many_masks", "data", "shipped") or (output / f"{name}.png").stat().st_size > 1000
     assert all(figure in capsys.readouterr().out for figure in list(smoke.figures)[:1])
 
 

@@ -34,8 +34,19 @@ from lazydiff.world import random_world_sample
 
 
 def items(source: Source, pictures: int = 1000) -> list[SourceItem]:
-    """As they come out of worker processes' hands."""
-    return [item for unit in source.units(pictures) for item in pickle.loads(pickle.dumps(unit))]
+    """As they come out of worker processes' hands, by their keys."""
+    found = [item for unit in source.units(pictures) for item in pickle.loads(pickle.dumps(unit))]
+    return sorted(found, key=lambda item: item.key)
+
+
+def test_shards_mix_what_stands_together_by_name(tmp_path: Path) -> None:
+    """The same way each time."""
+    for number in range(40):
+        save_picture(tmp_path, f"{'cat' if number < 20 else 'dog'}{number}", 0)
+    first, second, again = ([item.key for item in unit] for unit in (*FolderSource(tmp_path).units(20),
+                                                                      FolderSource(tmp_path).units(20)[0]))  # fmt: skip
+    assert first == again and not set(first) & set(second) and len(first) == len(second) == 20
+    assert 4 < sum(key.startswith("cat") for key in first) < 16 and first != sorted(first)
 
 
 def refused(item: SourceItem) -> Refusal:
@@ -269,7 +280,7 @@ def test_what_is_whole_of_a_damaged_tar_is_kept(tmp_path: Path) -> None:
     samples = {f"{i}": {"png": picture_file(pixels(i)), "txt": b"text"} for i in range(4)}
     whole = save_tar(tmp_path / "0.tar", samples).read_bytes()
     (tmp_path / "0.tar").write_bytes(whole[: len(whole) // 2])
-    *kept, damage = items(WebdatasetSource(f"{tmp_path}/0.tar"))
+    *kept, damage = sorted(items(WebdatasetSource(f"{tmp_path}/0.tar")), key=lambda item: item.key.endswith(".tar"))
     assert [item.key for item in kept] == ["0"] and kept[0].read().caption == "text"
     assert refused(damage).reason == webdatasets.DAMAGED and damage.key.endswith("0.tar")
     (tmp_path / "0.tar").write_bytes(b"no tar at all" * 100)

@@ -39,11 +39,50 @@ def check_dense(
     assert not edit.cache(context).bytes
 
 
-def test_attention_mask_inside_the_model(edit: Edit, caplog: pytest.LogCaptureFixture) -> None:
-    mask = torch.zeros(1, 9 + 320, 9 + 320)
-    mask[:, :, :4] = -5
-    edit.positive = prompt("flux", 9, 1, attention_mask=mask, attention_mask_img_shape=(16, 20))
+def test_attention_mask_that_a_network_makes_for_each_block(pack: Pack, caplog: pytest.LogCaptureFixture) -> None:
+    """Qwen-Image's, of a prompt that is padded."""
+    edit = Edit(pack, "qwen-image")
+    plain = edit.sample()
+    edit.positive = prompt("qwen-image", 9, 1, attention_mask=torch.tensor([[1] * 6 + [0] * 3]))
+    if torch.equal(edit.sample(), plain):
+        pytest.skip("this release of ComfyUI makes no such mask")
     check_dense(edit, caplog, "it uses an attention mask")
+
+
+def test_attention_of_another_release(pack: Pack, caplog: pytest.LogCaptureFixture) -> None:
+    """Ernie's is spelled out here, as the host does not tell it of overrides."""
+    edit = Edit(pack, "ernie")
+    kind = type(edit.model.model.diffusion_model.layers[0].self_attention)
+
+    class Other(kind):  # type: ignore[misc, valid-type]
+        def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+            return super().forward(*args, **kwargs) * 0.5
+
+    for layer in edit.model.model.diffusion_model.layers:
+        layer.self_attention.__class__ = Other
+    check_dense(edit, caplog, "rotates its keys in another way", calls=7)
+
+
+UNKNOWN = {  # what the prompt holds beside words, and why that is computed whole
+    "hidream": ("concat_latent_image", "tokens of the canvas's"),  # HiDream-E1: tokens between those of the canvas
+    "hunyuan-video": ("ref_latent", "tokens of the canvas's"),
+    "z-image": ("reference_latents", "another time step"),  # Z-Image Omni
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_pictures_whose_tokens_are_elsewhere(pack: Pack, caplog: pytest.LogCaptureFixture, name: str) -> None:
+    edit, (told, why) = Edit(pack, name), UNKNOWN[name]
+    picture = torch.randn(edit.canvas.shape)
+    edit.positive = prompt(name, 9, 1, **{told: [picture] if told == "reference_latents" else picture})
+    check_dense(edit, caplog, why)
+
+
+def test_first_frame(pack: Pack, caplog: pytest.LogCaptureFixture) -> None:
+    """Hunyuan's video models may be given one, of another time step than those that follow."""
+    edit = Edit(pack, "hunyuan-video")
+    edit.positive = prompt("hunyuan-video", 9, 1, guiding_frame_index=0)
+    check_dense(edit, caplog, "another time step")
 
 
 def test_sequence_that_is_not_as_known(pack: Pack, caplog: pytest.LogCaptureFixture, monkeypatch: Any) -> None:
@@ -101,7 +140,14 @@ def limited(edit: Edit, monkeypatch: pytest.MonkeyPatch, anchors: float) -> int:
     return int(anchors * bytes_of_an_anchor(edit))
 
 
-@pytest.mark.parametrize("name", ["flux", "sd3", "wan", "qwen-image", "pixart-sigma", "lumina2", "auraflow", "z-image"])
+# Attention of both kinds, keys for fewer heads than queries, text in every place.
+SIZED = [
+    "flux", "sd3", "wan", "qwen-image", "pixart-sigma", "lumina2", "auraflow", "z-image", "krea2", "anima", "ernie",
+    "ideogram4", "kandinsky5", "hidream", "omnigen2", "boogu", "chroma-radiance", "hunyuan-image",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SIZED)
 def test_memory_is_that_of_the_formula(pack: Pack, name: str) -> None:
     edit = Edit(pack, name)
     context = edit.context(anchors=2, reuse=True)

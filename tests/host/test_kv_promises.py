@@ -190,6 +190,8 @@ def test_lora_has_its_own_anchors_and_is_undone(edit: Edit) -> None:
 REFERENCES = [
     *[("flux", method) for method in ("offset", "index", "uxo")],
     *[(name, method) for name in ("flux2", "qwen-image") for method in ("offset", "index", "index_timestep_zero")],
+    *[("krea2", method) for method in ("index", "index_timestep_zero")],
+    *[(name, "index") for name in ("mage-flow", "omnigen2", "boogu", "longcat")],
 ]
 
 

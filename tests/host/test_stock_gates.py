@@ -70,7 +70,7 @@ class ByHand:
 
     def block(self, number: int, forward: Any, *args: Any, **kwargs: Any) -> Any:
         self.step += number == 0
-        before = [x.clone() for x in (*args, *kwargs.values()) if torch.is_tensor(x) and x.ndim == 3]
+        before = [x.clone() for x in (*args, *kwargs.values()) if torch.is_tensor(x) and x.ndim >= 3]
         answer = forward(*args, **kwargs)
         parts = answer if isinstance(answer, tuple) else (answer,)
         inputs = [None if part is None else next(x for x in before if x.shape == part.shape) for part in parts]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,133 +16,7 @@ from torch import Tensor
 from benchmarks.comfyui import accepted
 
 from .in_process import Pack
-
-FLUX = {
-    "in_channels": 16, "out_channels": 16, "patch_size": 2, "context_in_dim": 24, "hidden_size": 32, "mlp_ratio": 2.0,
-    "num_heads": 2, "depth": 2, "depth_single_blocks": 2, "axes_dim": [4, 6, 6], "theta": 10000, "qkv_bias": True,
-    "vec_in_dim": 12, "guidance_embed": True, "txt_ids_dims": [],
-}  # fmt: skip
-LUMINA = {
-    "patch_size": 2, "in_channels": 16, "dim": 32, "n_layers": 3, "n_refiner_layers": 1, "n_heads": 2, "n_kv_heads": 1,
-    "multiple_of": 8, "qk_norm": True, "cap_feat_dim": 24, "axes_dims": [4, 6, 6], "axes_lens": [300, 64, 64],
-}  # fmt: skip
-UNET = {
-    "image_size": 32, "in_channels": 4, "out_channels": 4, "use_spatial_transformer": True, "legacy": False,
-    "model_channels": 32, "context_dim": 24, "use_temporal_attention": False,
-}  # fmt: skip
-
-# name: class of the host's configuration, sizes of the network, width of the text, of a pooled text
-TINY: dict[str, tuple[str, dict[str, Any], int, int]] = {
-    "flux": ("Flux", FLUX, 24, 12),
-    "flux-fill": ("FluxInpaint", {**FLUX, "in_channels": 96}, 24, 12),
-    "flux-schnell": ("FluxSchnell", {**FLUX, "guidance_embed": False}, 24, 12),
-    "flux2": (
-        "Flux2",
-        {
-            **FLUX, "in_channels": 128, "out_channels": 128, "patch_size": 1, "axes_dim": [4, 4, 4, 4],
-            "vec_in_dim": None, "qkv_bias": False, "ops_bias": False, "global_modulation": True, "mlp_silu_act": True,
-            "txt_ids_dims": [3], "default_ref_method": "index", "ref_index_scale": 10.0,
-        },
-        24,
-        0,
-    ),
-    "chroma": (
-        "Chroma",
-        {**FLUX, "in_channels": 64, "out_channels": 64, "in_dim": 64, "hidden_dim": 32, "out_dim": 32, "n_layers": 1},
-        24,
-        0,
-    ),
-    "sd3": (
-        "SD3",
-        {
-            "in_channels": 16, "patch_size": 2, "depth": 2, "num_blocks": 3, "input_size": None, "adm_in_channels": 12,
-            "context_embedder_config": {
-                "target": "torch.nn.Linear", "params": {"in_features": 24, "out_features": 128},
-            },
-            "num_patches": 400, "pos_embed_max_size": 20, "pos_embed_scaling_factor": None, "qk_norm": "rms",
-            "x_block_self_attn_layers": [0, 1],
-        },
-        24,
-        12,
-    ),
-    "qwen-image": (
-        "QwenImage",
-        {
-            "in_channels": 64, "out_channels": 16, "num_layers": 3, "attention_head_dim": 16, "num_attention_heads": 2,
-            "joint_attention_dim": 24, "axes_dims_rope": (4, 6, 6),
-        },
-        24,
-        0,
-    ),
-    "lumina2": ("Lumina2", LUMINA, 24, 0),
-    "z-image": (
-        "Lumina2",
-        {
-            **LUMINA, "dim": 256, "axes_dims": [32, 48, 48], "n_kv_heads": 2, "z_image_modulation": True,
-            "time_scale": 1000.0, "pad_tokens_multiple": 32, "rope_theta": 256.0,
-        },
-        24,
-        0,
-    ),
-    "auraflow": (
-        "AuraFlow",
-        {
-            "in_channels": 4, "dim": 32, "n_layers": 4, "n_double_layers": 2, "n_heads": 2, "global_conddim": 32,
-            "cond_seq_dim": 24, "max_seq": 400,
-        },
-        24,
-        0,
-    ),
-    "wan": (
-        "WAN21_T2V",
-        {
-            "model_type": "t2v", "dim": 32, "ffn_dim": 64, "freq_dim": 16, "text_dim": 24, "num_heads": 2,
-            "num_layers": 3,
-        },
-        24,
-        0,
-    ),
-    "pixart-alpha": ("PixArtAlpha", {"hidden_size": 48, "num_heads": 2, "depth": 3, "caption_channels": 24}, 24, 0),
-    "pixart-sigma": (
-        "PixArtSigma",
-        {"hidden_size": 48, "num_heads": 2, "depth": 3, "caption_channels": 24, "micro_condition": False},
-        24,
-        0,
-    ),
-    "hunyuan-dit": (
-        "HunyuanDiT",
-        {
-            "hidden_size": 64, "num_heads": 4, "depth": 4, "in_channels": 4, "text_states_dim": 24,
-            "text_states_dim_t5": 32, "text_len": 8, "text_len_t5": 8,
-        },
-        24,
-        0,
-    ),
-}  # fmt: skip
-# Those that are no transformers, with attentions in the places where the real ones have them.
-UNETS: dict[str, tuple[str, dict[str, Any], int, int]] = {
-    "sd15": (
-        "SD15",
-        {
-            **UNET, "adm_in_channels": None, "num_res_blocks": [2, 2, 2, 2], "channel_mult": [1, 2, 4, 4],
-            "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0], "transformer_depth_middle": 1,
-            "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0], "use_linear_in_transformer": False,
-        },
-        24,
-        0,
-    ),
-    "sdxl": (
-        "SDXL",
-        {
-            **UNET, "num_classes": "sequential", "adm_in_channels": 12 + 6 * 256, "num_res_blocks": [2, 2, 2],
-            "channel_mult": [1, 2, 4], "transformer_depth": [0, 0, 2, 2, 10, 10], "transformer_depth_middle": 10,
-            "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10], "use_linear_in_transformer": True,
-            "num_head_channels": 32,
-        },
-        24,
-        12,
-    ),
-}  # fmt: skip
+from .tiny_sizes import TINY, UNETS
 
 
 def tiny(name: str, seed: int = 0, **changed: Any) -> Any:
@@ -156,11 +33,28 @@ def tiny(name: str, seed: int = 0, **changed: Any) -> Any:
     unet = sizes | changed
     if kind.startswith("PixArt"):
         unet |= {"input_size": 64, "in_channels": 4, "pred_sigma": True, "pe_interpolation": 1, "model_max_length": 8}
-    config = getattr(comfy.supported_models, kind)(accepted(kind, unet))
+    unet = accepted(kind, unet)
+    config = getattr(comfy.supported_models, kind)(unet)
+    config.unet_config |= unet  # some configurations say sizes of their own
     config.set_inference_dtype(torch.float32, None)
-    model = config.get_model({}, "")
+    with small_adapter(kind):
+        model = config.get_model({}, "")
     randomise(model.diffusion_model, seed)
     return ModelPatcher(model.eval(), torch.device("cpu"), torch.device("cpu"))
+
+
+@contextmanager
+def small_adapter(kind: str) -> Iterator[None]:
+    """Anima's network for words, whose sizes no configuration tells."""
+    if kind != "Anima":
+        yield
+        return
+    import comfy.ldm.anima.model as anima
+
+    sizes = {"source_dim": 24, "target_dim": 24, "model_dim": 24, "num_layers": 1, "num_heads": 2}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(anima, "LLMAdapter", partial(anima.LLMAdapter, **sizes))
+        yield
 
 
 def randomise(network: torch.nn.Module, seed: int = 0) -> None:
@@ -189,7 +83,9 @@ def prompt(name: str, tokens: int, seed: int = 0, **more: Any) -> list[list[Any]
             "conditioning_mt5xl": torch.randn(1, 8, 32, generator=generator),
             "attention_mask": torch.ones(1, tokens), "attention_mask_mt5xl": torch.ones(1, 8),
         }  # fmt: skip
-    if name in ("lumina2", "z-image"):
+    if name == "hidream":
+        told["conditioning_llama3"] = torch.randn(1, 2, 7, 20, generator=generator)
+    if name in ("lumina2", "z-image", "omnigen2", "boogu"):
         told["attention_mask"] = torch.ones(1, tokens, dtype=torch.int64)
     return [[torch.randn(1, tokens, width, generator=generator), told | more]]
 
@@ -208,6 +104,9 @@ class TinyVAE:
     def __init__(self, channels: int = 16, frames: bool = False, cell: int = 8):
         self.frames, self.cell = frames, cell
         self.mix = torch.randn(channels, 3, generator=torch.Generator().manual_seed(0))
+
+    def spacial_compression_encode(self) -> int:
+        return self.cell
 
     def encode(self, image: Tensor) -> Tensor:
         cells = F.avg_pool2d(image[..., :3].movedim(-1, 1), self.cell)
@@ -283,8 +182,12 @@ class Edit:
     def counted(self, model: Any = None, **how: Any) -> tuple[Tensor, list[int]]:
         """The result, and how many tokens came out of the last block in each call of the model."""
         shape, counts = self.pack.part("nodes.host.kv_sampling").architecture(self.model), []
-        module = getattr(self.model.model.diffusion_model, shape.output)
-        hook = module.register_forward_pre_hook(lambda module, args: counts.append(args[0].shape[1]))
+        network = self.model.model.diffusion_model
+        if shape.output is None:  # its last part sees what the last block computes
+            module = list(getattr(network, shape.stages[-1].blocks)[-1].children())[-1]
+        else:
+            module = getattr(network, shape.output)
+        hook = module.register_forward_pre_hook(lambda module, args: counts.append(args[0].flatten(1, -2).shape[1]))
         try:
             return self.sample(model, **how), counts
         finally:
