@@ -166,9 +166,10 @@ SMALL = NetworkConfig(
     canvas=96, cell=8, channels=96, patch=1, width=192, heads=6, decoder_depth=6, encoder_depth=4,
     text_width=96, text_length=32, learned_variance=False, micro_conditions=False,
 )  # fmt: skip
-# Its successor, of any content: a token is 2×2 latent cells. Positions span the canvas, whatever its size.
+# A network for 512 px and any content: a token is 2×2 latent cells, and positions span the canvas, whatever its size.
+# Of 192 components 72, because with 48 real pictures lose a third of their texture, and a token is no wider than 288.
 LARGE = NetworkConfig(
-    canvas=512, cell=8, channels=48, patch=2, width=256, heads=8, decoder_depth=8, encoder_depth=6,
+    canvas=512, cell=8, channels=72, patch=2, width=256, heads=8, decoder_depth=8, encoder_depth=6,
     text_width=128, text_length=32, learned_variance=False, micro_conditions=False,
 )  # fmt: skip
 # The paper's model: PixArt-α XL/2 with one added layer. It does not state the encoder's depth: at 12 its times add up.
