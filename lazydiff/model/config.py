@@ -167,8 +167,8 @@ SMALL = NetworkConfig(
     text_width=96, text_length=32, learned_variance=False, micro_conditions=False,
 )  # fmt: skip
 # A network for 512 px and any content: a token is 2×2 latent cells, and positions span the canvas, whatever its size.
-# Of 192 components 72: with 48 real pictures lose a third of their texture, and 96 would make a token much wider than the
-# network that has to hold it.
+# Of 192 components 72: with 48, real pictures lose a third of their texture, and 96 would make a token much wider than
+# the network that has to hold it.
 LARGE = NetworkConfig(
     canvas=512, cell=8, channels=72, patch=2, width=256, heads=8, decoder_depth=8, encoder_depth=6,
     text_width=128, text_length=32, learned_variance=False, micro_conditions=False,
