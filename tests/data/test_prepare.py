@@ -386,7 +386,7 @@ def test_what_cannot_be_prepared_is_told_in_a_line(
     images = ("--images", pictures, "--output", tmp_path / "out")
     for arguments, words in (
         (("--images", tmp_path / "no", "--output", tmp_path), "no such folder"),
-        (("--scenes", 3, "--size", 64, "--output", tmp_path), "96 px wide"),
+        (("--scenes", 3, "--size", 48, "--output", tmp_path), "choose 96"),
         (("--webdataset", f"{tmp_path}/*.tar", "--output", tmp_path), "no shard"),
         (("--scenes", 3, "--coco", tmp_path, "--output", tmp_path), "--images"),
         ((*images, "--captions", tmp_path), "--coco"),

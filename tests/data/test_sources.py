@@ -27,9 +27,10 @@ from PIL import Image
 from lazydiff.data import coco, entities, sources, webdatasets
 from lazydiff.data.coco import CocoSource
 from lazydiff.data.entities import Entity, Refusal, count_pixels
-from lazydiff.data.sources import FolderSource, SceneSource, Source, SourceItem, key_of
+from lazydiff.data.sources import FolderSource, SceneSource, Source, SourceItem, WorldSource, key_of
 from lazydiff.data.webdatasets import WebdatasetSource
 from lazydiff.scenes import random_sample
+from lazydiff.world import random_world_sample
 
 
 def items(source: Source, pictures: int = 1000) -> list[SourceItem]:
@@ -304,9 +305,21 @@ def test_scenes_are_those_of_the_world() -> None:
         SceneSource(0, 96, 0)
 
 
+def test_pictures_of_the_world_come_with_their_holes() -> None:
+    picture = items(WorldSource(3, 128, seed=5))[2].read()
+    sample = random_world_sample(np.random.default_rng([5, 2]), 128)
+    assert (np.asarray(picture.image) == sample.image).all() and picture.image.size == (128, 128)
+    assert picture.holes[0].caption == sample.caption and (picture.holes[0].pixels() == sample.mask).all()
+    with pytest.raises(ValueError, match="scenes of 48 px show nothing"):
+        WorldSource(5, 48, 0)
+    with pytest.raises(ValueError, match="at least 1"):
+        WorldSource(0, 128, 0)
+
+
 def test_descriptions_are_cheap(tmp_path: Path) -> None:
     """They travel to the workers, a thousand to a shard."""
     save_coco(tmp_path)
-    for source in (SceneSource(1, 96, 0), FolderSource(tmp_path), CocoSource(*save_coco(tmp_path), tmp_path)):
+    drawn = SceneSource(1, 96, 0), WorldSource(1, 256, 0)
+    for source in (*drawn, FolderSource(tmp_path), CocoSource(*save_coco(tmp_path), tmp_path)):
         assert len(pickle.dumps(items(source)[0])) < 1000
     assert json.dumps([source.identity, source.count])
