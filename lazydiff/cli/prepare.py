@@ -46,7 +46,10 @@ def run_prepare(options: argparse.Namespace) -> None:
         raise ImportError(f'preparing needs more packages ({error}): pip install "lazydiffusion[train]"') from error
     from .files import writable_folder
 
-    size = options.size or (PHOTOGRAPH if options.scenes is None else SCENE)
+    if (options.vae is None) != (options.text_encoder is None):
+        given, missing = ("--vae", "--text-encoder") if options.vae else ("--text-encoder", "--vae")
+        raise ValueError(f"{given} without {missing}: a training needs the latents and the features, or neither")
+    size = (PHOTOGRAPH if options.scenes is None else SCENE) if options.size is None else options.size
     smallest = options.smallest or max(size // 2, 1)
     settings = Preparation(size, options.holes, options.crop, options.seed, smallest, options.shard_size)
     settings.check()
@@ -56,7 +59,13 @@ def run_prepare(options: argparse.Namespace) -> None:
         choose_dtype(options.dtype, device),
     )  # fmt: skip
     source = chosen_source(options, size)
-    print(prepare_shards(source, writable_folder(options.output), settings, folders, options.processes).table())
+    report = prepare_shards(source, writable_folder(options.output), settings, folders, options.processes)
+    print(report.table())
+    if not report.samples:
+        raise ValueError(
+            f"no picture could be used: {options.output / 'refused.csv'} says why (masks that are missing are found by "
+            "--segmenter, captions by --captioner)"
+        )
     print(options.output)
 
 

@@ -67,6 +67,7 @@ def chosen_material(options: argparse.Namespace, config: TrainingConfig) -> Mate
             raise ValueError("--vae is for prepared shards: give --data too")
         return Material.scenes(config, options.initialise, paint)
     examples = ShardExamples(options.data, config.seed)
+    examples.check_readers(config.readers)
     vae, made_with = None, examples.header.vae
     if options.vae is not None:
         vae = load_vae(options.vae)

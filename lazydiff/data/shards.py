@@ -276,6 +276,8 @@ def reading(url: str) -> Iterator[Any]:
         raise ShardError(f"{url}: there is no such shard") from None
     except (tarfile.ReadError, EOFError) as error:  # the second of a compressed one
         raise ShardError(f"{url}: it is no tar, or not a whole one: prepare it again") from error
+    except IsADirectoryError:
+        raise ShardError(f"{url}: it is a folder: name the shards in it, '{url}/*.tar'") from None
     except OSError as error:
         reason = error.strerror or shortened(" ".join(map(str, error.args)), 200)
         raise ShardError(f"{url}: it cannot be read ({reason})") from error

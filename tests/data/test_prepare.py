@@ -384,6 +384,7 @@ def test_what_cannot_be_prepared_is_told_in_a_line(
     pictures: Path, folders: ModelFolders, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images = ("--images", pictures, "--output", tmp_path / "out")
+    both = ("--vae", folders.vae, "--text-encoder", folders.text_encoder)
     for arguments, words in (
         (("--images", tmp_path / "no", "--output", tmp_path), "no such folder"),
         (("--scenes", 3, "--size", 48, "--output", tmp_path), "choose 96"),
@@ -393,8 +394,10 @@ def test_what_cannot_be_prepared_is_told_in_a_line(
         ((*images, "--size", 8), "size is 8"),
         ((*images, "--holes", 0), "holes is 0"),
         ((*images, "--processes", 0), "0 processes"),
-        ((*images, "--size", 36, "--vae", folders.vae), "multiple of the VAE's cell, 8 px"),
-        ((*images, "--vae", tmp_path), "config.json"),
+        ((*images, "--size", 36, *both), "multiple of the VAE's cell, 8 px"),
+        ((*images, "--vae", tmp_path, "--text-encoder", folders.text_encoder), "config.json"),
+        ((*images, "--vae", folders.vae), "--vae without --text-encoder"),
+        ((*images, "--size", 0), "size is 0"),
         ((*images, "--captioner", tmp_path / "no"), "no such folder"),
     ):
         assert words in errors(capsys, *arguments)
