@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import resource
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ import torch
 from tqdm import tqdm
 
 from lazydiff.data.batch import Batch
-from lazydiff.data.prepare import prepare
+from lazydiff.data.prepare import prepare_shards
 from lazydiff.data.samples import Preparation
 from lazydiff.data.shards import (
     DESCRIPTION,
@@ -70,7 +70,7 @@ def batches(pattern: str, batch: int, token: int) -> Iterator[list[Batch]]:
 
 
 def scene_shards(folder: Path, scenes: int) -> str:
-    prepare(SceneSource(scenes, CANVAS, 0), folder, Preparation(CANVAS, smallest=CANVAS, shard_size=scenes // 2))
+    prepare_shards(SceneSource(scenes, CANVAS, 0), folder, Preparation(CANVAS, smallest=CANVAS, shard_size=scenes // 2))
     return f"{folder}/*.tar"
 
 
@@ -107,9 +107,9 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = arguments(__doc__, f"{QUICK_SCENES} scenes, {QUICK_READ} examples", repeat=3)
-    harness = Harness.of(parser.parse_args())
+    harness = Harness.of(parser.parse_args(argv))
     config = TrainingConfig.read(SHIPPED.with_suffix(".toml"))
     network, size = config.model.network, config.batch // config.readers
     with tempfile.TemporaryDirectory() as name:

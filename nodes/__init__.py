@@ -12,12 +12,13 @@ from comfy_api.latest import ComfyExtension, io
 from .attention_mask import AttentionMask, InstantMask
 from .blend import PoissonBlend
 from .canvas import LazyCanvas, LazyCanvasContext, LazyCanvasEdit
-from .context import LazyContextApply, LazyContextEncode, LazyContextInfo
+from .context import LazyContextApply, LazyContextEncode, LazyContextInfo, LazyContextView
 from .difference_mask import PromptDifferenceMask, RecordLatents
 from .gates import LazyGates
 from .host.registration import register, registered_elsewhere
 from .host.settings import add_folders
 from .load import LazyCheckpointLoader
+from .masks import LazyMask, LazyOutpaint
 from .prompts import LazyPrompts
 from .sample import LazySample
 from .vae import LazyVAEDecode
@@ -42,7 +43,7 @@ class LazyDiffusionExtension(ComfyExtension):
         return [
             LazyCheckpointLoader, LazyContextEncode, LazySample, LazyContextApply, PoissonBlend, LazyContextInfo,
             LazyCanvas, LazyCanvasContext, LazyCanvasEdit, LazyVAEDecode, LazyPrompts, LazyGates,
-            AttentionMask, InstantMask, PromptDifferenceMask, RecordLatents,
+            AttentionMask, InstantMask, PromptDifferenceMask, RecordLatents, LazyMask, LazyOutpaint, LazyContextView,
         ]  # fmt: skip
 
 

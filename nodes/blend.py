@@ -6,7 +6,8 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from .host.blend import blend_pictures
-from .inputs import node_schema
+from .inputs import colour_input, node_schema
+from .types import AnyContext, LazyContextIO
 
 
 class PoissonBlend(io.ComfyNode):
@@ -27,10 +28,18 @@ class PoissonBlend(io.ComfyNode):
                     tooltip="source: the source's detail. mixed: the stronger of both, so that texture shows through.",
                 ),
                 io.Int.Input("grow", default=0, min=-64, max=64, tooltip="Widen or narrow the mask, in pixels."),
+                colour_input(),
+                LazyContextIO.Input(
+                    "context", optional=True,
+                    tooltip="With a source from VAE Decode, which is of the model's size: says where it belongs.",
+                ),
             ],
             outputs=[io.Image.Output("IMAGE", tooltip="The destination with the source in it.")],
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, destination: Tensor, source: Tensor, mask: Tensor, gradients: str, grow: int) -> io.NodeOutput:
-        return io.NodeOutput(blend_pictures(destination, source, mask, gradients, grow))
+    def execute(
+        cls, destination: Tensor, source: Tensor, mask: Tensor, gradients: str, grow: int, match_colours: bool = False,
+        context: AnyContext | None = None,
+    ) -> io.NodeOutput:  # fmt: skip
+        return io.NodeOutput(blend_pictures(destination, source, mask, gradients, grow, match_colours, context))

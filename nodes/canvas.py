@@ -12,7 +12,7 @@ from ..lazydiff.pipeline.decode import Blend
 from .host.encode import encode_from_canvas
 from .host.lazy_vae import edit_with, open_with
 from .host.progress import show
-from .inputs import edge_inputs, kv_settings, node_schema, stock_inputs
+from .inputs import edge_inputs, kv_settings, node_schema, recording_inputs, stock_inputs
 from .types import AnyContext, LazyCanvasIO, LazyContextIO
 
 
@@ -27,7 +27,7 @@ class LazyCanvas(io.ComfyNode):
             aliases=["edit chain", "progressive edit", "canvas"],
             inputs=[
                 io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
-                io.Image.Input("image", tooltip="The picture; both sides multiples of 8 px (stock models: 16)."),
+                io.Image.Input("image", tooltip="The picture, of any size."),
             ],
             outputs=[LazyCanvasIO.Output("LAZY_CANVAS", tooltip="For Lazy Canvas Context and Lazy Canvas Edit.")],
         )
@@ -55,6 +55,7 @@ class LazyCanvasContext(io.ComfyNode):
                 ),
                 *edge_inputs(),
                 *stock_inputs(),
+                *recording_inputs(),
             ],
             outputs=[
                 LazyContextIO.Output("LAZY_CONTEXT", tooltip="For LazySample, and then for Lazy Canvas Edit."),

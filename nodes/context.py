@@ -7,9 +7,9 @@ from typing import Any
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from .host.contexts import attach, context_text
+from .host.contexts import as_seen, attach, context_text
 from .host.encode import encode_context
-from .inputs import edge_inputs, kv_settings, node_schema, stock_inputs
+from .inputs import edge_inputs, kv_settings, node_schema, recording_inputs, stock_inputs, zoom_inputs, zoom_settings
 from .types import AnyContext, LazyContextIO
 
 
@@ -29,10 +29,12 @@ class LazyContextEncode(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="A LazyDiffusion model, or a stock transformer."),
                 io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
-                io.Image.Input("image", tooltip="The canvas, of any size; for stock models of whole tokens (16 px)."),
+                io.Image.Input("image", tooltip="The canvas, of any size."),
                 io.Mask.Input("mask", tooltip="What to generate, of the canvas's size: 1 = hole, above 0.5 counts."),
                 *edge_inputs(),
                 *stock_inputs(),
+                *zoom_inputs(),
+                *recording_inputs(),
             ],
             outputs=[
                 LazyContextIO.Output("LAZY_CONTEXT", tooltip="For LazySample and LazyContextApply."),
@@ -44,7 +46,8 @@ class LazyContextEncode(io.ComfyNode):
     def execute(
         cls, model: Any, vae: Any, image: Tensor, mask: Tensor, grow: int, feather: int, **stock: Any
     ) -> io.NodeOutput:
-        return io.NodeOutput(*encode_context(model, vae, image, mask, (grow, feather), kv_settings(stock)))
+        zoom = zoom_settings(stock)
+        return io.NodeOutput(*encode_context(model, vae, image, mask, (grow, feather), kv_settings(stock), zoom))
 
 
 class LazyContextApply(io.ComfyNode):
@@ -66,6 +69,31 @@ class LazyContextApply(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, context: AnyContext) -> io.NodeOutput:
         return io.NodeOutput(attach(model, context))
+
+
+class LazyContextView(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return node_schema(
+            "LazyContextView",
+            "Lazy Context View",
+            description="Shows any picture of the canvas's size as the model sees the canvas: zoomed in, or filled up "
+            "to whole tokens. For what is given to the model beside the context: inpainting conditioning, ControlNet "
+            "hints, reference images.",
+            aliases=["crop", "zoom", "inpaint crop", "control hint"],
+            inputs=[
+                LazyContextIO.Input("context", tooltip="From Lazy Context Encode."),
+                io.Image.Input("image", tooltip="The canvas, or another picture of its size."),
+            ],
+            outputs=[
+                io.Image.Output("IMAGE", tooltip="What the model sees of it."),
+                io.Mask.Output("MASK", tooltip="The hole, likewise."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, context: AnyContext, image: Tensor) -> io.NodeOutput:
+        return io.NodeOutput(as_seen(context, image, "image"), context.mask[:, 0].float())
 
 
 class LazyContextInfo(io.ComfyNode):

@@ -10,10 +10,12 @@ import comfy.samplers
 from comfy_api.latest import io
 
 from ..lazydiff.cache.kv_cache import KVSettings
+from ..lazydiff.pipeline.fit import Zoom
 from .types import CATEGORY
 
 REFERENCES = ["automatic", "start", "sink", "difference"]
 MODELS = "SD 1.5, SDXL, PixArt, Flux, SD3, Qwen-Image … or one of this pack's."
+ZOOMS = ["off", "around the hole"]
 STOCK = " Stock transformers only."
 
 
@@ -98,6 +100,13 @@ def stock_inputs() -> list[Any]:
             "variation is faster, but its picture then depends on what ran before it. Recordings need no switch."
             + STOCK,
         ),
+    ]  # fmt: skip
+    return advanced(inputs)
+
+
+def recording_inputs() -> list[Any]:
+    """More of the same, which came later."""
+    inputs: list[Any] = [
         io.Combo.Input(
             "mode", options=["recorded", "anchors"], default="recorded", optional=True,
             tooltip="recorded: what the hole looks at is recorded before the first step, and no step computes the "
@@ -108,19 +117,59 @@ def stock_inputs() -> list[Any]:
             tooltip="Noise levels to record: more, slower and closer to a full pass. 0: 1, from 12 steps on 2." + STOCK,
         ),
     ]  # fmt: skip
+    return advanced(inputs)
+
+
+def advanced(inputs: list[Any]) -> list[Any]:
+    """The same inputs, folded away until asked for."""
     for each in inputs:
         each.extra_dict["advanced"] = True
     return inputs
 
 
 def kv_settings(given: dict[str, Any]) -> KVSettings:
-    """The values of `stock_inputs`; what is not given has its default."""
+    """The values of `stock_inputs` and `recording_inputs`; what is not given has its default."""
     names = (
         "anchors", "ring", "keep_text", "cache_precision", "cache_place", "cache_limit", "reuse_anchors", "mode",
         "levels",
     )  # fmt: skip
     fields = zip(KVSettings._fields, names, strict=True)
     return KVSettings(**{field: given[name] for field, name in fields if name in given})
+
+
+def zoom_inputs() -> list[Any]:
+    """How a large picture is looked at by a stock model, in the order of `zoom_settings`."""
+    return [
+        io.Combo.Input(
+            "zoom", options=ZOOMS, default=ZOOMS[0], optional=True,
+            tooltip="around the hole: look at the mask and its surroundings alone, scaled to the size that the model "
+            "likes. For small holes and large pictures; time and memory follow the hole." + STOCK,
+        ),
+        io.Float.Input(
+            "zoom_surroundings", default=3.0, min=1.0, max=20.0, step=0.1, round=0.01, optional=True,
+            tooltip="How much is looked at: times the longer side of the mask's box.",
+        ),
+        io.Float.Input(
+            "zoom_megapixels", default=1.0, min=0.05, max=16.0, step=0.05, round=0.01, optional=True,
+            tooltip="The size that the model likes, 1 = 1024×1024 px.",
+        ),
+    ]  # fmt: skip
+
+
+def zoom_settings(given: dict[str, Any]) -> Zoom | None:
+    """The values of `zoom_inputs`, which it takes out of what is given."""
+    on, *values = (given.pop(name, None) for name in ("zoom", "zoom_surroundings", "zoom_megapixels"))
+    if on in (None, ZOOMS[0]):
+        return None
+    return Zoom(**{field: value for field, value in zip(Zoom._fields, values, strict=True) if value is not None})
+
+
+def colour_input() -> Any:
+    return io.Boolean.Input(
+        "match_colours", default=False, optional=True,
+        tooltip="Give what is new the tones and contrast of the picture around the hole. For models that shift the "
+        "colours of everything.",
+    )  # fmt: skip
 
 
 def search_inputs() -> list[Any]:

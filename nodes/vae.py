@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .host.lazy_vae import decode_hole
 from .host.progress import show
-from .inputs import node_schema
+from .inputs import colour_input, node_schema
 from .types import AnyContext, LazyContextIO
 
 MODES = ["lazy", "exact (full)"]
@@ -37,6 +37,7 @@ class LazyVAEDecode(io.ComfyNode):
                     "mode", options=MODES, default=MODES[0],
                     tooltip="lazy: what has changed, from what is remembered. exact: always everything, as VAE Decode.",
                 ),
+                colour_input(),
             ],
             outputs=[
                 io.Image.Output(
@@ -49,8 +50,9 @@ class LazyVAEDecode(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, samples: dict[str, Tensor], vae: Any, hole: Tensor | AnyContext, canvas: Tensor, mode: str
-    ) -> io.NodeOutput:
-        image, text = decode_hole(vae, samples["samples"], hole, canvas, whole=mode != MODES[0])
+        cls, samples: dict[str, Tensor], vae: Any, hole: Tensor | AnyContext, canvas: Tensor, mode: str,
+        match_colours: bool = False,
+    ) -> io.NodeOutput:  # fmt: skip
+        image, text = decode_hole(vae, samples["samples"], hole, canvas, mode != MODES[0], match_colours)
         show(text)
         return io.NodeOutput(image)

@@ -11,6 +11,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from accelerate.state import AcceleratorState
 from PIL import Image
 from public_folders import NETWORK, WORDS, save_clip, save_inception, save_pixart, save_text_encoder, save_vae
 
@@ -79,9 +80,12 @@ class Road:
 
 
 @contextmanager
-def tiny_presets() -> Iterator[None]:
+def as_in_a_process_of_its_own() -> Iterator[None]:
+    """Presets of next to no size; and accelerate, which takes one number type per process, begins anew."""
+    AcceleratorState._reset_state(True)
     with patch.dict(PRESETS, {f"tiny-{kind}": network for kind, network in KINDS.items()}):
         yield
+    AcceleratorState._reset_state(True)
 
 
 def set_out(folder: Path) -> Road:
@@ -106,7 +110,7 @@ def set_out(folder: Path) -> Road:
 
 
 def prepare_and_train(road: Road, *kinds: str) -> None:
-    with tiny_presets():
+    with as_in_a_process_of_its_own():
         for kind in kinds:
             crop = kind == "crop"
             size = KINDS[kind].canvas

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 
 from lazydiff.cache.module_skip import SHIPPED_GATES, load_gates
 from lazydiff.model.checkpoint import SHIPPED, load_checkpoint
-from lazydiff.training.config import TrainingConfig
+from lazydiff.training.config import CONFIGS, TrainingConfig
+from lazydiff.training.cost import TrainingCost, cost_text
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -28,6 +30,8 @@ MASKS, MANY = measured("docs/masks.json"), measured("docs/many-masks.json")
 LAZY_VAE, POISSON, CHAIN, LAUNCHES = (
     measured(f"docs/{name}.json") for name in ("lazy-vae", "poisson", "chain", "launches")
 )
+DATA, PHOTOGRAPHS = measured("docs/data.json"), measured("docs/photographs.json")
+ZOOM = measured("docs/zoom.json")
 MODEL, COMPARED = measured("lazydiff/weights/evaluation.json"), measured("lazydiff/evaluation/weights/baselines.json")
 
 
@@ -98,6 +102,15 @@ def step_alone() -> list[str]:
         line(f"{one['percent']} %", str(one["tokens"]), f"{one['milliseconds']:.0f} ms", f"{one['speedup']:.1f}×",
              f"{one['speedup_in_theory']:.1f}×")
         for one in STEP["table"]
+    ]  # fmt: skip
+
+
+def zoomed() -> list[str]:
+    names = {"zoom": "through `zoom`", "canvas": "all of it"}
+    return [
+        line(f"{one['size'][1]}×{one['size'][0]}, {names[case]}", f"{one['seconds']:.1f} s",
+             f"{one['megabytes']:.0f} MB")
+        for case, one in ZOOM["table"].items()
     ]  # fmt: skip
 
 
@@ -226,6 +239,7 @@ TABLES: list[tuple[str, list[str]]] = [
     ("docs/benchmarks.md", papers_protocol()),
     ("docs/benchmarks.md", step_alone()),
     ("docs/benchmarks.md", many_masks()),
+    ("docs/benchmarks.md", zoomed()),
     ("docs/benchmarks.md", gates_by_time()),
     ("docs/benchmarks.md", gates_by_work()),
     ("docs/benchmarks.md", launches()),
@@ -257,7 +271,12 @@ def test_no_table_has_a_number_that_was_not_measured(document: Path) -> None:
 def in_readme() -> list[str]:
     figures = [COMPARED["figures"][f"psnr_{steps}_steps"] for steps in (20, 8, 4)]
     text = "within {:.1f} dB of the full computation in PSNR at 20 steps, {:.1f} dB at 8 and {:.1f} dB at 4"
-    return [text.format(*figures)]
+    zoom = ZOOM["figures"]
+    assert zoom["outside_exact"] == 1
+    return [
+        text.format(*figures),
+        f"take [{zoom['time_ratio']:.1f} times](docs/benchmarks.md#a-small-hole-in-a-large-picture) the time",
+    ]
 
 
 def in_benchmarks() -> list[str]:
@@ -270,6 +289,7 @@ def in_benchmarks() -> list[str]:
     assert POISSON["figures"]["error_grey_levels"] < 0.001
     return [
         f"({KV['figures']['cache_over_formula']:.4f} of it)",
+        f"{ZOOM['figures']['time_ratio']:.2f} of the time and {ZOOM['figures']['memory_ratio']:.2f} of the memory",
         f"{image / ours:.1f} times at 50 steps",
         f"{crop / quarter:.2f} of our time at a mask of 25 % and 50 steps",
         f"{whole['crop_over_lazy_at_25_percent']:.2f} of the time of our next edit",
@@ -320,9 +340,20 @@ def in_model_card() -> list[str]:
     ]
 
 
+def in_training() -> list[str]:
+    config = replace(TrainingConfig.read(CONFIGS["pixart-1024"]), accumulate=2)
+    told = cost_text(TrainingCost(config, processes=8), tflops=300).splitlines()
+    assert DATA["examples_read"] >= 20_000 and DATA["figures"]["reader_growth_mb"] < 1
+    return [
+        *(" ".join(line.split()) for line in told),
+        f"{DATA['figures']['reader_over_step']:.0f} times as fast as it trains",
+        f"[{PHOTOGRAPHS['figures']['psnr']:.1f} dB in the holes]",
+    ]
+
+
 QUOTES = {
     "README.md": in_readme, "docs/benchmarks.md": in_benchmarks, "docs/masks.md": in_masks,
-    "docs/quality.md": in_quality, "docs/model-card.md": in_model_card,
+    "docs/quality.md": in_quality, "docs/model-card.md": in_model_card, "docs/training.md": in_training,
 }  # fmt: skip
 
 

@@ -270,11 +270,11 @@ def test_commands_in_the_documents_exist(capsys: pytest.CaptureFixture[str]) -> 
         text = document.read_text("utf-8")
         for target in re.findall(r"(?:^    |`)make (\w+)", text, re.M):
             assert re.search(rf"^{target}:", rules, re.M), target
-        for command, options in re.findall(r"-m lazydiff (\w+)([^`\n<|]*)", text):
+        for command, options in re.findall(r"-m lazydiff ([\w-]+)([^`\n<|]*)", text):
             with pytest.raises(SystemExit) as ended:
                 parser().parse_args([command, "--help"])
             known = capsys.readouterr().out
-            assert ended.value.code == 0 and all(each in known for each in re.findall(r"--[a-z]+", options)), command
+            assert ended.value.code == 0 and all(each in known for each in re.findall(r"--[a-z-]+", options)), command
         for script in re.findall(r"-m benchmarks\.(\w+)", text):
             assert (ROOT / "benchmarks" / f"{script}.py").is_file(), script
 

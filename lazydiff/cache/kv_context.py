@@ -31,13 +31,15 @@ class KVContext(NamedTuple):
     token: int  # px per side of a token
     settings: KVSettings
     vae: Any = None  # what the canvas was encoded with, for those who encode a sketch alike later
+    fitted: Any = None  # how a canvas of another size was fitted, for those who put results back; see `fit.Fitted`
+    black: bool = False  # whether there is nothing but black under its holes
 
     def __deepcopy__(self, memo: dict[int, Any]) -> KVContext:
         return self
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the canvas in pixels."""
+        """Height and width of the canvas in pixels, as the model sees it."""
         return self.hole.grid[0] * self.token, self.hole.grid[1] * self.token
 
     def check(self, model: Any, latent: Tensor) -> None:

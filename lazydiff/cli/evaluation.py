@@ -19,7 +19,7 @@ def add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_device(evaluate)
     add_dtype(evaluate)
     scenes = evaluate.add_argument_group("on the built-in scenes")
-    scenes.add_argument("--scenes", type=int, help="held-out scenes per question (500, with baselines 200)")
+    scenes.add_argument("--scenes", type=int, help="held-out scenes per question (500; baselines, large world: 200)")
     scenes.add_argument("--quick", action="store_true", help="few scenes, to see that it runs")
     scenes.add_argument("--baselines", action="store_true", help="compare with the two that compute every token")
     pictures = evaluate.add_argument_group("on pictures")
@@ -47,8 +47,9 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
 
 def evaluate_on_scenes(options: argparse.Namespace) -> None:
-    from ..evaluation import evaluate, evaluate_baselines
+    from ..evaluation import evaluate, evaluate_baselines, evaluate_world
     from ..evaluation.regenerate import WEIGHTS
+    from ..scenes import CANVAS
     from .files import writable_folder
 
     if options.scenes is not None and options.scenes < 1:
@@ -61,7 +62,8 @@ def evaluate_on_scenes(options: argparse.Namespace) -> None:
         evaluate_baselines({"lazy": model, "image": image, "crop": crop}, folder, quick=options.quick, **number)
         report = folder / "baselines.md"
     else:
-        evaluate(model, folder, quick=options.quick, **number)
+        measure = evaluate if model.config.network.canvas == CANVAS else evaluate_world
+        measure(model, folder, quick=options.quick, **number)
     print(report.read_text("utf-8"))
 
 

@@ -90,6 +90,16 @@ def parser() -> argparse.ArgumentParser:
     add_sampling(gates)
     gates.set_defaults(run=run_gates)
 
+    clean_up = commands.add_parser("clean-up", help="train what hides cell borders in a model's decoded pictures")
+    clean_up.add_argument("--checkpoint", type=Path, required=True, help="of a model with a latent space of its own")
+    clean_up.add_argument("--data", required=True, help="prepared shards, e.g. 'shards/*.tar'")
+    clean_up.add_argument("--output", type=Path, required=True, help="the checkpoint to write, NAME.safetensors")
+    clean_up.add_argument("--steps", type=int, help="of the optimiser")
+    clean_up.add_argument("--pictures", type=int, help="that are sampled first, to learn from")
+    clean_up.add_argument("--width", type=int, help="channels of the convolutions")
+    add_device(clean_up)
+    clean_up.set_defaults(run=run_clean_up)
+
     add_evaluate(commands)
 
     info = commands.add_parser("info", help="what a checkpoint is made of, or what a training would take")
@@ -183,6 +193,19 @@ def run_gates(options: argparse.Namespace) -> None:
     gates = train_gates(model, chosen(options, model.config), training, options.output)
     share = sum(map(sum, gates.fixed().table)) / gates.scores.numel()
     print(f"{options.output}: {share:.0%} of the modules will not be computed")
+
+
+def run_clean_up(options: argparse.Namespace) -> None:
+    from ..training.clean_up import CleanUpTraining, train_clean_up
+    from .files import keep_inputs, writable_file
+
+    writable_file(options.output, ".safetensors")
+    keep_inputs([options.output], [options.checkpoint])
+    given = {name: value for name in ("steps", "pictures", "width") if (value := getattr(options, name)) is not None}
+    training = CleanUpTraining(**given)
+    training.check()
+    train_clean_up(load(options.checkpoint, options), options.data, training, options.output)
+    print(options.output)
 
 
 def run_info(options: argparse.Namespace) -> None:

@@ -18,12 +18,12 @@ def add_prepare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     command = commands.add_parser("prepare", help="make shards for training out of pictures, or go on with it")
     where = command.add_mutually_exclusive_group(required=True)
     where.add_argument("--webdataset", metavar="URLS", help="tars, local or not, as in 'tars/{000..099}.tar'")
-    where.add_argument("--scenes", type=int, metavar="N", help="so many of the built-in scenes")
+    where.add_argument("--scenes", type=int, metavar="N", help="so many drawn scenes")
     where.add_argument("--images", type=Path, help="a folder; beside x.jpg its caption x.txt, and masks x.mask.0.png …")
     command.add_argument("--coco", type=Path, help="instances*.json, which tells what is in --images")
     command.add_argument("--captions", type=Path, help="captions*.json of the same pictures")
     command.add_argument("--output", type=Path, required=True, help="folder for the shards")
-    command.add_argument("--size", type=int, help=f"px per side ({PHOTOGRAPH}, of scenes {SCENE})")
+    command.add_argument("--size", type=int, help=f"px per side ({PHOTOGRAPH}; scenes {SCENE}, large world from 64)")
     command.add_argument("--holes", type=int, default=3, help="most holes of one picture (%(default)s)")
     command.add_argument("--crop", action="store_true", help="squares around the holes, for RegenerateCrop")
     command.add_argument("--seed", type=int, default=0, help="of the holes (%(default)s)")
@@ -46,7 +46,10 @@ def run_prepare(options: argparse.Namespace) -> None:
         raise ImportError(f'preparing needs more packages ({error}): pip install "lazydiffusion[train]"') from error
     from .files import writable_folder
 
-    size = options.size or (PHOTOGRAPH if options.scenes is None else SCENE)
+    if (options.vae is None) != (options.text_encoder is None):
+        given, missing = ("--vae", "--text-encoder") if options.vae else ("--text-encoder", "--vae")
+        raise ValueError(f"{given} without {missing}: a training needs the latents and the features, or neither")
+    size = (PHOTOGRAPH if options.scenes is None else SCENE) if options.size is None else options.size
     smallest = options.smallest or max(size // 2, 1)
     settings = Preparation(size, options.holes, options.crop, options.seed, smallest, options.shard_size)
     settings.check()
@@ -56,14 +59,20 @@ def run_prepare(options: argparse.Namespace) -> None:
         choose_dtype(options.dtype, device),
     )  # fmt: skip
     source = chosen_source(options, size)
-    print(prepare_shards(source, writable_folder(options.output), settings, folders, options.processes).table())
+    report = prepare_shards(source, writable_folder(options.output), settings, folders, options.processes)
+    print(report.table())
+    if not report.samples:
+        raise ValueError(
+            f"no picture could be used: {options.output / 'refused.csv'} says why (masks that are missing are found by "
+            "--segmenter, captions by --captioner)"
+        )
     print(options.output)
 
 
 def chosen_source(options: argparse.Namespace, size: int) -> Source:
     """Errors: ValueError for arguments that do not go together, and for what is not there."""
     from ..data.coco import CocoSource
-    from ..data.sources import FolderSource, SceneSource
+    from ..data.sources import FolderSource, SceneSource, WorldSource
     from ..data.webdatasets import WebdatasetSource
 
     if options.coco and not options.images:
@@ -76,4 +85,5 @@ def chosen_source(options: argparse.Namespace, size: int) -> Source:
         return FolderSource(options.images)
     if options.webdataset:
         return WebdatasetSource(options.webdataset)
-    return SceneSource(options.scenes, size, options.seed)
+    drawn = SceneSource if size == SCENE else WorldSource
+    return drawn(options.scenes, size, options.seed)

@@ -26,7 +26,8 @@ def add_train(commands: Any) -> None:
     train.add_argument("--data", help="prepared shards, e.g. 'shards/*.tar'; the built-in scenes if not given")
     train.add_argument("--vae", type=Path, help="of shards with latents: what sample pictures are decoded with")
     train.add_argument(
-        "--initialise", type=Path, metavar="PIXART", help="a file or folder of PixArt-α's weights to begin with"
+        "--initialise", type=Path, metavar="WEIGHTS",
+        help="to begin with: PixArt-α's, a file or folder, or a model.safetensors that was trained before",
     )
     train.add_argument("--steps", type=int, help="instead of the configuration's, like the next two")
     train.add_argument("--precision", choices=PRECISIONS, help="of the multiplications")
@@ -66,6 +67,7 @@ def chosen_material(options: argparse.Namespace, config: TrainingConfig) -> Mate
             raise ValueError("--vae is for prepared shards: give --data too")
         return Material.scenes(config, options.initialise, paint)
     examples = ShardExamples(options.data, config.seed)
+    examples.check_readers(config.readers)
     vae, made_with = None, examples.header.vae
     if options.vae is not None:
         vae = load_vae(options.vae)

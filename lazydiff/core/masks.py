@@ -12,6 +12,53 @@ def binarise(mask: Tensor, threshold: float = 0.5) -> Tensor:
     return (mask > threshold).float()
 
 
+def bounds(mask: Tensor) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """First row and the one behind the last, and columns alike, of what is above 0 in a mask [B, 1, H, W]; of a batch,
+    of all its masks together. None of a mask without."""
+    hole = (mask > 0).any(0)[0]
+    rows, columns = (hole.any(axis).nonzero().flatten().tolist() for axis in (1, 0))
+    return ((rows[0], rows[-1] + 1), (columns[0], columns[-1] + 1)) if rows else None
+
+
+def fill_islands(mask: Tensor) -> Tensor:
+    """Mask [B, 1, H, W] of zeros and ones with every visible island filled that the hole encloses; one that touches the
+    border of the canvas is not enclosed.
+
+    What is outside is flooded from the border, by whole runs of rows and columns at a time, until nothing more is wet.
+    """
+    box = bounds(mask)
+    if box is None:
+        return mask
+    (top, bottom), (left, right) = box
+    # The hole's own rectangle: what is visible along its sides is open to the rest of the canvas or at the border.
+    barrier = mask[..., top:bottom, left:right] > 0
+    wet = torch.zeros_like(barrier)
+    for side in (wet[..., :1, :], wet[..., -1:, :], wet[..., :1], wet[..., -1:]):
+        side.fill_(True)
+    wet &= ~barrier
+    while True:
+        before = int(wet.sum())
+        for axis in (-1, -2):
+            wet = _flood(wet, barrier, axis)
+        if int(wet.sum()) == before:
+            break
+    filled = mask.clone()
+    filled[..., top:bottom, left:right].masked_fill_(~wet, 1)
+    return filled
+
+
+def _flood(wet: Tensor, barrier: Tensor, axis: int) -> Tensor:
+    """All of each visible run along an axis that is wet somewhere."""
+    place = torch.arange(1, wet.shape[axis] + 1, dtype=torch.int32, device=wet.device)
+    place = place.view(-1, 1) if axis == -2 else place
+    reached = wet
+    for turned in (False, True):
+        water, walls = ((x.flip(axis) if turned else x) * place for x in (wet, barrier))
+        flooded = water.cummax(axis).values > walls.cummax(axis).values
+        reached = reached | (flooded.flip(axis) if turned else flooded)
+    return reached
+
+
 def distance(mask: Tensor, reach: int) -> Tensor:
     """Euclidean distance in pixels of every pixel to the hole, [B, 1, H, W]: exact up to `reach`, at least that beyond.
 
@@ -91,12 +138,3 @@ def solve_each(matrix: Tensor, right: Tensor) -> Tensor:
 def to_grid(mask: Tensor, cell: int) -> Tensor:
     """Max-pool a mask [B, 1, H, W] to cells of `cell` pixels -> [B, 1, H/cell, W/cell]: any hole pixel makes a hole."""
     return F.max_pool2d(mask, cell)
-
-
-def pad_to_multiple(image: Tensor, mask: Tensor, multiple: int) -> tuple[Tensor, Tensor]:
-    """Extend image [B, C, H, W] and mask [B, 1, H, W] right and below until both sides are multiples of `multiple`.
-
-    The image repeats its edge there, and what is added counts as visible.
-    """
-    missing = (0, -image.shape[-1] % multiple, 0, -image.shape[-2] % multiple)
-    return F.pad(image, missing, mode="replicate"), F.pad(mask, missing)

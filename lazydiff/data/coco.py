@@ -13,7 +13,7 @@ from typing import Any
 from ..core.checks import shortened
 from ..core.files import check_file
 from .entities import Entity, Refusal
-from .sources import Picture, SourceItem, divided, in_one_line, key_of, open_opaque
+from .sources import Picture, SourceItem, divided, in_one_line, key_of, mixed, open_opaque
 
 OTHER_SIZE = "another size than its annotations say"
 
@@ -64,7 +64,7 @@ class CocoSource:
         self.count = len(self.items)
 
     def units(self, pictures: int) -> Sequence[Iterable[SourceItem]]:
-        return divided(self.items, pictures)
+        return divided(mixed(self.items), pictures)
 
 
 def read_annotations(path: Path, digest: Any) -> dict[str, Any]:

@@ -8,14 +8,15 @@ from ..model.config import ModelConfig
 from .shards import ShardHeader
 
 
-def record_origins(config: ModelConfig, header: ShardHeader) -> ModelConfig:
+def record_origins(config: ModelConfig, header: ShardHeader, side: int | None = None) -> ModelConfig:
     """The configuration of a model that is trained on shards: its checkpoints name the VAE and text encoder of these.
 
+    side: px of the pictures that it is trained on; the canvas's if not given
     Errors: ValueError for shards of other sizes than the model's, or of another VAE or text encoder than it was trained
     with before.
     """
     network, vae, text = config.network, header.vae, header.text
-    sizes = {"pictures' side in px": (header.size, network.canvas)}
+    sizes = {"pictures' side in px": (header.size, side or network.canvas)}
     if vae is not None:
         sizes |= {"latents' channels": (vae.channels, network.channels), "px per cell": (vae.cell, network.cell)}
     if text is not None:

@@ -32,6 +32,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from ..core.checks import shortened
 from ..core.files import whole_file
+from .entities import count_pixels
 
 MARK, KIND, FORMAT = "__lazydiffusion__", "lazydiffusion shard", 1
 HEADER = 2048  # bytes: of a fixed length, because the number of samples is filled in at the end
@@ -203,12 +204,11 @@ def encode_mask(mask: np.ndarray) -> str:
 def decode_mask(counts: str, height: int, width: int) -> np.ndarray:
     """COCO's compressed run lengths -> mask bool [H, W]. Errors: ValueError for those of no mask of that size."""
     try:
+        if count_pixels(counts.encode()) != height * width:
+            raise ValueError("too few or too many pixels")
         mask: np.ndarray = run_lengths.decode({"size": [height, width], "counts": counts.encode()})
     except Exception as error:  # the library raises what it comes upon
         raise ValueError(f"the run lengths are of no mask of {width}×{height}") from error
-    # Of run lengths that end too early it leaves the rest of the mask to chance.
-    if encode_mask(mask) != counts:
-        raise ValueError(f"the run lengths are of no mask of {width}×{height}")
     return mask.astype(bool)
 
 
@@ -274,8 +274,10 @@ def reading(url: str) -> Iterator[Any]:
             yield stream
     except FileNotFoundError:
         raise ShardError(f"{url}: there is no such shard") from None
-    except tarfile.ReadError as error:
+    except (tarfile.ReadError, EOFError) as error:  # the second of a compressed one
         raise ShardError(f"{url}: it is no tar, or not a whole one: prepare it again") from error
+    except IsADirectoryError:
+        raise ShardError(f"{url}: it is a folder: name the shards in it, '{url}/*.tar'") from None
     except OSError as error:
         reason = error.strerror or shortened(" ".join(map(str, error.args)), 200)
         raise ShardError(f"{url}: it cannot be read ({reason})") from error

@@ -18,12 +18,14 @@ from PIL import Image
 
 from ..core.picture_files import grey, in_srgb, open_picture, see_through
 from ..scenes import CANVAS, random_sample
+from ..world import random_world_sample
 from .entities import MASK_SIZE, Entity, Refusal
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 MASK = re.compile(r"(?P<picture>.+)\.mask(\.\d+)?\.png")
 UNREADABLE = "not a picture that can be read"
 TRANSPARENT = "transparent in places"
+LEAST = 64  # px of a side, below which nothing can be told in the large world
 NOT_UTF8 = "a caption that is not UTF-8"
 
 
@@ -119,7 +121,7 @@ class FolderSource:
         self.count = len(self.items)
 
     def units(self, pictures: int) -> Sequence[Iterable[SourceItem]]:
-        return divided(self.items, pictures)
+        return divided(mixed(self.items), pictures)
 
 
 def relative_names(folder: Path) -> Iterator[str]:
@@ -129,7 +131,7 @@ def relative_names(folder: Path) -> Iterator[str]:
         yield from (Path(root, name).relative_to(folder).as_posix() for name in names if not name.startswith("."))
 
 
-# Scenes
+# Pictures that are drawn
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,46 @@ class SceneSource:
         return divided([SceneNumber(self.seed, number) for number in range(self.count)], pictures)
 
 
+@dataclass(frozen=True)
+class WorldNumber:
+    """A picture of the large world, with the hole and the caption that come with it."""
+
+    seed: int
+    number: int
+    size: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.number:08d}"
+
+    def read(self) -> Picture:
+        sample = random_world_sample(np.random.default_rng([self.seed, self.number]), self.size)
+        return Picture(Image.fromarray(sample.image), None, holes=[Entity.of_mask(sample.mask, sample.caption)])
+
+
+class WorldSource:
+    """The first `count` pictures of the large world of a seed."""
+
+    def __init__(self, count: int, size: int, seed: int):
+        """Errors: ValueError for no pictures, or a size in which nothing can be seen."""
+        if count < 1:
+            raise ValueError(f"{count} scenes: choose at least 1")
+        if size < LEAST:
+            raise ValueError(f"scenes of {size} px show nothing: choose {CANVAS} (the small world), or {LEAST} or more")
+        self.count, self.size, self.seed = count, size, seed
+        self.identity = f"{count} pictures of the world"
+
+    def units(self, pictures: int) -> Sequence[Iterable[SourceItem]]:
+        return divided([WorldNumber(self.seed, number, self.size) for number in range(self.count)], pictures)
+
+
 # What sources share
+
+
+def mixed(items: Sequence[SourceItem]) -> list[SourceItem]:
+    """Items in an order that has nothing to do with their names, which often go by subject: a training takes what is in
+    one step from few shards."""
+    return [items[i] for i in np.random.default_rng(0).permutation(len(items))]
 
 
 def divided(items: Sequence[SourceItem], pictures: int) -> list[Sequence[SourceItem]]:

@@ -103,8 +103,7 @@ class ShardExamples:
         return np.stack([sample.picture() for sample in islice(samples, number)])
 
     def read(self, reader: int, readers: int, start: int) -> Iterator[Example]:
-        if readers > len(self.urls):
-            raise ValueError(f"{len(self.urls)} shards for {readers} readers: give at least as many shards")
+        self.check_readers(readers)
         number = 0
         for url in chain.from_iterable(self.epoch(epoch)[reader::readers] for epoch in count()):
             samples = self.checked(url).samples
@@ -116,6 +115,14 @@ class ShardExamples:
                     number = max(number, start) + 1
             else:
                 number += samples
+
+    def check_readers(self, readers: int) -> None:
+        """Errors: ValueError for fewer shards than readers."""
+        if readers > len(self.urls):
+            raise ValueError(
+                f"{len(self.urls)} shards for {readers} readers: prepare smaller ones (--shard-size), or give the "
+                "configuration fewer readers"
+            )
 
     def epoch(self, number: int) -> list[str]:
         """All shards in the order of one epoch."""
@@ -130,7 +137,10 @@ class ShardExamples:
         for name in ("size", "crop", "vae", "text"):
             here, there = getattr(header, name), getattr(self.header, name)
             if here != there:
-                raise ShardError(f"{url}: it was prepared with another {name} ({here}) than {self.urls[0]} ({there})")
+                known = [getattr(value, "fingerprint", value) for value in (here, there)]
+                raise ShardError(
+                    f"{url}: it was prepared with another {name} ({known[0]}) than {self.urls[0]} ({known[1]})"
+                )
         return header
 
 

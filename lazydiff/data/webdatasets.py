@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..core.files import check_file
 from .coco import check_size
 from .entities import Entity, Refusal
 from .shards import expand_shards, read_samples
@@ -96,8 +97,11 @@ class WebdatasetSource:
     """Any webdataset, one output shard for each of its tars."""
 
     def __init__(self, pattern: str):
-        """Errors: ValueError for a pattern that names nothing, or one tar twice."""
+        """Errors: ValueError for a pattern that names nothing, one tar twice, or a local one that is not there."""
         self.urls = expand_shards(pattern)
+        for url in self.urls:
+            if ":" not in url:  # the others are found out about when their turn comes
+                check_file(url)
         self.identity = f"webdataset {hashlib.sha256(repr(self.urls).encode()).hexdigest()[:16]}"
         self.count = None
 

@@ -2,5 +2,6 @@
 
 from .baselines import evaluate_baselines
 from .evaluate import evaluate
+from .world_evaluation import evaluate_world
 
-__all__ = ["evaluate", "evaluate_baselines"]
+__all__ = ["evaluate", "evaluate_baselines", "evaluate_world"]

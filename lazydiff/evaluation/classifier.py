@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 
@@ -71,16 +72,27 @@ def train_classifier(seed: int, scenes: int, epochs: int = 6) -> nn.Module:
     """A network from windows [B, 3, 32, 32] in -1…1 to scores [B, 11] of LABELS, the same for the same seed; kept."""
     rng = stream(seed, 0)
     windows, labels = examples(rng, scenes)
-    targets = torch.from_numpy(labels)
-    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.manual_seed(int(rng.integers(2**31)))
-        network = nn.Sequential(
+
+    def network() -> nn.Module:
+        return nn.Sequential(
             nn.Conv2d(3, 16, 5, stride=2, padding=2), nn.ReLU(),
             nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU(),
             nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.ReLU(),
             nn.Flatten(), nn.Linear(64 * (SIDE // 8) ** 2, len(LABELS)),
         )  # fmt: skip
+
+    return fit_classifier(network, windows, labels, epochs, rng)
+
+
+def fit_classifier(
+    make: Callable[[], nn.Module], windows: np.ndarray, labels: np.ndarray, epochs: int, rng: np.random.Generator
+) -> nn.Module:
+    """A network that was made and then trained to tell windows uint8 [K, h, w, 3] by their labels [K]."""
+    targets = torch.from_numpy(labels)
+    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(int(rng.integers(2**31)))
+        network = make()
         steps = epochs * (len(labels) // BATCH)
         optimiser = torch.optim.AdamW(network.parameters(), lr=4e-3)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=steps)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,12 +16,14 @@ from tqdm import tqdm
 from ..cache.module_skip import SkipPolicy
 from ..core.masks import to_grid
 from ..model.config import Sampling
+from ..model.latent_space import to_pixels
 from ..model.lazydiffusion import LazyDiffusion
 from ..pipeline.decode import Blend, composite, decode
 from ..pipeline.encode import encode
 from ..pipeline.sample import SampleSettings, sample
 from ..scenes import CANVAS
 from .edges import roughness, seam
+from .item_fit import fit_figures, scene_fittable
 from .judge import Judge
 from .questions import ObjectQuestion, Question, object_questions, ordinary_questions
 from .report import write_report
@@ -30,7 +33,7 @@ QUICK = 40  # scenes
 BATCH = 50
 BLEND: Blend = "poisson"
 
-Rule = Callable[[Judge, ObjectQuestion, np.ndarray], bool]
+Rule = Callable[[Any, Any, np.ndarray], bool]  # of a judge, for a question and a picture
 
 # figure: the questions it is a percentage of, and the rule that must hold
 PERCENTAGES: dict[str, tuple[str, Rule]] = {
@@ -84,11 +87,13 @@ def evaluate(
         )
 
     renders = {kind: np.stack([question.image for question in questions]) for kind, questions in asked.items()}
-    figures = {figure: percentage(judge, figure, judged, answers) for figure in PERCENTAGES}
-    figures |= {f"{figure}_ceiling": percentage(judge, figure, judged, renders) for figure in PERCENTAGES}
-    holes = np.stack([question.mask for question in asked["ordinary"]])
-    for figure, measure in {"seam_ratio": seam, "roughness_ratio": roughness}.items():
-        figures[figure] = measure(answers["ordinary"], holes) / measure(renders["ordinary"], holes)
+    figures = percentages(judge, PERCENTAGES, judged, answers)
+    figures |= percentages(judge, PERCENTAGES, judged, renders, "_ceiling")
+    figures |= edge_ratios(answers["ordinary"], asked["ordinary"])
+    siblings = judged["sibling"]
+    masks, fittables = [question.mask for question in siblings], [scene_fittable(question) for question in siblings]
+    figures |= fit_figures(answers["sibling"], masks, fittables)
+    figures |= fit_figures(through_autoencoder(model, siblings), masks, fittables, "_autoencoder")
     gains = [percentage(judge, main, compared, few) - percentage(judge, main, compared, many) for main in MAIN]
     figures["steps20_minus_steps50"] = sum(gains) / len(gains)
     figures = {figure: round(value, 3) for figure, value in figures.items()}
@@ -107,7 +112,7 @@ def answer(
     model: LazyDiffusion, questions: Sequence[Question], sampling: Sampling, bar: tqdm | None = None,
     gates: SkipPolicy | None = None,
 ) -> np.ndarray:  # fmt: skip
-    """The model's pictures, uint8 [S, 96, 96, 3]; question i is answered with seed i."""
+    """The model's pictures, uint8 [S, H, W, 3]; question i is answered with seed i."""
     return blended(questions, painted(model, questions, sampling, bar, gates))
 
 
@@ -116,7 +121,7 @@ def painted(
     model: LazyDiffusion, questions: Sequence[Question], sampling: Sampling, bar: tqdm | None = None,
     gates: SkipPolicy | None = None,
 ) -> Tensor:  # fmt: skip
-    """What the model makes of the canvases, [S, 3, 96, 96] in 0…1, before it is blended with them."""
+    """What the model makes of the canvases, [S, 3, H, W] in 0…1, before it is blended with them."""
 
     def paint(image: Tensor, mask: Tensor, captions: list[str], seeds: list[int]) -> Tensor:
         context = encode(model, image, mask)
@@ -129,14 +134,14 @@ def in_batches(
     questions: Sequence[Question], paint: Callable[[Tensor, Tensor, list[str], list[int]], Tensor],
     device: torch.device, token: int, bar: tqdm | None = None,
 ) -> Tensor:  # fmt: skip
-    """Pictures [S, 3, 96, 96] that `paint` makes of canvases, masks, captions and seeds (question i has seed i).
+    """Pictures [S, 3, H, W] that `paint` makes of canvases, masks, captions and seeds (question i has seed i).
 
     Questions with similar numbers of hole tokens share a batch, so that little is padded.
     """
     canvas, mask = asked_tensors(questions, device)
     pictures = torch.empty_like(canvas)
     order = to_grid(mask, token).sum((1, 2, 3)).argsort(stable=True)
-    for rows in order.split(BATCH):
+    for rows in order.split(rows_of(canvas)):
         numbers = rows.tolist()
         pictures[rows] = paint(canvas[rows], mask[rows], [questions[i].caption for i in numbers], numbers)
         if bar is not None:
@@ -145,15 +150,36 @@ def in_batches(
 
 
 def blended(questions: Sequence[Question], pictures: Tensor) -> np.ndarray:
-    """What was made of the questions' canvases, blended with them: uint8 [S, 96, 96, 3]."""
+    """What was made of the questions' canvases, blended with them: uint8 [S, H, W, 3]."""
     canvas, mask = asked_tensors(questions, pictures.device)
-    batches = zip(canvas.split(BATCH), pictures.split(BATCH), mask.split(BATCH), strict=True)
+    batches = zip(*(each.split(rows_of(canvas)) for each in (canvas, pictures, mask)), strict=True)
     pictures = torch.cat([composite(image, made, hole, BLEND) for image, made, hole in batches])
     return rearrange((pictures * 255).round().byte(), "s c h w -> s h w c").cpu().numpy()
 
 
+def rows_of(canvas: Tensor) -> int:
+    """How many canvases are computed at a time."""
+    return max(BATCH * CANVAS**2 // canvas[0, 0].numel(), 1)
+
+
+@torch.no_grad()
+def through_autoencoder(model: LazyDiffusion, questions: Sequence[Question]) -> np.ndarray:
+    """The real renders, in whose holes is what the model's latent space keeps of them: uint8 [S, H, W, 3]."""
+    images = torch.from_numpy(np.stack([question.image for question in questions])).permute(0, 3, 1, 2)
+    batches = (batch.to(model.device).float() / 127.5 - 1 for batch in images.split(rows_of(images)))
+    coded = [to_pixels(model.latent.decode(model.latent.encode(batch))) for batch in batches]
+    return blended(questions, torch.cat(coded))
+
+
+def edge_ratios(pictures: np.ndarray, questions: Sequence[Question], ending: str = "") -> dict[str, float]:
+    """Seam and roughness of results against the real renders. ending: of the figures' names"""
+    renders, holes = np.stack([q.image for q in questions]), np.stack([q.mask for q in questions])
+    measures = {"seam_ratio": seam, "roughness_ratio": roughness}
+    return {f"{name}{ending}": measure(pictures, holes) / measure(renders, holes) for name, measure in measures.items()}
+
+
 def asked_tensors(questions: Sequence[Question], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Canvases [S, 3, 96, 96] in 0…1 and masks [S, 1, 96, 96]."""
+    """Canvases [S, 3, H, W] in 0…1 and masks [S, 1, H, W]."""
     canvas = torch.from_numpy(np.stack([question.canvas for question in questions])).to(device)
     mask = torch.from_numpy(np.stack([question.mask for question in questions])).to(device)
     return rearrange(canvas, "s h w c -> s c h w").float() / 255, mask[:, None].float()
@@ -163,6 +189,17 @@ def percentage(
     judge: Judge, figure: str, asked: Mapping[str, Sequence[ObjectQuestion]], pictures: Mapping[str, np.ndarray]
 ) -> float:
     """How many of the pictures obey the figure's rule, in percent."""
-    kind, rule = PERCENTAGES[figure]
-    return 100 * float(np.mean([rule(judge, *pair) for pair in zip(asked[kind], pictures[kind], strict=True)]))
+    return percentages(judge, {figure: PERCENTAGES[figure]}, asked, pictures)[figure]
+
+
+def percentages(
+    judge: Any, rules: Mapping[str, tuple[str, Rule]], asked: Mapping[str, Sequence[Question]],
+    pictures: Mapping[str, np.ndarray], ending: str = "",
+) -> dict[str, float]:  # fmt: skip
+    """How many of the pictures obey each figure's rule, in percent. ending: of the figures' names"""
+    obey = {
+        figure: [rule(judge, *pair) for pair in zip(asked[kind], pictures[kind], strict=True)]
+        for figure, (kind, rule) in rules.items()
+    }
+    return {f"{figure}{ending}": 100 * float(np.mean(each)) for figure, each in obey.items()}
 

@@ -136,6 +136,9 @@ def evaluate_pictures(
         if model.config.network.dense != (name != METHODS[0]):
             does = "computes every token" if model.config.network.dense else "computes the hole alone"
             raise ValueError(f"{model.config.name} {does}: it cannot be measured as {name}")
+        if name == METHODS[1] and model.config.network.canvas != models[METHODS[0]].config.network.canvas:
+            side = model.config.network.canvas
+            raise ValueError(f"{model.config.name} is for {side} px, another canvas: it cannot be measured as {name}")
     samples = check_pictures(shards, settings)
     device = models[METHODS[0]].device
     networks = Networks.of_settings(settings, device)

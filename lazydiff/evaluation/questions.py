@@ -32,7 +32,7 @@ EQUAL = 3  # at least so many equal objects, the hidden one included
 class Question:
     """A canvas with a hole and what to put there.
 
-    image: the answer, uint8 [96, 96, 3]; the canvas is its visible part; mask: bool [96, 96], True = hole
+    image: the answer, uint8 [H, W, 3]; the canvas is its visible part; mask: bool [H, W], True = hole
     """
 
     image: np.ndarray
@@ -42,7 +42,7 @@ class Question:
     @property
     def canvas(self) -> np.ndarray:
         """What the model is given: the hole is grey, so that the answer cannot leak through it."""
-        return np.where(self.mask[..., None], blank_canvas(), self.image)
+        return np.where(self.mask[..., None], blank_canvas()[0, 0], self.image)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,13 +50,15 @@ class ObjectQuestion(Question):
     """A question about one object: `placed` should be there, or in a removal should be gone.
 
     light: the side it comes from; former: the colour it had before its siblings were recoloured, "" if they were not
-    siblings: the visible objects that equal it
+    siblings: the visible objects that equal it; scene, target: the answer, and its place there (not of removals)
     """
 
     placed: Placed
     light: str
     former: str = ""
     siblings: tuple[Placed, ...] = ()
+    scene: Scene | None = None
+    target: int = 0
 
 
 def _family(rng: np.random.Generator) -> tuple[Scene, int]:
@@ -67,7 +69,8 @@ def _family(rng: np.random.Generator) -> tuple[Scene, int]:
 
 def _about(scene: Scene, target: int, mask: np.ndarray, caption: str, former: str = "") -> ObjectQuestion:
     equal = tuple(scene.things[i] for i in siblings(scene, target))
-    return ObjectQuestion(render(scene), mask, caption, scene.things[target], scene.light, former, equal)
+    placed = scene.things[target]
+    return ObjectQuestion(render(scene), mask, caption, placed, scene.light, former, equal, scene, target)
 
 
 def sibling_pair(rng: np.random.Generator, number: int) -> tuple[ObjectQuestion, ObjectQuestion]:

@@ -106,6 +106,15 @@ def read_settings(path: Path | str) -> tuple[ModelConfig, bool]:
         return read_config(path, file.metadata() or {}), VOCABULARY in file.keys()
 
 
+def is_checkpoint(path: Path | str) -> bool:
+    """Whether a file calls itself a checkpoint of ours; nothing but its metadata is read."""
+    try:
+        with opened(Path(path)) as file:
+            return METADATA in (file.metadata() or {})
+    except CheckpointError:
+        return False
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
     """A safetensors file. Errors: `CheckpointError` for what is none."""

@@ -29,6 +29,7 @@ SIZES = {
     "text_length": Range(1, 4096, whole=True),
 }
 TEXT_LAYERS = {"text_layers": Range(1, 64, whole=True)}
+CLEAN_UP = {"clean_up": Range(1, 4096, whole=True)}
 GRID = 512  # tokens per side at most
 FINGERPRINT = re.compile("[0-9a-f]{16}")
 SAMPLING = {
@@ -140,6 +141,7 @@ class ModelConfig:
     # What it was trained with, by `pretrained_fingerprint`; None for its own, or where nobody has written it down.
     vae: str | None = None
     text_encoder: str | None = None
+    clean_up: int | None = None  # channels of the convolutions after its own latent space; None: there are none
 
     def check(self) -> None:
         """Errors: ValueError for what no model is; nothing is built for it."""
@@ -152,7 +154,7 @@ class ModelConfig:
             value = getattr(self, name)
             if value is not None and not (isinstance(value, str) and FINGERPRINT.fullmatch(value)):
                 raise ValueError(f"{name} is {shortened(value)}: no fingerprint")
-        check_ranges(self, TEXT_LAYERS)
+        check_ranges(self, TEXT_LAYERS if self.clean_up is None else TEXT_LAYERS | CLEAN_UP)
         self.network.check()
         self.sampling.check()
         if self.network.learned_variance != (self.prediction == "iddpm"):
@@ -164,6 +166,13 @@ SMALL = NetworkConfig(
     canvas=96, cell=8, channels=96, patch=1, width=192, heads=6, decoder_depth=6, encoder_depth=4,
     text_width=96, text_length=32, learned_variance=False, micro_conditions=False,
 )  # fmt: skip
+# A network for 512 px and any content: a token is 2×2 latent cells, and positions span the canvas, whatever its size.
+# Of 192 components 72: with 48, real pictures lose a third of their texture, and 96 would make a token much wider than
+# the network that has to hold it.
+LARGE = NetworkConfig(
+    canvas=512, cell=8, channels=72, patch=2, width=256, heads=8, decoder_depth=8, encoder_depth=6,
+    text_width=128, text_length=32, learned_variance=False, micro_conditions=False,
+)  # fmt: skip
 # The paper's model: PixArt-α XL/2 with one added layer. It does not state the encoder's depth: at 12 its times add up.
 PIXART_1024 = NetworkConfig(
     canvas=1024, cell=8, channels=4, patch=2, width=1152, heads=16, decoder_depth=28, encoder_depth=12
@@ -173,9 +182,11 @@ PRESETS = {
     "pixart-1024": PIXART_1024,
     "pixart-2048": replace(PIXART_1024, canvas=2048),
     "small": SMALL,
+    "lazydiffusion-512": LARGE,
     # Of the paper's baselines, which compute every token: RegenerateImage of the canvas, RegenerateCrop of a crop.
     "pixart-1024-image": replace(PIXART_1024, encoder_depth=0),
     "pixart-512-crop": replace(PIXART_1024, encoder_depth=0, canvas=512, micro_conditions=False),
     "small-image": replace(SMALL, encoder_depth=0),
+    "lazydiffusion-512-image": replace(LARGE, encoder_depth=0),
     "small-crop": replace(SMALL, encoder_depth=0, canvas=48),
 }

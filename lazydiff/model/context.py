@@ -25,6 +25,7 @@ class LazyContext(NamedTuple):
     network: NetworkConfig  # of that model
     vae: Any = None  # what the canvas was encoded with, for those who encode a sketch alike later
     fitted: Any = None  # how a canvas of another size was fitted, for those who put results back; see `fit.Fitted`
+    black: bool = False  # whether there is nothing but black under its holes
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LazyContext:
         return self
@@ -38,7 +39,7 @@ class LazyContext(NamedTuple):
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the canvas in pixels."""
+        """Height and width of the canvas in pixels, as the model sees it."""
         return self.hole.grid[0] * self.network.token, self.hole.grid[1] * self.network.token
 
     @property

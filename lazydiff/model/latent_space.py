@@ -12,6 +12,7 @@ from torch import Tensor, nn
 class LatentSpace(Protocol):
     """Images [B, 3, H, W] in -1…1 <-> latents [B, C, H/cell, W/cell]."""
 
+    cell: int  # px
     variance: Tensor  # [C] of the latents of ordinary pictures
 
     def encode(self, image: Tensor) -> Tensor: ...
@@ -19,10 +20,37 @@ class LatentSpace(Protocol):
     def decode(self, latent: Tensor) -> Tensor: ...
 
 
+class CleanUp(nn.Module):
+    """Convolutions that hide the borders of cells and the grain in them: pictures [B, 3, H, W] in -1…1 -> the same.
+
+    A pixel of theirs is a cell with all its pixels as channels, so that they know where its borders are; they see three
+    cells far. At first they change nothing.
+    """
+
+    def __init__(self, width: int, cell: int):
+        super().__init__()
+        pixels = 3 * cell * cell
+        self.layers = nn.Sequential(
+            nn.PixelUnshuffle(cell),
+            nn.Conv2d(pixels, width, 3, padding=1), nn.GELU(),
+            nn.Conv2d(width, width, 3, padding=1), nn.GELU(),
+            nn.Conv2d(width, pixels, 3, padding=1),
+            nn.PixelShuffle(cell),
+        )  # fmt: skip
+        last: Any = self.layers[-2]
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def forward(self, image: Tensor) -> Tensor:
+        changes: Tensor = self.layers(image.to(next(self.parameters()))).to(image)
+        return image + changes
+
+
 class PatchPCA(nn.Module):
     """A linear latent space: the leading principal components of square patches, one latent cell per patch.
 
-    Nothing crosses a patch, so a latent knows no pixel outside its own, and decoding a hole alone is exact.
+    Nothing crosses a patch, so a latent knows no pixel outside its own, and decoding a hole alone is exact, but for
+    what a clean-up changes in the end, if there is one.
     Channels are scaled by the inverse square root of their deviation: between raw pixels, where fine detail drowns in
     noise until the very end, and whitening, where it would count as much as the picture.
     It computes where the picture is, in the picture's number type, wherever its own few kilobytes are.
@@ -33,9 +61,11 @@ class PatchPCA(nn.Module):
     scale: Tensor
     variance: Tensor
 
-    def __init__(self, channels: int, cell: int):
+    def __init__(self, channels: int, cell: int, clean_up: int | None = None):
+        """clean_up: its width, None for none"""
         super().__init__()
         self.cell = cell
+        self.clean_up = None if clean_up is None else CleanUp(clean_up, cell)
         self.register_buffer("mean", torch.zeros(3 * cell * cell))
         self.register_buffer("basis", torch.zeros(channels, 3 * cell * cell))  # orthonormal rows
         self.register_buffer("scale", torch.ones(channels))
@@ -58,6 +88,11 @@ class PatchPCA(nn.Module):
         return einsum(self._patches(image) - mean, basis * scale[:, None], "b h w p, c p -> b c h w")
 
     def decode(self, latent: Tensor) -> Tensor:
+        image = self.decode_cells(latent)
+        return image if self.clean_up is None else self.clean_up(image)
+
+    def decode_cells(self, latent: Tensor) -> Tensor:
+        """Each cell by itself."""
         mean, basis, scale = (each.to(latent) for each in (self.mean, self.basis, self.scale))
         patches = einsum(latent, basis / scale[:, None], "b c h w, c p -> b h w p") + mean
         return rearrange(patches, "b h w (c y x) -> b c (h y) (w x)", y=self.cell, x=self.cell)

@@ -45,7 +45,7 @@ class LazyDiffusion(nn.Module):
         """A model like the one that ships, whose text encoder and latent space are its own."""
         size = config.network
         text = TextEncoder(vocabulary, size.text_width, config.text_layers, size.text_length)
-        return cls(config, text, PatchPCA(size.channels, size.cell), **networks)
+        return cls(config, text, PatchPCA(size.channels, size.cell, config.clean_up), **networks)
 
     def beside(self, text: Any, latent: Any) -> LazyDiffusion:
         """The same networks with another text encoder and another latent space."""

@@ -2,7 +2,8 @@
 
 Pixels outside an edit's mask are those of the canvas before, bit for bit, and so are the latents; sampled latents are
 kept as they are and never encoded again (those of a canvas that was fitted to a model of another size are). A canvas
-carries its last decode, from which the next one goes on: the hundredth edit costs what the first did.
+carries its last decode, from which the next one goes on: the hundredth edit costs what the first did. A picture whose
+sides are not whole is filled up for the VAE, by repeating its right and lower edge, and no one sees that.
 
     open_canvas     encode a picture once
     masked_latent   what a context encoder sees of it, with a hole
@@ -25,6 +26,7 @@ from ..model.lazydiffusion import LazyDiffusion
 from ..vae.canvas_vae import CanvasVAE, EarlierPass, work_share
 from .decode import Blend, composite, composite_latents
 from .encode import encode_latents, size_text
+from .fit import Fit
 
 
 class Canvas(NamedTuple):
@@ -35,7 +37,7 @@ class Canvas(NamedTuple):
 
     vae: CanvasVAE
     image: Tensor  # [B, 3, H, W] in 0…1
-    latent: Tensor  # [B, C, h, w], of some VAEs [B, C, 1, h, w]
+    latent: Tensor  # [B, C, h, w], of some VAEs [B, C, 1, h, w], of the picture filled up
     encoded: tuple[EarlierPass, ...] = ()  # its encode, and its decode
     decoded: tuple[EarlierPass, ...] = ()
     planned: float | None = None  # share of a whole decode's work, of the last one (see `VAEOutput`)
@@ -51,22 +53,25 @@ class Canvas(NamedTuple):
     @property
     def cell(self) -> int:
         """Pixels per side of a latent cell."""
-        return self.image.shape[-1] // self.latent.shape[-1]
+        return self.vae.cell
+
+    @property
+    def fit(self) -> Fit:
+        """How its pixels are filled up for its latents."""
+        return fit_for(self.vae, self.image)
 
 
 @torch.no_grad()
 def open_canvas(vae: CanvasVAE, image: Tensor) -> Canvas:
-    """Encode pictures [B, 3, H, W] in 0…1, once; a lazy VAE also decodes them, to have something to go on from.
-
-    Errors: ValueError for a picture that is not of whole latent cells.
-    """
-    encoded = vae.encode(image)
-    cells = tuple(encoded.output.shape[-2:])
-    cell = round(image.shape[-1] / cells[1])
-    if tuple(image.shape[-2:]) != (cells[0] * cell, cells[1] * cell):
-        raise ValueError(f"the image is {size_text(image)}: crop or pad it until both sides are multiples of {cell}")
+    """Encode pictures [B, 3, H, W] in 0…1, once; a lazy VAE also decodes them, to have something to go on from."""
+    encoded = vae.encode(fit_for(vae, image).fill_up(image))
     decoded = vae.decode(encoded.output).passes if vae.lazy else ()
     return Canvas(vae, image, encoded.output, encoded.passes, decoded)
+
+
+def fit_for(vae: CanvasVAE, image: Tensor) -> Fit:
+    """To whole tokens of any model that has such latents: of two cells, and of 16 px at least."""
+    return Fit.padded(image, max(2 * vae.cell, 16))
 
 
 @torch.no_grad()
@@ -74,14 +79,14 @@ def masked_latent(canvas: Canvas, mask: Tensor) -> Tensor:
     """Latents of the canvas with mid grey in the hole: what may be known of it. mask: [B or 1, 1, H, W], above 0.5"""
     check_mask(canvas, mask)
     hole = binarise(mask).to(canvas.image.device)
-    return canvas.vae.encode(canvas.image * (1 - hole) + hole / 2, canvas.encoded).output
+    return canvas.vae.encode(canvas.fit.fill_up(canvas.image * (1 - hole) + hole / 2), canvas.encoded).output
 
 
 @torch.no_grad()
 def encode_canvas(model: LazyDiffusion, canvas: Canvas, mask: Tensor) -> LazyContext:
     """A context of the canvas and its holes [B or 1, 1, H, W]; only what the holes change is encoded."""
     visible = masked_latent(canvas, mask)
-    hole = binarise(mask).expand(len(visible), 1, -1, -1)
+    hole = canvas.fit.fill_up(binarise(mask)).expand(len(visible), 1, -1, -1)
     return encode_latents(model, visible, canvas.latent.expand_as(visible), hole)
 
 
@@ -142,16 +147,21 @@ def _hole_by_hole(
 def _fill_pixels(canvas: Canvas, generated: Tensor, mask: Tensor, blend: Blend) -> Canvas:
     hole = binarise(mask)
     image = composite(canvas.image, generated, hole, blend)
-    encoded = canvas.vae.encode(image, canvas.encoded)
-    latent = composite_latents(canvas.latent, encoded.output.to(canvas.latent), hole, canvas.cell)
+    encoded = canvas.vae.encode(canvas.fit.fill_up(image), canvas.encoded)
+    latent = _in_hole(canvas, encoded.output, hole)
     return Canvas(canvas.vae, image, latent, encoded.passes, canvas.decoded)
 
 
 def _fill(canvas: Canvas, samples: Tensor, mask: Tensor, blend: Blend) -> Canvas:
-    hole = binarise(mask)
-    latent = composite_latents(canvas.latent, samples.to(canvas.latent), hole, canvas.cell)
+    hole, (height, width) = binarise(mask), canvas.image.shape[-2:]
+    latent = _in_hole(canvas, samples, hole)
     decoded = canvas.vae.decode(latent, canvas.decoded)
-    image = composite(canvas.image, decoded.output, hole, blend)
+    image = composite(canvas.image, decoded.output[..., :height, :width], hole, blend)
     # Encoded for what the next masked encode goes on from; the latents stay those that were sampled.
-    encoded = canvas.vae.encode(image, canvas.encoded).passes if canvas.encoded else ()
+    encoded = canvas.vae.encode(canvas.fit.fill_up(image), canvas.encoded).passes if canvas.encoded else ()
     return Canvas(canvas.vae, image, latent, encoded, decoded.passes, decoded.planned)
+
+
+def _in_hole(canvas: Canvas, latent: Tensor, hole: Tensor) -> Tensor:
+    """The canvas's latents, with others in the cells that the hole touches; what continues it is hole too."""
+    return composite_latents(canvas.latent, latent.to(canvas.latent), canvas.fit.fill_up(hole), canvas.cell)

@@ -54,6 +54,7 @@ class TrainingConfig:
     """
 
     model: ModelConfig
+    size: int | None = None  # px per side of its pictures; the canvas's if not given, less for a cheaper first stage
     seed: int = 0
     steps: int = 10000
     batch: int = 32  # examples per step, of all processes
@@ -83,12 +84,20 @@ class TrainingConfig:
         """Errors: ValueError for settings that no training can have."""
         self.model.check()
         check_ranges(self, RANGES)
+        token, canvas = self.model.network.token, self.model.network.canvas
+        if self.size is not None and not Range(token, canvas, whole=True).has(self.size) or self.side % token:
+            raise ValueError(f"size is {shortened(self.size)}: choose {token} to {canvas}, a multiple of {token}")
         check_flags(self, "crop", "checkpointing")
         if self.batch % self.readers:
             raise ValueError(f"batch is {self.batch}: it must be a multiple of readers, {self.readers}")
         check_choice("precision", self.precision, PRECISIONS)
         if not isinstance(self.betas, tuple) or len(self.betas) != 2 or not all(BETA.has(beta) for beta in self.betas):
             raise ValueError(f"betas is {shortened(self.betas)}: choose two numbers from 0 to below 1")
+
+    @property
+    def side(self) -> int:
+        """Pixels per side of the pictures."""
+        return self.model.network.canvas if self.size is None else self.size
 
     def micro_batch(self, processes: int) -> int:
         """Examples that a process computes at a time.

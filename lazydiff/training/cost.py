@@ -54,10 +54,14 @@ class TrainingCost:
         return {name: size(getattr(self.model, name)) for name in ("encoder", "decoder")}
 
     @property
+    def tokens(self) -> int:
+        """Of an example."""
+        return (self.config.side // self.config.model.network.token) ** 2
+
+    @property
     def computed(self) -> int:
         """Tokens of an example that the decoder computes."""
-        network = self.config.model.network
-        return network.grid**2 if network.dense else max(round(self.hole * network.grid**2), 1)
+        return self.tokens if self.config.model.network.dense else max(round(self.hole * self.tokens), 1)
 
     def memory(self, sharded: bool = False, checkpointing: bool | None = None) -> dict[str, int]:
         """Bytes of one process by what they are for; the parts of a copy each (DDP), or of a share of one (FSDP2)."""
@@ -89,7 +93,7 @@ class TrainingCost:
         """
         config, network = self.config, self.config.model.network
         values = HALF if config.precision != "no" else FULL
-        tokens, rows = network.grid**2, config.micro_batch(self.processes)
+        tokens, rows = self.tokens, config.micro_batch(self.processes)
         levels = self.computed * config.noise_levels
         text = 2 * network.text_length * network.decoder_depth * (1 + config.noise_levels * (config.noise_levels > 1))
         encoder, decoder = (n + 2 * network.mlp_ratio for n in (ENCODER_VALUES, DECODER_VALUES))
@@ -110,7 +114,7 @@ class TrainingCost:
         the last product of an encoder's block, which nothing in the backward pass needs.
         """
         network, levels, n = self.config.model.network, self.config.noise_levels, self.computed
-        d, tokens, length, ratio = network.width, network.grid**2, network.text_length, network.mlp_ratio
+        d, tokens, length, ratio = network.width, self.tokens, network.text_length, network.mlp_ratio
         decoder, encoder = levels * network.macs(n, length), network.encoder_macs(tokens)
         computed = network.encoder_depth * tokens  # by all blocks of the encoder
         if not network.dense:  # the last block's tokens that are no hole are only keys and values
@@ -135,9 +139,9 @@ def size(module: nn.Module) -> int:
 
 def cost_text(cost: TrainingCost, tflops: float | None = None) -> str:
     """A table of the estimates; tflops: that a card reaches, for the time that it takes."""
-    config, network = cost.config, cost.config.model.network
+    config, side = cost.config, cost.config.side
     rows = {
-        "model": f"{config.model.name}, {network.canvas}×{network.canvas} px, {network.grid**2} tokens",
+        "model": f"{config.model.name}, {side}×{side} px, {cost.tokens} tokens",
         "parameters": ", ".join(f"{name} {count / 1e6:.1f} M" for name, count in cost.parameters.items()),
         "training": f"{config.steps} steps of {config.batch} examples, {config.micro_batch(cost.processes)} at a time "
         f"on each of {cost.processes} processes, {cost.computed} tokens computed of each",

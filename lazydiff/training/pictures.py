@@ -16,7 +16,9 @@ from ..core.pictures import from_array, grid
 from ..data.shards import expand_shards, read_shard
 from ..model.lazydiffusion import LazyDiffusion
 from ..model.text import PreparedText
-from ..pipeline.edit import edit
+from ..pipeline.decode import composite, decode
+from ..pipeline.encode import encode
+from ..pipeline.sample import sample
 from ..scenes import random_sample
 
 # Called as paint(model, image, mask, prompt, seed) -> [1, 3, H, W]
@@ -26,7 +28,9 @@ COLUMNS = 8
 
 
 def paint_lazy(model: LazyDiffusion, image: Tensor, mask: Tensor, prompt: str, seed: int) -> Tensor:
-    return edit(model, image, mask, prompt, [seed])
+    """As `edit`, at the size that the model is trained on, which may be less than its canvas."""
+    context = encode(model, image, mask)
+    return composite(image, decode(model, context, sample(model, context, [prompt], [seed])), mask)
 
 
 class Shown(NamedTuple):
@@ -59,10 +63,10 @@ class Gallery:
         """The first hole of each of the first pictures."""
         samples = list(islice(chain.from_iterable(map(read_shard, expand_shards(pattern))), number))
         features = {}
-        for sample in samples:
-            if sample.header.text is not None:
-                features[sample.captions[0]] = torch.from_numpy(sample.features(0))
-                features[""] = torch.from_numpy(sample.features("empty"))
+        for one in samples:
+            if one.header.text is not None:
+                features[one.captions[0]] = torch.from_numpy(one.features(0))
+                features[""] = torch.from_numpy(one.features("empty"))
         return cls([shown(s.picture(), s.mask(0), s.captions[0]) for s in samples], vae, features)
 
 

@@ -31,6 +31,7 @@ ABOUT = "state.json"
 PARTS = ("model", "average", "step", "exp_avg", "exp_avg_sq")  # one file each: as one, they would need memory at once
 KIND = "lazydiffusion training state"  # the mark that tells our folders from others
 UNFINISHED, OBSOLETE = ".state-unfinished", ".state-obsolete"
+CONTINUED = "checkpoint "  # begins the name of a model that a training began with, whose parts a state alone has not
 # Settings that change nothing of the model that comes out, but for the order in which sums are rounded.
 FREE = ("accumulate", "checkpointing", "workers", "checkpoint_every", "picture_every")
 
@@ -91,7 +92,8 @@ class State(NamedTuple):
         assert about is not None
         there = about.get("training")
         if isinstance(there, dict) and record["initialise"] is None:
-            record = record | {"initialise": there.get("initialise")}
+            before = there.get("initialise")
+            record = record if str(before).startswith(CONTINUED) else record | {"initialise": before}
         compare(path, there, record)
         try:
             with ExitStack() as opened:

@@ -26,7 +26,7 @@ from .engine import Engine, Launch
 from .log import Log
 from .objective import Objective
 from .pictures import sample_grid
-from .start import Material, initialise_decoder, new_model
+from .start import Material, first_model
 from .state import State, newest_state, settings_record
 
 LEFT = re.compile(r"\.(model\.safetensors|log\.csv|samples-\d+\.png)\.\d+")  # by one that was killed as it wrote
@@ -61,8 +61,7 @@ class Training:
     ):
         self.config, self.output, self.material, self.accelerator = config, output, material, accelerator
         attention = explicit_attention if accelerator.device.type == "cpu" else sdpa
-        self.model = new_model(config, material.examples, attention)
-        initial = None if material.initialise is None else initialise_decoder(self.model, material.initialise)
+        self.model, initial = first_model(config, material, attention)
         self.record = settings_record(config, material.examples, initial)
         self.blank = blank_copy(self.model)
         header = material.examples.header

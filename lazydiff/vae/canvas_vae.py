@@ -12,6 +12,7 @@ from torch import Tensor
 from ..model.latent_space import LatentSpace, to_pixels
 from . import lazy_vae
 from .passes import VAEState
+from .stages import encoder_stages
 
 
 class EarlierPass(NamedTuple):
@@ -43,6 +44,7 @@ class CanvasVAE(Protocol):
     """Images [B, 3, H, W] in 0…1 <-> latents. The result is a function of what is given: nothing is remembered."""
 
     lazy: bool  # whether it computes less where it can
+    cell: int  # px per side of a latent cell
 
     def encode(self, image: Tensor, earlier: Sequence[EarlierPass] = ()) -> VAEOutput:
         """earlier: passes to go on from, one for all pictures or one for each; none: all of it is computed"""
@@ -57,7 +59,7 @@ class WholeVAE:
     lazy = False
 
     def __init__(self, space: LatentSpace):
-        self.space = space
+        self.space, self.cell = space, space.cell
 
     def encode(self, image: Tensor, earlier: Sequence[EarlierPass] = ()) -> VAEOutput:
         return VAEOutput(self.space.encode(image * 2 - 1))
@@ -83,6 +85,10 @@ class LazyVAE:
 
     def __init__(self, vae: Any, scale: float = 1.0, shift: float = 0.0):
         self.vae, self.scale, self.shift = vae, scale, shift
+        whole = 1024  # px: what is left of them in latents says how large a cell is
+        for stage in encoder_stages(vae):
+            whole, _ = stage.after((whole, whole))
+        self.cell = 1024 // whole
 
     def encode(self, image: Tensor, earlier: Sequence[EarlierPass] = ()) -> VAEOutput:
         moments = self.each("encode", image * 2 - 1, earlier)

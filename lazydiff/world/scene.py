@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,15 +26,20 @@ class WorldScene:
 def draw_scene(scene: WorldScene, size: int, without: int | None = None) -> np.ndarray:
     """The picture, uint8 [size, size, 3]; without: the index of an item to leave out together with its shadow."""
     image = paint_backdrop(scene.backdrop, scene.light, size)
-    shown = [placed for i, placed in enumerate(scene.items) if i != without]
-    for placed in shown:  # all shadows lie under all bodies, so leaving one out changes nothing but its own pixels
-        window, dark = cast_shadow(placed, scene.light, size).window(size)
+    add_items(image, [(placed, scene.light) for i, placed in enumerate(scene.items) if i != without])
+    return finish(image, scene.backdrop, scene.light)
+
+
+def add_items(image: np.ndarray, shown: Sequence[tuple[PlacedItem, Light]]) -> None:
+    """Draw items, each in its light, into a background float32 [size, size, 3]."""
+    size = len(image)
+    for placed, light in shown:  # all shadows lie under all bodies, so leaving one out changes but its own pixels
+        window, dark = cast_shadow(placed, light, size).window(size)
         image[window] *= 1 - dark
-    for placed in shown:
-        window, body = draw_item(placed, scene.light, size).window(size)
+    for placed, light in shown:
+        window, body = draw_item(placed, light, size).window(size)
         image[window] *= 1 - body[..., 3:]
         image[window] += body[..., :3]
-    return finish(image, scene.backdrop, scene.light)
 
 
 def item_silhouette(placed: PlacedItem, light: Light, size: int, least: float = 0.5) -> np.ndarray:

@@ -36,17 +36,24 @@ def whole_canvas(context: LazyContext | KVContext) -> tuple[Tensor, Tensor]:
 
 def encode_sketch(context: LazyContext | KVContext, sketch: Tensor) -> Tensor:
     """Latents of sketches [B, H, W, 3], by the context's own VAE. Errors: ValueError for one of another size."""
-    fitted = context.fitted if isinstance(context, LazyContext) else None
-    height, width = fitted.fit.canvas if fitted else context.size
-    if sketch.shape[1:3] != (height, width):
-        size = f"{sketch.shape[2]}×{sketch.shape[1]}"
-        raise ValueError(f"the sketch is {size} and the canvas {width}×{height}: make them the same size")
+    seen = as_seen(context, sketch[..., :3], "sketch")
     if len(sketch) not in (1, len(context.canvas)):
         raise ValueError(f"there are {len(sketch)} sketches for {len(context.canvas)} canvases: give one, or one each")
-    sketch = sketch[..., :3]
-    if fitted:
-        sketch = fitted.fit.to_model(sketch.movedim(-1, 1), sketch[:, None, ..., 0])[0].movedim(1, -1)
-    return encode_each(context.vae, sketch)
+    return encode_each(context.vae, seen)
+
+
+def as_seen(context: LazyContext | KVContext, picture: Tensor, name: str) -> Tensor:
+    """Pictures [B, H, W, C] of the canvas's size as the model sees them: fitted like the canvas. name: for errors
+
+    Errors: ValueError for pictures of another size.
+    """
+    height, width = context.fitted.fit.canvas if context.fitted else context.size
+    if picture.shape[1:3] != (height, width):
+        size = f"{picture.shape[2]}×{picture.shape[1]}"
+        raise ValueError(f"the {name} is {size} and the canvas {width}×{height}: make them the same size")
+    if not context.fitted:
+        return picture
+    return context.fitted.fit.to_model(picture.movedim(-1, 1), picture[:, None, ..., 0])[0].movedim(1, -1)
 
 
 def context_text(context: LazyContext | KVContext) -> str:
@@ -76,4 +83,6 @@ def context_text(context: LazyContext | KVContext) -> str:
         if context.settings.recorded or context.settings.reuse:
             cache, what = cache_of(context), "recordings" if context.settings.recorded else "anchors"
             lines.append(f"kept so far: {cache.count} {what}, {cache.bytes / MEGABYTE:.1f} MB")
+    if isinstance(context, KVContext) and context.fitted is not None:
+        lines.append(fit_text(context.fitted.fit))
     return "\n".join(lines)

@@ -14,26 +14,34 @@ from ...lazydiff.cache.kv_context import KVContext
 from ...lazydiff.core.masks import binarise, feather, grow, to_grid
 from ...lazydiff.model.context import LazyContext
 from ...lazydiff.pipeline.canvas import Canvas, masked_latent
-from ...lazydiff.pipeline.fit import Fit, Fitted
+from ...lazydiff.pipeline.fit import Fit, Fitted, Zoom
 from .device import on_load_device
 from .kv_sampling import downscale, kv_context, token_size
 from .model import LazyModel, model_name
 from .progress import counted, show
 
 Encoded = tuple[LazyContext | KVContext, dict[str, Tensor]]  # a context, and the canvas with its noise mask
+BLACK = 2 / 255
 
 
 def encode_context(
-    model: Any, vae: Any, image: Tensor, mask: Tensor, edge: tuple[int, int], settings: KVSettings
-) -> Encoded:
-    """image: [B, H, W, 3]; mask: [B, H, W]; edge: pixels to grow and to feather the hole by"""
+    model: Any, vae: Any, image: Tensor, mask: Tensor, edge: tuple[int, int], settings: KVSettings,
+    zoom: Zoom | None = None,
+) -> Encoded:  # fmt: skip
+    """image: [B, H, W, 3]; mask: [B, H, W]; edge: pixels to grow and to feather the hole by; zoom: of stock models"""
     token, cell, channels = sizes_of(model)
-    image, soft = canvas_and_mask(image, mask)
-    soft = soften(soft, *edge)
+    image, mask = canvas_and_mask(image, mask)
     if isinstance(model.model, LazyModel):
-        return fitted_context(model.model, image, soft, vae)
-    check_tokens(image, token)
-    return stock_context(model, encode_image(vae, image, cell, channels), soft, settings, vae)
+        return fitted_context(model.model, image, soften(mask, *edge), vae)
+    fit = Fit.padded(mask, token)
+    if zoom is not None:
+        fit = Fit.zoomed(mask > 0.5, token, zoom, max(edge[0], 0) + edge[1])
+    # From here on nothing is of the canvas's size: of a large photograph, time and memory are those of the region.
+    soft = soften(fit.region.of(mask), *edge)
+    pixels, inside = fit.to_model(fit.region.of(image.movedim(-1, 1)), soft, "replicate")
+    latent = encode_image(vae, pixels.movedim(1, -1), cell, channels)
+    encoded = stock_context(model, latent, inside, settings, vae)
+    return finished(encoded, Fitted(fit, soft > 0), pixels, inside)
 
 
 def encode_from_canvas(
@@ -41,44 +49,66 @@ def encode_from_canvas(
 ) -> Encoded:
     """The same from a canvas's own latents, of which only what the hole changes is encoded."""
     token, cell, channels = sizes_of(model)
-    image, soft = canvas_and_mask(canvas.image.movedim(1, -1), mask)
-    soft, vae = soften(soft, *edge), canvas.vae.host
+    image, mask = canvas_and_mask(canvas.image.movedim(1, -1), mask)
+    soft, vae = soften(mask, *edge), canvas.vae.host
     if isinstance(model.model, LazyModel) and not Fit.of(soft, model.model.network.canvas).trivial:
         return fitted_context(model.model, image, soft, vae)
-    check_tokens(image, token)
+    fit = canvas.fit
+    if any(side % token for side in fit.outer):
+        raise ValueError(f"this model's tokens are of {token} px, larger than a canvas is made for: use Lazy Context "
+                         "Encode")  # fmt: skip
     latent = canvas.latent.expand(len(soft), *canvas.latent.shape[1:])
-    check_latent(latent, channels, *(side // cell for side in soft.shape[-2:]))
+    check_latent(latent, channels, *(side // cell for side in fit.outer))
     if isinstance(model.model, LazyModel):
-        return learned_context(model.model, latent, masked_latent(canvas, (soft > 0).float()), soft, vae)
-    return stock_context(model, latent, soft, settings, vae)
+        encoded = learned_context(model.model, latent, masked_latent(canvas, (soft > 0).float()), soft, vae)
+    else:
+        encoded = stock_context(model, latent, fit.fill_up(soft), settings, vae)
+    return finished(encoded, Fitted(fit, soft > 0), canvas.image, soft)
 
 
 def fitted_context(lazy: LazyModel, image: Tensor, soft: Tensor, vae: Any) -> Encoded:
     """A context of pictures [B, H, W, 3] of any size: those of another than the model's are fitted, and the node says
     so. soft: [B, 1, H, W], holes with soft edges"""
-    fit, holes = Fit.of(soft, lazy.network.canvas), soft > 0
-    pixels, soft = fit.to_model(image.movedim(-1, 1), soft)
-    inside = (soft > 0).float()
+    fit = Fit.of(soft, lazy.network.canvas)
+    pixels, inside = fit.to_model(image.movedim(-1, 1), soft)
+    hole = (inside > 0).float()
     latent, visible = (
         encode_image(vae, each.movedim(1, -1), lazy.network.cell, lazy.network.channels)
-        for each in (pixels, pixels * (1 - inside) + inside / 2)
+        for each in (pixels, pixels * (1 - hole) + hole / 2)
     )
-    context, latents = learned_context(lazy, latent, visible, soft, vae)
-    if fit.trivial:
+    encoded = learned_context(lazy, latent, visible, inside, vae)
+    return finished(encoded, Fitted(fit, fit.region.of(soft) > 0), pixels, inside)
+
+
+def finished(encoded: Encoded, fitted: Fitted, pixels: Tensor, soft: Tensor) -> Encoded:
+    """With what those need to know who put results back; what was done with a canvas of another size is told.
+
+    pixels, soft: [B, 3, H, W] and [B, 1, H, W], of one size, what the model sees
+    """
+    context, latents = encoded
+    context = context._replace(black=is_black(pixels, soft))
+    if fitted.fit.trivial:
         return context, latents
-    show(fit_text(fit))
-    return context._replace(fitted=Fitted(fit, holes)), latents
+    show(fit_text(fitted.fit))
+    return context._replace(fitted=fitted), latents
+
+
+def is_black(pixels: Tensor, soft: Tensor) -> bool:
+    """Whether under the holes is nothing but black, some soft edge pixels aside."""
+    hole = soft[:, 0] >= 1
+    return bool(hole.any()) and float((pixels.amax(1).expand_as(hole)[hole] < BLACK).float().mean()) > 0.9
 
 
 def fit_text(fit: Fit) -> str:
     """What was done with a canvas of another size, in words."""
-    (height, width), region, side = fit.canvas, fit.region, fit.side
-    seen = "whole"
-    if region[2:] != fit.canvas:
-        seen = f"through {region.width}×{region.height} px around the hole"
+    (height, width), region, (rows, columns) = fit.canvas, fit.region, fit.outer
+    done = f"is filled up to whole tokens, {columns}×{rows} px"
+    if fit.scaled:
+        seen = f"through {region.width}×{region.height} px around the hole" if region[2:] != fit.canvas else "whole"
+        done = f"is looked at {seen}, scaled to the model's {columns}×{rows} px"
     return (
-        f"the picture of {width}×{height} px is looked at {seen}, scaled to the model's {side}×{side} px; "
-        "Lazy VAE Decode gives it back at its own size"
+        f"the picture of {width}×{height} px {done}; Lazy VAE Decode, or Poisson Blend with the context, gives it back "
+        "at its own size"
     )
 
 
@@ -127,29 +157,20 @@ def canvas_and_mask(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(
             f"the mask is {mask.shape[-1]}×{mask.shape[-2]} and the image {width}×{height}: make them the same size"
         )
-    if not (torch.isfinite(image).all() and torch.isfinite(mask).all()):
+    if not all(torch.isfinite(end) for each in (image, mask) for end in each.aminmax()):  # of all, without a copy
         raise ValueError("the image or the mask has values that are not numbers: the step before failed")
     if image.shape[-1] == 1:
         image = image.expand(-1, -1, -1, 3)
     if mask.max() <= 0.5:
         show(
             "the mask is empty: nothing is generated" if not mask.any() else
-            f"the mask is nowhere above 0.5 (at most {float(mask.max()):.2f}): nothing is generated. Paint it opaque"
+            f"the mask is nowhere above 0.5 (at most {float(mask.max()):.2f}): nothing is generated. Paint it "
+            "opaque, or give it a threshold by Lazy Mask"
         )  # fmt: skip
     rows = max(len(image), len(mask))
     if {len(image), len(mask)} - {1, rows}:
         raise ValueError(f"there are {len(image)} images and {len(mask)} masks: give as many masks as images, or one")
     return image.expand(rows, -1, -1, -1), mask.expand(rows, -1, -1, -1)
-
-
-def check_tokens(image: Tensor, token: int) -> None:
-    """Errors: ValueError for pictures [B, H, W, 3] that are not of whole tokens."""
-    height, width = image.shape[1:3]
-    if height % token or width % token:
-        raise ValueError(
-            f"the canvas is {width}×{height} and this model's tokens are {token} px: scale or crop it so that both "
-            f"sides are multiples of {token}"
-        )
 
 
 def soften(mask: Tensor, pixels: int, edge: int) -> Tensor:

@@ -16,13 +16,14 @@ from comfy.ldm.models.autoencoder import AutoencodingEngine, AutoencodingEngineL
 from torch import Tensor
 
 from ...lazydiff.cache.kv_context import KVContext
+from ...lazydiff.core.colours import match_colours
 from ...lazydiff.core.masks import to_grid
 from ...lazydiff.core.transfer import to_device, to_main_memory
 from ...lazydiff.model.context import LazyContext
 from ...lazydiff.pipeline.canvas import Canvas, check_rows_of, edit_canvas, edit_pixels, open_canvas
 from ...lazydiff.pipeline.decode import Blend
 from ...lazydiff.pipeline.encode import size_text
-from ...lazydiff.pipeline.fit import Fit
+from ...lazydiff.pipeline.fit import Fit, Fitted
 from ...lazydiff.vae.canvas_vae import CanvasVAE, EarlierPass, Half, LazyVAE, VAEOutput, work_share
 from ...lazydiff.vae.lazy_vae import LIMIT, Plan
 from ...lazydiff.vae.passes import Statistics, VAEState
@@ -69,7 +70,7 @@ class HostVAE:
     lazy = False
 
     def __init__(self, vae: Any):
-        self.host = vae
+        self.host, self.cell = vae, int(vae.spacial_compression_encode())
 
     def encode(self, image: Tensor, earlier: Sequence[EarlierPass] = ()) -> VAEOutput:
         return VAEOutput(encode_each(self.host, image.movedim(1, -1)))
@@ -162,47 +163,56 @@ def edit_with(
     canvas: Canvas, samples: Tensor, context: LazyContext | KVContext, blend: Blend
 ) -> tuple[Canvas, str]:
     """The canvas with sampled latents in its context's holes; and in words what that took."""
-    if isinstance(context, LazyContext) and context.fitted is not None:
-        fit, mask = context.fitted
+    fitted = context.fitted
+    mask = context.mask if fitted is None else fitted.holes
+    if fitted is not None and fitted.fit.scaled:
         check_rows_of(canvas, len(samples), mask)
-        made = fit.from_model(decoded_fit(canvas.vae.host, samples, context), canvas.image)
-        return edit_pixels(canvas, made, mask.float(), blend), unfitted_text(fit)
+        made = fitted.fit.from_model(decoded_fit(canvas.vae.host, samples, context), canvas.image)
+        return edit_pixels(canvas, made, mask.float(), blend), unfitted_text(fitted.fit)
     if samples.ndim > canvas.latent.ndim:  # models of videos make frames of pictures
         samples = samples[:, :, 0]
-    canvas = edit_canvas(canvas, samples, context.mask.float(), blend)
+    canvas = edit_canvas(canvas, samples, mask.float(), blend)
     return canvas, work_text(canvas.vae, canvas.planned, "there is no earlier one to go on from")
 
 
-def decoded_fit(vae: Any, samples: Tensor, context: LazyContext) -> Tensor:
-    """Pictures [B, 3, side, side] of what was sampled for a fitted canvas. Errors: ValueError for other latents."""
-    grid = tuple(side * context.network.patch for side in context.hole.grid)
-    if tuple(samples.shape[-2:]) != grid:
-        raise ValueError(f"the latents are {size_text(samples)}, this context's {grid[1]}×{grid[0]}: sample on it")
+def decoded_fit(vae: Any, samples: Tensor, context: LazyContext | KVContext) -> Tensor:
+    """Pictures [B, 3, H, W] of what was sampled for a fitted canvas, as its model saw it."""
+    check_latents_of(context, samples)
     return HostVAE(vae).decode(samples).output
 
 
+def check_latents_of(context: LazyContext | KVContext, samples: Tensor) -> None:
+    """Errors: ValueError for latents of another size than a context's."""
+    own = whole_canvas(context)[0]
+    if samples.shape[-2:] != own.shape[-2:]:
+        raise ValueError(f"the latents are {size_text(samples)}, this context's {size_text(own)}: sample on it")
+
+
 def decode_hole(
-    vae: Any, latent: Tensor, hole: Tensor | LazyContext | KVContext, canvas: Tensor, whole: bool
-) -> tuple[Tensor, str]:
+    vae: Any, latent: Tensor, hole: Tensor | LazyContext | KVContext, canvas: Tensor, whole: bool,
+    match: bool = False,
+) -> tuple[Tensor, str]:  # fmt: skip
     """Pictures [B, H, W, 3] of latents in and next to the hole, elsewhere the canvas's; and in words what that took.
 
     hole: a mask [B, H, W], or the context, whose canvas's own decode is what a lazy one goes on from; whole: no such
+    match: the canvas's colours around the hole
     """
     space, picture = canvas_vae(vae), canvas[..., :3].movedim(-1, 1)
-    if isinstance(hole, LazyContext) and hole.fitted is not None:
-        made = unfitted(decoded_fit(vae, latent, hole), picture, hole)
-        return made.movedim(1, -1), unfitted_text(hole.fitted.fit)
     earlier: Sequence[EarlierPass] = ()
-    mask = hole
+    fitted = None
     if not isinstance(hole, Tensor):
-        mask = hole.mask
+        check_latents_of(hole, latent)
+        fitted = hole.fitted
         earlier = () if whole or not space.lazy else decoded_canvas(space, whole_canvas(hole)[0])
     done = space.decode(latent, earlier)
-    mask = mask.reshape(-1, 1, *mask.shape[-2:]) > 0.5
-    image = pasted(done.output, picture, mask, latent.shape[-1])
-    return image.movedim(1, -1), "full decode, as chosen" if whole else work_text(
+    text = "full decode, as chosen" if whole else work_text(
         space, done.planned, "give the context as hole, and only what was sampled is decoded"
-    )
+    )  # fmt: skip
+    if fitted is not None:
+        return unfitted(done.output, canvas[..., :3], fitted, match), f"{text}; {unfitted_text(fitted.fit)}"
+    mask = hole if isinstance(hole, Tensor) else hole.mask
+    mask = mask.reshape(-1, 1, *mask.shape[-2:]) > 0.5
+    return pasted(done.output, picture, mask, latent.shape[-1], match).movedim(1, -1), text
 
 
 def decoded_canvas(space: CanvasVAE, latent: Tensor) -> Sequence[EarlierPass]:
@@ -217,36 +227,42 @@ def decoded_canvas(space: CanvasVAE, latent: Tensor) -> Sequence[EarlierPass]:
     return passes
 
 
-def unfitted(decoded: Tensor, picture: Tensor, context: LazyContext) -> Tensor:
-    """Pictures [B, 3, H, W] of any size with what a model of one size made of their holes, and a little around them."""
-    fit, rows = context.fitted.fit, len(decoded)
-    if size_text(picture) != (size := f"{fit.canvas[1]}×{fit.canvas[0]}"):
-        raise ValueError(f"the canvas is {size_text(picture)}, and the context was made of {size}: give that picture")
-    check_numbers_of(rows, len(picture), len(context.mask))
+def unfitted(decoded: Tensor, picture: Tensor, fitted: Fitted, match: bool) -> Tensor:
+    """Pictures [B, H, W, 3] of any size with what a model made of their holes, [B, 3, h, w], and a pixel around them.
+    Beside the result, time and memory are those of the region that was looked at."""
+    fit, rows = fitted.fit, len(decoded)
+    if (given := size_text(picture.movedim(-1, 1))) != (size := f"{fit.canvas[1]}×{fit.canvas[0]}"):
+        raise ValueError(f"the canvas is {given}, and the context was made of {size}: give that picture")
+    check_numbers_of(rows, len(picture), len(fitted.mask))
+    mask = fitted.mask.to(decoded).repeat(rows // len(fitted.mask), 1, 1, 1)
     picture = picture.repeat(rows // len(picture), 1, 1, 1)
-    near = F.max_pool2d(context.mask.to(decoded), 3, 1, 1).repeat(rows // len(context.mask), 1, 1, 1)
-    near = fit.from_model(near, torch.zeros_like(picture[:, :1]))
-    decoded = fit.from_model(decoded, picture)
-    return torch.where(near.to(picture) > 0, decoded.to(picture), picture)
+    region = fit.region.of(picture.movedim(-1, 1))
+    made = fit.from_model(decoded).to(picture)
+    made = match_colours(made, region, mask.to(made)).clamp(0, 1) if match else made
+    region.copy_(torch.where(F.max_pool2d(mask, 3, 1, 1).to(made) > 0, made, region))
+    return picture
 
 
 def unfitted_text(fit: Fit) -> str:
     """What that was, in words."""
     height, width = fit.canvas
-    return f"the hole is scaled back to the picture's {width}×{height} px"
+    done = "the hole is scaled back to the picture's" if fit.scaled else "the picture is cut back to its"
+    return f"{done} {width}×{height} px"
 
 
-def pasted(decoded: Tensor, picture: Tensor, mask: Tensor, cells: int) -> Tensor:
+def pasted(decoded: Tensor, picture: Tensor, mask: Tensor, cells: int, match: bool) -> Tensor:
     """Pictures with decodes in the latent cells, so many of them side by side, that masks touch or are next to."""
     sizes = {"latents": size_text(decoded), "canvas": size_text(picture), "mask": size_text(mask)}
     if len(set(sizes.values())) > 1:
         told = ", ".join(f"the {name} {size}" for name, size in sizes.items())
-        raise ValueError(f"these are of different size: {told}. Give the canvas and the mask that were sampled on")
+        raise ValueError(f"these are of different size: {told}. Give the canvas and the mask that were sampled on, or "
+                         "the context as hole")  # fmt: skip
     rows = len(decoded)
     check_numbers_of(rows, len(picture), len(mask))
     cell, decoded = decoded.shape[-1] // cells, decoded.to(picture)
     near = F.interpolate(to_grid(F.max_pool2d(mask.to(decoded), 3, 1, 1), cell), scale_factor=cell)
-    picture, near = (each.repeat(rows // len(each), 1, 1, 1) for each in (picture, near))
+    picture, near, mask = (each.repeat(rows // len(each), 1, 1, 1) for each in (picture, near, mask))
+    decoded = match_colours(decoded, picture, mask).clamp(0, 1) if match else decoded
     return torch.where(near > 0, decoded, picture)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from typing import Any, NamedTuple
 
 import comfy.sample
@@ -21,6 +22,10 @@ from ...lazydiff.sampling.samplers import sample_ancestral
 from .contexts import attach, encode_sketch, whole_canvas
 from .model import lazy_model
 
+BLACKED_OUT = (
+    "Lazy Diffusion: denoise is below 1, and all that lies under the mask is black. Mask editors of front ends between "
+    "1.47.3 and 1.48.6 black it out: update comfyui-frontend-package, or load the picture apart from its mask"
+)
 OWN = "ancestral (as trained)"  # the library's default, which no host sampler equals
 
 
@@ -45,6 +50,8 @@ def sample_context(
     visible = canvas
     if not context.hole.count:  # nothing to generate
         return {"samples": canvas.repeat(variations, *[1] * (canvas.ndim - 1))}
+    if context.black and sketch is None and settings.denoise < 1:
+        logging.warning(BLACKED_OUT)
     if sketch is not None:
         canvas = torch.where(mask, encode_sketch(context, sketch), canvas)
     canvas, mask = (each.repeat(variations, *[1] * (each.ndim - 1)) for each in (canvas, mask.float()))

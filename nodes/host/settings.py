@@ -89,7 +89,7 @@ class Settings(NamedTuple):
 
 
 def read_latent(config: ModelConfig, tensors: Mapping[str, Tensor]) -> PatchPCA:
-    latent = PatchPCA(config.network.channels, config.network.cell)
+    latent = PatchPCA(config.network.channels, config.network.cell, config.clean_up)
     latent.load_state_dict(part(tensors, "latent."))
     return latent
 

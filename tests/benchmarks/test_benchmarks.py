@@ -39,6 +39,10 @@ SMOKES = {
         {"ratio_at_10_percent": POSITIVE, "ratio_at_5_percent": POSITIVE},
         lambda step: {"PIXART_1024": TINY},
     ),
+    "shipped": Smoke(
+        {name: POSITIVE for name in ("edit_over_dense", "variation_over_dense")},
+        lambda shipped: {"LARGE": replace(shipped.LARGE, canvas=128, width=24, heads=2, text_width=16, channels=6)},
+    ),
     "many_masks": Smoke(
         {"packed_of_padded, 10 % + 5 % + 2 %": POSITIVE},
         lambda many_masks: {"PIXART_1024": TINY},
@@ -90,6 +94,14 @@ SMOKES = {
             "Judge": lambda seed, scenes, train=gates.Judge: train(seed, scenes=40),
         },
     ),
+    "data": Smoke(
+        {"reader_over_step": POSITIVE, "reader_growth_mb": (0, 100)},
+        lambda data: {"QUICK_SCENES": 40, "QUICK_READ": 400, "TIMED": 40, "SIZES": (64,), "STORED": 4, "WIDTH": 16},
+    ),
+    "photographs": Smoke(
+        {"psnr": (0, 100)},  # after two steps a picture of noise
+        lambda photographs: {"BOXES": dict(list(photographs.BOXES.items())[:1])},
+    ),
     "masks": Smoke(
         # On 200 scenes they are above 60 % (docs/masks.json); four may be worse, but chance is a few percent.
         {"attention_iou": (35, 100), "diffedit_iou": (5, 100), "difference_iou": (35, 100),
@@ -114,7 +126,7 @@ def test_it_writes_figures_that_can_be(
     for figure, (least, most) in smoke.figures.items():
         assert least <= report["figures"][figure] <= most, figure
     assert report["threads"] == 1 and report["quick"] and report["table"]
-    assert name == "many_masks" or (output / f"{name}.png").stat().st_size > 1000
+    assert name in ("many_masks", "data", "shipped") or (output / f"{name}.png").stat().st_size > 1000
     assert all(figure in capsys.readouterr().out for figure in list(smoke.figures)[:1])
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-from lazydiff.core.masks import binarise, distance, feather, grow, guided_filter, pad_to_multiple, to_grid
+from lazydiff.core.masks import binarise, bounds, distance, feather, fill_islands, grow, guided_filter, to_grid
 
 RADII = [1, 2, 3, 5]
 
@@ -105,16 +105,40 @@ def test_grids_nest():
     assert torch.equal(to_grid(to_grid(mask, 8), 2), to_grid(mask, 16))
 
 
-@pytest.mark.parametrize("size, padded", [((30, 41), (32, 48)), ((32, 48), (32, 48)), ((1, 17), (16, 32))])
-def test_pad_repeats_the_edge_and_is_visible(size, padded):
-    x, mask = torch.randn(2, 3, *size), torch.ones(2, 1, *size)
-    result, padded_mask = pad_to_multiple(x, mask, 16)
-    assert padded_mask.shape == (2, 1, *padded) and padded_mask.sum() == mask.sum()
-    assert padded_mask[..., : size[0], : size[1]].all()
-    assert result.shape == (2, 3, *padded)
-    rows = torch.arange(padded[0]).clamp(max=size[0] - 1)
-    columns = torch.arange(padded[1]).clamp(max=size[1] - 1)
-    assert torch.equal(result, x[:, :, rows][:, :, :, columns])
+def test_bounds_hold_all_holes_of_a_batch_and_nothing_else():
+    masks = torch.zeros(2, 1, 20, 30)
+    assert bounds(masks) is None
+    masks[0, 0, 3, 7] = masks[1, 0, 18, 5] = 0.1
+    assert bounds(masks) == ((3, 19), (5, 8)) == bounds(masks > 0)
+
+
+SPIRAL = """
+#########
+........#
+#######.#
+#.....#.#
+#.###.#.#
+#.#...#.#
+#.#####.#
+#.......#
+#########
+"""
+RING, CORNER = "......\n.####.\n.#..#.\n.#..#.\n.####.\n......", "##.\n#..\n###\n..."
+
+
+@pytest.mark.parametrize("drawn", [SPIRAL, SPIRAL.replace("........#", "#.......#"), RING, CORNER, "###", "..."])
+def test_islands_are_filled_as_scipy_fills_them(drawn):
+    mask = torch.tensor([[float(mark == "#") for mark in row] for row in drawn.split()])[None, None]
+    expected = ndimage.binary_fill_holes(mask[0, 0].numpy())
+    assert torch.equal(fill_islands(mask)[0, 0], torch.from_numpy(expected).float())
+
+
+@pytest.mark.parametrize("share", [0.4, 0.5, 0.6, 0.9])
+def test_islands_of_noise_too_each_of_a_batch_alone(share):
+    masks = random_mask(share, (40, 53))
+    filled = fill_islands(masks)
+    expected = [torch.from_numpy(ndimage.binary_fill_holes(mask[0].numpy())).float() for mask in masks]
+    assert torch.equal(filled[:, 0], torch.stack(expected)) and (filled >= masks).all()
 
 
 def test_guided_filter_is_a_linear_fit_in_every_window():

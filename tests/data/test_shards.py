@@ -129,7 +129,7 @@ def foreign_tar(path: Path) -> str:
     ("make", "told"),
     [
         (lambda folder: str(folder / "none.tar"), "there is no such shard"),
-        (lambda folder: str(folder), "cannot be read"),
+        (lambda folder: str(folder), "it is a folder: name the shards in it"),
         (lambda folder: foreign_tar(folder / "b.tar"), "python -m lazydiff prepare"),
         (lambda folder: "pipe:cat " + str(folder / "none.tar") + " 2>/dev/null", "cannot be read"),
     ],

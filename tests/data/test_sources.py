@@ -27,14 +27,26 @@ from PIL import Image
 from lazydiff.data import coco, entities, sources, webdatasets
 from lazydiff.data.coco import CocoSource
 from lazydiff.data.entities import Entity, Refusal, count_pixels
-from lazydiff.data.sources import FolderSource, SceneSource, Source, SourceItem, key_of
+from lazydiff.data.sources import FolderSource, SceneSource, Source, SourceItem, WorldSource, key_of
 from lazydiff.data.webdatasets import WebdatasetSource
 from lazydiff.scenes import random_sample
+from lazydiff.world import random_world_sample
 
 
 def items(source: Source, pictures: int = 1000) -> list[SourceItem]:
-    """As they come out of worker processes' hands."""
-    return [item for unit in source.units(pictures) for item in pickle.loads(pickle.dumps(unit))]
+    """As they come out of worker processes' hands, by their keys."""
+    found = [item for unit in source.units(pictures) for item in pickle.loads(pickle.dumps(unit))]
+    return sorted(found, key=lambda item: item.key)
+
+
+def test_shards_mix_what_stands_together_by_name(tmp_path: Path) -> None:
+    """The same way each time."""
+    for number in range(40):
+        save_picture(tmp_path, f"{'cat' if number < 20 else 'dog'}{number}", 0)
+    first, second, again = ([item.key for item in unit] for unit in (*FolderSource(tmp_path).units(20),
+                                                                      FolderSource(tmp_path).units(20)[0]))  # fmt: skip
+    assert first == again and not set(first) & set(second) and len(first) == len(second) == 20
+    assert 4 < sum(key.startswith("cat") for key in first) < 16 and first != sorted(first)
 
 
 def refused(item: SourceItem) -> Refusal:
@@ -268,14 +280,14 @@ def test_what_is_whole_of_a_damaged_tar_is_kept(tmp_path: Path) -> None:
     samples = {f"{i}": {"png": picture_file(pixels(i)), "txt": b"text"} for i in range(4)}
     whole = save_tar(tmp_path / "0.tar", samples).read_bytes()
     (tmp_path / "0.tar").write_bytes(whole[: len(whole) // 2])
-    *kept, damage = items(WebdatasetSource(f"{tmp_path}/0.tar"))
+    *kept, damage = sorted(items(WebdatasetSource(f"{tmp_path}/0.tar")), key=lambda item: item.key.endswith(".tar"))
     assert [item.key for item in kept] == ["0"] and kept[0].read().caption == "text"
     assert refused(damage).reason == webdatasets.DAMAGED and damage.key.endswith("0.tar")
     (tmp_path / "0.tar").write_bytes(b"no tar at all" * 100)
     with pytest.raises(ValueError, match="no tar"):
         items(WebdatasetSource(f"{tmp_path}/0.tar"))
-    with pytest.raises(ValueError, match="no such shard"):
-        items(WebdatasetSource(f"{tmp_path}/1.tar"))
+    with pytest.raises(ValueError, match="no such file"):
+        WebdatasetSource(f"{tmp_path}/1.tar")
 
 
 # Scenes
@@ -293,9 +305,21 @@ def test_scenes_are_those_of_the_world() -> None:
         SceneSource(0, 96, 0)
 
 
+def test_pictures_of_the_world_come_with_their_holes() -> None:
+    picture = items(WorldSource(3, 128, seed=5))[2].read()
+    sample = random_world_sample(np.random.default_rng([5, 2]), 128)
+    assert (np.asarray(picture.image) == sample.image).all() and picture.image.size == (128, 128)
+    assert picture.holes[0].caption == sample.caption and (picture.holes[0].pixels() == sample.mask).all()
+    with pytest.raises(ValueError, match="scenes of 48 px show nothing"):
+        WorldSource(5, 48, 0)
+    with pytest.raises(ValueError, match="at least 1"):
+        WorldSource(0, 128, 0)
+
+
 def test_descriptions_are_cheap(tmp_path: Path) -> None:
     """They travel to the workers, a thousand to a shard."""
     save_coco(tmp_path)
-    for source in (SceneSource(1, 96, 0), FolderSource(tmp_path), CocoSource(*save_coco(tmp_path), tmp_path)):
+    drawn = SceneSource(1, 96, 0), WorldSource(1, 256, 0)
+    for source in (*drawn, FolderSource(tmp_path), CocoSource(*save_coco(tmp_path), tmp_path)):
         assert len(pickle.dumps(items(source)[0])) < 1000
     assert json.dumps([source.identity, source.count])

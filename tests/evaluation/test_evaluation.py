@@ -45,6 +45,7 @@ COUNT = 40
 FIGURES = {
     *PERCENTAGES, *(f"{figure}_ceiling" for figure in PERCENTAGES),
     "seam_ratio", "roughness_ratio", "steps20_minus_steps50",
+    *(f"{name}{ending}" for name in ("fit_psnr", "item_psnr", "stray_share") for ending in ("", "_autoencoder")),
 }  # fmt: skip
 
 
@@ -263,7 +264,7 @@ def test_evaluate_writes_every_figure(model: LazyDiffusion, judge: Judge, tmp_pa
     assert record["settings"]["checkpoint"] == "tiny" and record["settings"]["sampling"]["steps"] == 2
     assert record["counts"]["removal"] == 4 and record["counts"]["steps20_and_50"] == 1
     report = (tmp_path / "new" / "evaluation.md").read_text("utf-8")
-    assert all(f"`{figure}`" in report for figure in FIGURES if not figure.endswith("_ceiling"))
+    assert all(f"`{figure}`" in report for figure in FIGURES if not figure.endswith(("_ceiling", "_autoencoder")))
     with Image.open(tmp_path / "new" / "grid.png") as picture:
         picture.verify()
 

@@ -304,8 +304,6 @@ def test_a_decode_says_what_it_did(server: Server) -> None:
 
 
 def test_what_does_not_fit_is_refused_in_words(stock: Chain, ours: Chain) -> None:
-    with pytest.raises(ValueError, match="the image is 100×64: crop or pad it until both sides are multiples of 8"):
-        stock.call("LazyCanvas", ours.vae, torch.rand(1, 64, 100, 3))
     with pytest.raises(ValueError, match="not numbers"):
         stock.call("LazyCanvas", ours.vae, torch.full((1, 64, 96, 3), float("nan")))
     with pytest.raises(ValueError, match="the mask is 64×64 and the image 320×256"):

@@ -21,14 +21,14 @@ NODES = {
     "LazyCheckpointLoader": ["checkpoint"],
     "LazyContextEncode": [
         "model", "vae", "image", "mask", "grow", "feather", "anchors", "ring", "keep_text", "cache_precision",
-        "cache_place", "cache_limit", "reuse_anchors",
+        "cache_place", "cache_limit", "reuse_anchors", "zoom", "zoom_surroundings", "zoom_megapixels",
     ],
     "LazySample": [
         "model", "context", "positive", "negative", "seed", "steps", "cfg", "sampler", "scheduler", "denoise",
         "variations", "sketch",
     ],
     "LazyContextApply": ["model", "context"],
-    "PoissonBlend": ["destination", "source", "mask", "gradients", "grow"],
+    "PoissonBlend": ["destination", "source", "mask", "gradients", "grow", "match_colours", "context"],
     "LazyContextInfo": ["context"],
     "LazyCanvas": ["vae", "image"],
     "LazyCanvasContext": [
@@ -36,7 +36,7 @@ NODES = {
         "cache_limit", "reuse_anchors",
     ],
     "LazyCanvasEdit": ["canvas", "samples", "context", "blend"],
-    "LazyVAEDecode": ["samples", "vae", "hole", "canvas", "mode"],
+    "LazyVAEDecode": ["samples", "vae", "hole", "canvas", "mode", "match_colours"],
     "LazyPrompts": ["clip", "text"],
     "LazyGates": ["model", "gates", "ratio", "threshold"],
     "AttentionMask": [
@@ -51,6 +51,9 @@ NODES = {
         "denoise", "clip", "source_text", "target_text",
     ],
     "RecordLatents": ["model"],
+    "LazyMask": ["mask", "threshold", "fill_islands"],
+    "LazyOutpaint": ["image", "left", "top", "right", "bottom", "overlap", "mask"],
+    "LazyContextView": ["context", "image"],
 }  # fmt: skip
 
 

@@ -105,6 +105,9 @@ class TinyVAE:
         self.frames, self.cell = frames, cell
         self.mix = torch.randn(channels, 3, generator=torch.Generator().manual_seed(0))
 
+    def spacial_compression_encode(self) -> int:
+        return self.cell
+
     def encode(self, image: Tensor) -> Tensor:
         cells = F.avg_pool2d(image[..., :3].movedim(-1, 1), self.cell)
         latent = torch.einsum("cd,bdhw->bchw", self.mix, cells)

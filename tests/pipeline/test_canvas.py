@@ -254,5 +254,22 @@ def test_what_does_not_go_together_is_refused_in_words(vae: LazyVAE) -> None:
         masked_latent(canvas, mask[..., 8:, :])
     with pytest.raises(ValueError, match="not numbers"):
         edit_canvas(canvas, canvas.latent * torch.nan, mask)
-    with pytest.raises(ValueError, match="multiples of 8"):
-        open_canvas(vae, torch.rand(1, 3, 100, 64))
+
+
+@pytest.mark.parametrize("size", [(100, 64), (97, 113), (5, 3), (104, 120)])
+def test_a_canvas_of_any_size_is_that_of_its_picture_filled_up(vae: LazyVAE, size: tuple[int, int]) -> None:
+    """With the last row and column repeated by hand: the same latents, and of an edit the same pixels as far as they
+    go. A hole at the edge goes on beyond it."""
+    image, mask = torch.rand(1, 3, *size), torch.zeros(1, 1, *size)
+    mask[..., size[0] // 3 :, size[1] // 2 :] = 1
+    rows, columns = (torch.arange(-(-side // 16) * 16).clamp(max=side - 1) for side in size)
+    whole, whole_mask = (each[:, :, rows][..., columns] for each in (image, mask))
+    ours, theirs = open_canvas(vae, image), open_canvas(vae, whole)
+    assert torch.equal(ours.latent, theirs.latent) and torch.equal(ours.image, image)
+    assert torch.equal(masked_latent(ours, mask), masked_latent(theirs, whole_mask))
+    samples = torch.randn_like(ours.latent)
+    ours, theirs = edit_canvas(ours, samples, mask, "paste"), edit_canvas(theirs, samples, whole_mask, "paste")
+    assert torch.equal(ours.latent, theirs.latent)
+    assert torch.equal(ours.image, theirs.image[..., : size[0], : size[1]])
+    outside = (mask == 0).expand_as(image)
+    assert torch.equal(ours.image[outside], image[outside]) and not torch.equal(ours.image, image)

@@ -7,7 +7,8 @@ import torch
 from samples import scene
 from torch import Tensor
 
-from lazydiff.pipeline.fit import Crop, Fit, crop_all
+from lazydiff.pipeline.fit import Crop, Fit, Fitted, Zoom, crop_all
+from lazydiff.pipeline.outpaint import Margins, outpaint
 
 
 def box(x: int, y: int, width: int, height: int, canvas: tuple[int, int] = (96, 96)) -> Tensor:
@@ -138,3 +139,103 @@ def test_a_small_hole_on_a_large_canvas_is_looked_at_through_a_square() -> None:
     assert Fit.of(box(300, 100, 8, 8, (400, 600)), 96).region[2:] == (96, 96)
     assert Fit.of(box(0, 0, 300, 200, (400, 600)), 96) == Fit.whole(image, 96) == Fit.of(mask * 0, 96)
     assert Fit.of(box(560, 360, 40, 40, (400, 600)), 96).region == (280, 480, 120, 120)  # moved inwards
+
+
+# Any size for models that take any
+
+
+@pytest.mark.parametrize(
+    ("size", "token", "outer"),
+    [
+        ((667, 1001), 16, (672, 1008)), ((672, 1008), 16, (672, 1008)), ((1000, 1000), 16, (1008, 1008)),
+        ((1, 1), 16, (16, 16)), ((667, 1001), 8, (672, 1008)), ((1023, 1025), 32, (1024, 1056)),
+    ],
+)  # fmt: skip
+def test_a_canvas_is_filled_up_to_whole_tokens(size: tuple[int, int], token: int, outer: tuple[int, int]) -> None:
+    image, mask = torch.rand(2, 3, *size), torch.zeros(2, 1, *size)
+    mask[..., -1] = 1
+    fit = Fit.padded(image, token)
+    assert fit.outer == outer and not fit.scaled and fit.trivial == (size == outer)
+    rows, columns = (torch.arange(side).clamp(max=end - 1) for side, end in zip(outer, size, strict=True))
+    whole, hole = fit.to_model(image, mask, "replicate")
+    assert torch.equal(whole, image[:, :, rows][..., columns]) and torch.equal(hole, mask[:, :, rows][..., columns])
+    assert torch.equal(fit.to_model(image, mask)[1].sum(), mask.sum())  # without, what is added is visible
+    assert torch.equal(fit.from_model(whole), image)
+
+
+ZOOMS = [
+    # canvas (width, height), hole (x, y, width, height), surroundings -> region (top, left, height, width), scaled
+    ((4000, 3000), (1800, 1300, 300, 300), 3, (1000, 1500, 900, 900), (1024, 1024)),
+    ((4000, 3000), (1800, 1300, 300, 300), 1, (1284, 1784, 332, 332), (1024, 1024)),  # the least margin
+    ((4000, 3000), (1800, 1300, 300, 100), 3, (1000, 1500, 700, 900), (896, 1168)),  # as wide on all sides
+    ((4000, 3000), (0, 0, 300, 300), 3, (0, 0, 900, 900), (1024, 1024)),  # moved inwards
+    ((4000, 3000), (3990, 2990, 10, 10), 3, (2744, 3744, 256, 256), (1024, 1024)),  # enlarged four times at most
+    ((4000, 3000), (0, 1000, 4000, 300), 3, (0, 0, 3000, 4000), (880, 1184)),  # all of it, reduced
+    ((4000, 3000), (1000, 500, 2000, 2000), 2, (0, 0, 3000, 4000), (880, 1184)),
+    ((3000, 400), (100, 100, 200, 200), 3, (0, 0, 400, 600), (832, 1248)),  # as high as the canvas
+    ((512, 512), (200, 200, 100, 100), 3, (100, 100, 300, 300), (1024, 1024)),
+    ((1024, 1024), (300, 300, 400, 400), 3, (0, 0, 1024, 1024), (1024, 1024)),  # nothing to do
+]
+
+
+@pytest.mark.parametrize(("canvas", "hole", "surroundings", "region", "size"), ZOOMS)
+def test_a_zoom_is_of_the_holes_surroundings_at_a_megapixel(
+    canvas: tuple[int, int], hole: tuple[int, int, int, int], surroundings: float, region: tuple[int, ...],
+    size: tuple[int, int],
+) -> None:  # fmt: skip
+    mask = box(*hole, canvas=(canvas[1], canvas[0]))
+    fit = Fit.zoomed(mask, 16, Zoom(surroundings))
+    assert fit.region == region and fit.inner == fit.outer == size
+    assert fit.region.of(mask).sum() == mask.sum()
+    assert fit.scaled == (region[2:] != canvas[::-1] or size != canvas[::-1]) and fit.trivial != fit.scaled
+    # Aspect to a token of the shorter side, size to a token on both.
+    assert size[0] / size[1] == pytest.approx(region[2] / region[3], rel=16 / min(size))
+    assert size[0] * size[1] == pytest.approx(1024**2, rel=2 * 16 / min(size))
+
+
+@pytest.mark.parametrize(
+    ("megapixels", "token", "size"),
+    [(1, 32, (1024, 1024)), (2, 16, (1456, 1456)), (0.25, 16, (512, 512)), (0.05, 8, (232, 232))],
+)
+def test_a_zoom_of_other_sizes(megapixels: float, token: int, size: tuple[int, int]) -> None:
+    mask = box(1000, 1000, 300, 300, (3000, 3000))
+    assert Fit.zoomed(mask, token, Zoom(3, megapixels)).outer == size
+
+
+def test_a_zoom_leaves_room_for_a_hole_that_grows() -> None:
+    mask = box(1000, 1000, 300, 300, (3000, 3000))
+    assert Fit.zoomed(mask, 16, Zoom(3), edge=50) == Fit.zoomed(box(950, 950, 400, 400, (3000, 3000)), 16, Zoom(3))
+    assert Fit.zoomed(mask * 0, 16, Zoom(3)).region == (0, 0, 3000, 3000)
+
+
+def test_what_is_fitted_may_be_cut_out_before() -> None:
+    image, mask = torch.rand(1, 3, 300, 400), box(100, 100, 40, 40, (300, 400))
+    fit = Fit.zoomed(mask, 16, Zoom(3, 0.02))
+    cut = fit.to_model(fit.region.of(image), fit.region.of(mask))
+    assert fit.scaled and all(map(torch.equal, cut, fit.to_model(image, mask)))
+    holes = Fitted(fit, fit.region.of(mask) > 0).holes
+    assert torch.equal(holes, mask > 0)
+
+
+@pytest.mark.parametrize("margins", [(0, 0, 0, 0), (8, 0, 0, 0), (0, 16, 0, 3), (5, 6, 7, 8)])
+@pytest.mark.parametrize("overlap", [0, 4, 100])
+def test_outpainting_adds_holes_and_keeps_the_picture(margins: tuple[int, int, int, int], overlap: int) -> None:
+    """Against pixel by pixel: added, or as near as the overlap to a side that something is added to."""
+    image, mask = torch.rand(1, 3, 20, 30), box(25, 15, 2, 2, (20, 30))
+    left, top, right, bottom = margins
+    canvas, hole = outpaint(image, mask, Margins(*margins), overlap)
+    assert canvas.shape[-2:] == hole.shape[-2:] == (20 + top + bottom, 30 + left + right)
+    assert torch.equal(canvas[..., top : top + 20, left : left + 30], image)
+    for y in range(canvas.shape[-2]):
+        for x in range(canvas.shape[-1]):
+            row, column = min(max(y - top, 0), 19), min(max(x - left, 0), 29)
+            assert torch.equal(canvas[..., y, x], image[..., row, column])
+            ends = [end for end, side in zip((column, row, 29 - column, 19 - row), margins, strict=True) if side]
+            added = (row, column) != (y - top, x - left)
+            near = min(ends, default=1000) < overlap
+            assert hole[0, 0, y, x] == float(added or near or mask[0, 0, row, column] > 0)
+
+
+def test_margins_below_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="none may be below 0"):
+        outpaint(torch.rand(1, 3, 8, 8), torch.zeros(1, 1, 8, 8), Margins(left=-1))

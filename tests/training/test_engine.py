@@ -213,7 +213,7 @@ def test_one_process_has_nothing_to_share(config: TrainingConfig) -> None:
     assert not engine.sharded and isinstance(engine.objective, nn.Module)
 
 
-@pytest.mark.parametrize("name", sorted(CONFIGS))
+@pytest.mark.parametrize("name", sorted(name for name in CONFIGS if not name.startswith("lazydiffusion-")))
 def test_configurations_of_the_paper_read(name: str) -> None:
     """Their values are those of the specification, sections A.7, A.10 and A.11."""
     config = TrainingConfig.read(find_config(name))
@@ -230,7 +230,7 @@ def test_configurations_of_the_paper_read(name: str) -> None:
 
 def test_configurations_are_found_by_name_or_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="pixart: there is no such file, and the package brings pixart-1024, pixart-5"):
+    with pytest.raises(ValueError, match="pixart: there is no such file, and the package brings .*pixart-1024"):
         find_config("pixart")
     Path("pixart-1024").write_text("mine")
     assert find_config("pixart-1024").read_text() == "mine"

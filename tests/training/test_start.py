@@ -198,7 +198,7 @@ def test_a_model_of_shards_is_its_networks_alone(config: TrainingConfig) -> None
     assert {name.split(".")[0] for name, _ in model.named_parameters()} == {"encoder", "decoder"}
     assert (model.config.vae, model.config.text_encoder) == ("0" * 16, "1" * 16)
     pictures = new_model(config, Prepared(replace(HEADER, vae=None, text=None)))
-    assert isinstance(pictures, LazyDiffusion) and pictures.config.words == ()
+    assert isinstance(pictures, LazyDiffusion) and pictures.config.words == ("a", "caption")
     assert {name.split(".")[0] for name, _ in pictures.named_parameters()} == {"encoder", "decoder", "text"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,18 +17,23 @@ from samples import tiny_model
 
 from lazydiff.core.tokens import HoleTokens
 from lazydiff.data.batch import Batch
-from lazydiff.data.stream import ExampleStream, ReadingPlan, SceneExamples, read_batches
+from lazydiff.data.prepare import prepare_shards
+from lazydiff.data.samples import Preparation
+from lazydiff.data.sources import WorldSource
+from lazydiff.data.stream import ExampleStream, ReadingPlan, SceneExamples, ShardExamples, read_batches
 from lazydiff.evaluation.regenerate import WEIGHTS, paint_baseline
-from lazydiff.model.checkpoint import SHIPPED
-from lazydiff.model.layers import explicit_attention, sdpa
+from lazydiff.model.checkpoint import SHIPPED, load_checkpoint, save_checkpoint
+from lazydiff.model.config import PRESETS
+from lazydiff.model.layers import explicit_attention, position_table, sdpa
 from lazydiff.model.lazydiffusion import LazyDiffusion
 from lazydiff.pipeline.fit import crop_all
 from lazydiff.sampling.flow import Network, Preconditioning, draw_sigmas, flow_loss, predict_clean
 from lazydiff.training import start
 from lazydiff.training import train as loop
-from lazydiff.training.config import TrainingConfig
+from lazydiff.training.config import CONFIGS, TrainingConfig
 from lazydiff.training.objective import Objective
 from lazydiff.training.pictures import Gallery, paint_lazy, sample_grid
+from lazydiff.training.start import Material
 from lazydiff.training.train import rate, train
 
 
@@ -213,11 +219,86 @@ def test_explicit_attention_equals_the_fused_one() -> None:
         assert torch.allclose(explicit_attention(q, k, v, m), sdpa(q, k, v, m), atol=1e-6)
 
 
+@pytest.fixture
+def large(vocabulary: bytes) -> LazyDiffusion:
+    """Like the 512 px model, with a canvas of 128 px."""
+    return tiny_model("flow", vocabulary, replace(PRESETS["lazydiffusion-512"], canvas=128))
+
+
+def world_shards(folder: Path, size: int, count: int = 3) -> Material:
+    prepare_shards(WorldSource(count, size, 0), folder, Preparation(size, smallest=1), processes=1)
+    return Material(ShardExamples(f"{folder}/*.tar", 0), gallery=Gallery.of_shards(f"{folder}/*.tar", number=1))
+
+
+def test_a_first_stage_on_small_pictures_and_a_second_on_whole_ones(large: LazyDiffusion, tmp_path: Path) -> None:
+    """The second begins with the first in every part, and goes on as any other where it is stopped."""
+    first, second = (world_shards(tmp_path / f"shards-{size}", size) for size in (64, 128))
+    config = TrainingConfig(large.config, size=64, steps=2, batch=2, precision="no", workers=0, picture_every=9)
+    with pytest.raises(ValueError, match="side in px: 128, the model's: 64"):
+        train(config, tmp_path / "wrong", second)
+    path = train(config, tmp_path / "first", first)
+    begun, words = load_checkpoint(path), set("background a red tree another one".split())
+    assert words - set(begun.config.words) != words
+
+    config = replace(config, size=None, steps=4, checkpoint_every=2, learning_rate=1e-9)
+    second = replace(second, initialise=path)
+    done = load_checkpoint(train(config, tmp_path / "second", second))
+    assert done.config == begun.config and done.text.vocabulary == begun.text.vocabulary
+    for (name, before), after in zip(begun.state_dict().items(), done.state_dict().values(), strict=True):
+        assert torch.allclose(before, after, atol=1e-3), name  # half precision, and a rate of next to nothing
+
+    for tree in (tmp_path / "second").glob("state-*"):
+        shutil.rmtree(tree)
+    train(replace(config, steps=4), tmp_path / "second", second)
+    with pytest.raises(ValueError, match="with other settings"):
+        train(config, tmp_path / "second", replace(second, initialise=None))
+
+
+def test_weights_of_another_network_are_no_beginning(
+    large: LazyDiffusion, model: LazyDiffusion, tmp_path: Path
+) -> None:
+    save_checkpoint(model, tmp_path / "other.safetensors")
+    config = TrainingConfig(large.config, size=64, steps=1, batch=1, precision="no", workers=0)
+    material = replace(world_shards(tmp_path, 64, 1), initialise=tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="not that of the configuration"):
+        train(config, tmp_path / "out", material)
+
+
+def test_small_and_whole_pictures_share_positions(large: LazyDiffusion) -> None:
+    """A place keeps its position whatever the number of tokens: on half of the grid every second one of the whole."""
+    network = large.config.network
+    whole, half = (
+        position_table((side, side), 24, network.grid, network.interpolation, torch.device("cpu"), torch.float32)
+        for side in (network.grid, network.grid // 2)
+    )
+    assert torch.equal(whole.unflatten(0, (network.grid, -1))[::2, ::2].flatten(0, 1), half)
+
+
+@pytest.mark.parametrize("size", [0, 8, 72, 144, 64.0])
+def test_sizes_of_pictures_that_cannot_be(large: LazyDiffusion, size: int) -> None:
+    with pytest.raises(ValueError, match="size is"):
+        TrainingConfig(large.config, size=size).check()
+
+
+def test_a_large_model_needs_shards(large: LazyDiffusion, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="give shards"):
+        train(TrainingConfig(large.config, steps=1), tmp_path)
+
+
 @pytest.mark.parametrize("kind", ["image", "crop"])
 def test_configurations_of_the_baselines_read(kind: str) -> None:
     config = TrainingConfig.read(WEIGHTS / f"regenerate-{kind}.toml")
     assert config.model.network.dense and config.crop == (kind == "crop")
     assert config.model.network.canvas == (48 if config.crop else 96)
+
+
+def test_both_stages_of_the_large_model_are_of_one_network() -> None:
+    first, second = (TrainingConfig.read(CONFIGS[f"lazydiffusion-512{ending}"]) for ending in ("-first", ""))
+    assert first.model == second.model and (first.side, second.side) == (256, 512)
+    with torch.device("meta"):
+        model = LazyDiffusion(first.model, None, None)
+    halves = 2 * sum(parameter.numel() for parameter in model.parameters())
+    assert halves < 40e6  # the file may have 45 MB, of which text encoder and clean-up need some
 
 
 def test_configuration_of_the_shipped_model_reads(tmp_path: Path) -> None:
