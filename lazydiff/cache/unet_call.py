@@ -133,9 +133,9 @@ class UNetCall:
     def values(self, to_v: nn.Module, forward: Forward, x: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def affine_of(self, norm: Any, like: Tensor) -> tuple[Tensor, Tensor]:
+    def affine_of(self, norm: Any, like: Tensor, forward: Forward) -> tuple[Tensor, Tensor]:
         if norm not in self.unet.affine:
-            self.unet.affine[norm] = affine(norm, like)
+            self.unet.affine[norm] = affine(norm, like, forward)
         return self.unet.affine[norm]
 
 
@@ -209,7 +209,7 @@ class LazyCall(UNetCall):
         if self.unet.corrected:
             count = math.prod(level.size) * x.shape[1] // norm.num_groups
             mean, variance = old.updated(level.on_map(x), count)
-        scale, shift = scale_and_shift(mean, variance + norm.eps, *self.affine_of(norm, x))
+        scale, shift = scale_and_shift(mean, variance + norm.eps, *self.affine_of(norm, x, forward))
         return torch.addcmul(shift, x.float(), scale).to(x.dtype)
 
     def keys(self, number: int, to_v: nn.Module, to_k: nn.Module, forward: Forward, x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -49,9 +50,11 @@ def scale_and_shift(mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor
     return scale[..., None, None], shift[..., None, None]
 
 
-def affine(norm: Any, like: Tensor) -> tuple[Tensor, Tensor]:
+def affine(norm: Any, like: Tensor, forward: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """Weight and bias [C] float32 of a group norm. Torch's own has them; others are called: a host may keep them
     elsewhere, or in other bits.
+
+    forward: the norm's own
 
     Of a map of zeros it gives the bias, and of a spike of 1 in 257 places, which it makes 16 high, the weight.
     """
@@ -59,5 +62,5 @@ def affine(norm: Any, like: Tensor) -> tuple[Tensor, Tensor]:
         return norm.weight.float(), norm.bias.float()
     spike = like.new_zeros(2, norm.num_channels, 1, 257)
     spike[1, ..., 0] = 64
-    bias, peak = norm(spike)[..., 0, 0].float()
+    bias, peak = forward(spike)[..., 0, 0].float()
     return (peak - bias) / 16, bias

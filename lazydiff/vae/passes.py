@@ -151,7 +151,7 @@ class SparsePass(FullPass):
         fresh = [patch for patch in cells if all(patch.box.size)]
         self.statistics.append(old.updated(fresh, cells[-1] if self.probed else None))
         mean, variance, _ = self.statistics[-1]
-        scale, shift = scale_and_shift(mean, variance.clamp(min=module.eps), *affine(module, patches[0].x))
+        scale, shift = scale_and_shift(mean, variance.clamp(min=module.eps), *affine(module, patches[0].x, module))
         result = []
         for patch, wide in zip(patches, single, strict=True):
             x = torch.addcmul(shift, wide.x, scale).to(patch.x.dtype)

@@ -125,7 +125,7 @@ def stock_context(model: Any, latent: Tensor, soft: Tensor, settings: KVSettings
     context = kv_context(model, latent, soft > 0, settings, vae)
     if not context.name:
         show(
-            f"{model_name(model)} is no transformer that can be lazy: every step computes the whole canvas. "
+            f"{model_name(model)} is of a kind that cannot be lazy: every step computes the whole canvas. "
             "Everything else works the same."
         )
     token = token_size(model)

@@ -33,6 +33,7 @@ from .kv_recording import ModelCall, VisibleRecorder
 from .model import check_numbers
 from .prompts import check_stock_prompts
 from .steps import Steps, count_evaluations
+from .unet import UNET, is_unet
 
 KEY = "lazydiffusion_kv"
 # What other packs and the host's own step-skipping nodes leave in a call's options, and tokens pass through.
@@ -61,7 +62,10 @@ def kv_context(model: Any, latent: Tensor, mask: Tensor, settings: KVSettings, v
     hole = HoleTokens.from_mask(mask, token).to(home)
     if shape is not None:
         settings = settings._replace(ring=max(settings.ring, shape.ring))
-    name, network = shape.name if shape else "", weakref.ref(model.model)
+    elif is_unet(model):  # whose convolutions need the hole: nothing can be recorded without it
+        settings = settings._replace(mode="anchors")
+    name = shape.name if shape else UNET if is_unet(model) else ""
+    network = weakref.ref(model.model)
     return KVContext(ContextKey(), network, name, hole, latent.to(home), mask.to(home), token, settings, vae)
 
 
@@ -104,10 +108,8 @@ class KVSamplingState:
     """One sampling on a KV context: what was found out when it began."""
 
     def __init__(self, context: KVContext, patcher: Any, steps: Steps, conds: list[dict[str, Any]]):
-        device = patcher.load_device
         self.context, self.cache = context, cache_of(context)
-        network = patcher.model.diffusion_model
-        self.layout = Layout(context.hole, context.settings, device, architecture(patcher), network)
+        self.layout = self.make_layout(patcher)
         self.steps: Steps = steps
         self.session: AnchorSession | RecordingSession = self.cache.session(steps.levels)
         self.patches = patcher.patches_uuid
@@ -122,6 +124,11 @@ class KVSamplingState:
         self.told: set[str] = set()
         if any(nets):
             self.use_anchors("a ControlNet's residuals are of the hole too")
+
+    def make_layout(self, patcher: Any) -> Any:
+        """Which part of the canvas is computed."""
+        shape, network = architecture(patcher), patcher.model.diffusion_model
+        return Layout(self.context.hole, self.context.settings, patcher.load_device, shape, network)
 
     def use_anchors(self, reason: str) -> None:
         """Nothing can be recorded for this sampling."""
@@ -152,11 +159,16 @@ class KVSamplingState:
         skipping = [name for name in options if any(known in str(name).lower() for known in STEP_SKIPPING)]
         if skipping:
             self.stay_dense(f"{skipping[0]} skips steps of its own")
-        elif options.get("patches_replace", {}).get("dit"):
-            self.stay_dense("another node replaces the model's blocks")
-        elif patches := [name for name in TOKEN_PATCHES if options.get("patches", {}).get(name)]:
-            self.stay_dense(f"another node's patch ({patches[0]}) needs all tokens")
+        elif reason := self.obstacle(options):
+            self.stay_dense(reason)
         return not self.why_dense
+
+    def obstacle(self, options: dict[str, Any]) -> str:
+        """Why other nodes' changes to the model need all of the canvas, if they do."""
+        if options.get("patches_replace", {}).get("dit"):
+            return "another node replaces the model's blocks"
+        patches = [name for name in TOKEN_PATCHES if options.get("patches", {}).get(name)]
+        return f"another node's patch ({patches[0]}) needs all tokens" if patches else ""
 
     def owner(self, given: weakref.ref[Any], options: dict[str, Any]) -> Hashable:
         """What recorded keys depend on beside what the model is told: its weights, and what others do to attention.
@@ -204,6 +216,8 @@ class KVSamplingState:
 
 class KVSampling:
     """A context attached to a MODEL: what happens around its samplings and around the calls of the model in them."""
+
+    state: type[KVSamplingState] = KVSamplingState
 
     def __init__(self, model: Any, context: KVContext):
         self.context, self.shape, self.network = context, architecture(model), model.model.diffusion_model
@@ -279,12 +293,12 @@ class KVSampling:
             check_stock_prompts(cond, len(context.canvas), len(noise))
         device = patcher.load_device
         self.hole, self.known = hole.to(device), patcher.model.process_latent_in(latent).to(device)
-        self.now, out = KVSamplingState(context, patcher, Steps(sampler, sigmas), conds), None
+        self.now, out = self.state(context, patcher, Steps(sampler, sigmas), conds), None
         mm.free_memory(self.now.cache.bytes, device)
         if isinstance(self.now.session, AnchorSession):
             self.now.session.to(device)
         elif self.shape is not None:
-            place, size = (self.shape, patcher.model, self.now.layout), len(conds) * anchor_bytes(patcher, context)
+            place, size = (self.shape, patcher.model, self.now.layout), len(conds) * self.anchor_bytes(patcher)
             visible = torch.where(self.hole, torch.zeros_like(self.known), self.known)
             self.recorder = VisibleRecorder(*place, self.now.session, visible, len(context.canvas), size)
         try:
@@ -297,6 +311,10 @@ class KVSampling:
         out = torch.where(cells.to(out.device), out, latent.to(out))
         return composite_latents(latent, out, context.mask, context.size[0] // latent.shape[-2])
 
+    def anchor_bytes(self, model: Any) -> int:
+        """What one anchor keeps for one prompt and one picture."""
+        return anchor_bytes(model, self.context)
+
     def prepare(self, executor: Any, model: Any, shape: Any, *args: Any, **kwargs: Any) -> Any:
         """While weights are loaded: leave room on the device for what will be kept."""
         settings, real, now = self.context.settings, model.model, self.now
@@ -305,7 +323,7 @@ class KVSampling:
             anchors = min(settings.anchors or EXPECTED, len(now.session.schedule) - 1)
             recorded = isinstance(now.session, RecordingSession)
             count = len(now.session.levels) * len(self.context.canvas) if recorded else anchors * shape[0]
-            needed = 2 * count * anchor_bytes(model, self.context)
+            needed = 2 * count * self.anchor_bytes(model)
             needed = min(needed, settings.limit * MEGABYTE) if settings.limit else needed
             needed = needed if recorded else max(needed - now.cache.bytes, 0)  # what is there takes no more
         required, others = real.memory_required, vars(real).get("memory_required")
