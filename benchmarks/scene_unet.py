@@ -1,7 +1,7 @@
 """A narrow UNet of Stable Diffusion 1.5's architecture that inpaints the built-in scenes, for `train_unet.py`.
 
-It is given what inpainting checkpoints are: the noisy latents, the mask, and the latents of what may be seen. Its latent
-space is a linear one of 4×4 px; its words come from the text encoder of the model that ships.
+It is given what inpainting checkpoints are: the noisy latents, the mask, and the latents of what may be seen. Its
+latent space is a linear one of 4×4 px; its words come from the text encoder of the model that ships.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class SceneUNet(nn.Module):
         return self.latent.variance
 
     def seen(self, image: Tensor, mask: Tensor) -> Tensor:
-        """Of images [B, 3, H, W] in -1…1 and masks [B, 1, H, W]: the mask's cells and visible latents [B, 1 + C, h, w]."""
+        """The mask's cells and the visible latents [B, 1 + C, h, w] of images [B, 3, H, W] in -1…1."""
         return torch.cat((to_grid(mask, CELL), self.latent.encode(image * (1 - mask))), 1)
 
     def bound(self, seen: Tensor, prompts: Sequence[str]) -> Network:

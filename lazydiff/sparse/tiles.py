@@ -36,12 +36,11 @@ class Tiles(NamedTuple):
         return min(candidates(mask.cpu(), unit), key=lambda tiles: tiles.work(unit))
 
     def work(self, unit: int) -> int:
-        """Cells of all tiles with one more per side, which stands for what a convolution reads beside them, on all maps
-        up to that of the unit; cells count as much on all maps together, because coarser ones have wider layers."""
-        levels = (2**i for i in range(unit.bit_length()))
-        return sum(scale**2 * (self.side[0] // scale + 1) * (self.side[1] // scale + 1) for scale in levels) * len(
-            self.corners
-        )
+        """Cells of all tiles, grown by a quarter of a cell on each side for what convolutions read beside them, on all
+        maps up to that of the unit, times four; cells count alike on all maps together, for coarser ones have wider
+        layers."""
+        (height, width), scales = self.side, [2**i for i in range(unit.bit_length())]
+        return len(self.corners) * sum((2 * height + scale) * (2 * width + scale) for scale in scales)
 
     @property
     def cells(self) -> int:

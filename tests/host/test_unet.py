@@ -6,35 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from .in_process import Pack
-from .tiny_models import Edit
+from .tiny_models import UNetEdit
 from .tiny_sizes import UNETS
 
 pytestmark = pytest.mark.host
 
 CLOSE = 1e-5  # the same sums in another order, in single precision: about 1e-6 of the largest value
-
-
-class UNetEdit(Edit):
-    """An edit whose calls of the model are counted by what its last convolution computes."""
-
-    def counted(self, model: Any = None, **how: Any) -> tuple[Tensor, list[int]]:
-        """The result, and how many cells went into the last convolution in each call."""
-        counts: list[int] = []
-        last = self.model.model.diffusion_model.out[2]
-        own = last._conv_forward
-
-        def count(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            counts.append(x.shape[-2] * x.shape[-1])
-            return own(x, *args, **kwargs)
-
-        last._conv_forward = count
-        try:
-            return self.sample(model, **how), counts
-        finally:
-            del last._conv_forward
 
 
 @pytest.fixture

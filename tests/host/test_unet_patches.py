@@ -12,11 +12,17 @@ import torch
 from torch import Tensor
 
 from .in_process import Pack
-from .test_unet import CLOSE, UNetEdit, edit  # noqa: F401 - the fixture
-from .tiny_models import prompt, randomise
+from .tiny_models import UNetEdit, prompt, randomise
 from .tiny_sizes import UNETS
 
 pytestmark = pytest.mark.host
+
+CLOSE = 1e-5  # see test_unet.py
+
+
+@pytest.fixture
+def edit(pack: Pack) -> UNetEdit:
+    return UNetEdit(pack, "sd15")
 
 
 def check_full(edit: UNetEdit, model: Any, why: str, caplog: pytest.LogCaptureFixture, **settings: Any) -> None:

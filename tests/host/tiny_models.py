@@ -213,3 +213,23 @@ class Edit:
         assert len(lazily) == len(dense) and max(lazily) < context.hole.total
         assert torch.equal(replayed[~hole], self.canvas[~hole])
         return float((replayed - expected)[hole].abs().max() / expected[hole].abs().max())
+
+
+class UNetEdit(Edit):
+    """An edit whose calls of the model are counted by what its last convolution computes."""
+
+    def counted(self, model: Any = None, **how: Any) -> tuple[Tensor, list[int]]:
+        """The result, and how many cells went into the last convolution in each call."""
+        counts: list[int] = []
+        last = self.model.model.diffusion_model.out[2]
+        own = last._conv_forward
+
+        def count(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            counts.append(x.shape[-2] * x.shape[-1])
+            return own(x, *args, **kwargs)
+
+        last._conv_forward = count
+        try:
+            return self.sample(model, **how), counts
+        finally:
+            del last._conv_forward
