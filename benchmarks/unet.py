@@ -2,8 +2,8 @@
 
     python -m benchmarks.unet --output DIR [--device cpu] [--quick]
 
-Needs a ComfyUI checkout (COMFYUI_PATH, or ~/comfy/ComfyUI): its networks, with random weights and their true blocks, are
-sampled by its own sampler with a hole of 10 %, one compact or twelve specks. Prints tables and writes `unet.md` and
+Needs a ComfyUI checkout (COMFYUI_PATH, or ~/comfy/ComfyUI): its networks, with random weights and their true blocks,
+are sampled by its own sampler with a hole of 10 %, one compact or twelve specks. Prints tables and writes `unet.md` and
 `unet.json`. On a CPU, width is reduced as the tables say, and times are processor time of one thread.
 """
 
@@ -269,8 +269,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     wholes: list[Whole] = []
     kept: list[Kept] = []
     notes = [
-        f"{harness.conditions}, {'fp32' if harness.on_cpu else 'bf16'}, torch {torch.__version__}; random weights, true "
-        f"blocks, a hole of {PERCENT} %, one prompt",
+        f"{harness.conditions}, {'fp32' if harness.on_cpu else 'bf16'}, torch {torch.__version__}; random weights, "
+        f"true blocks, a hole of {PERCENT} %, one prompt; a first edit has {ANCHORS} anchors",
     ]
     for case in CASES:
         bench = UNetBench(lambda part: importlib.import_module(name + part), case, harness)

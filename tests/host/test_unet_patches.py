@@ -1,4 +1,4 @@
-"""What other nodes put into a UNet is carried by lazy steps, or every step computes everything and one line says why."""
+"""What other nodes put into a UNet is carried by lazy steps, or every step is whole and one line says why."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def check_full(edit: UNetEdit, model: Any, why: str, caplog: pytest.LogCaptureFi
 
 
 def image_prompt(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Tensor:
-    """As IP-Adapter with a mask: pictures to go by, in a part of the canvas, which it finds from the number of tokens."""
+    """As IP-Adapter with a mask: pictures to go by, in places that it finds from the number of tokens."""
     height, width = options["activations_shape"][2:]
     assert q.shape[1] == height * width
     place = torch.linspace(0, 1, height)[:, None].expand(height, width).reshape(1, -1, 1)
