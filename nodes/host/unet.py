@@ -34,7 +34,7 @@ def unet_parts(model: Any) -> UNetParts | None:
         return None
 
 
-def cells(context: KVContext, ring: int) -> Tensor:
+def hole_cells(context: KVContext, ring: int) -> Tensor:
     """[h, w] bool: latent cells of all holes of a context, with a ring around them."""
     return dilate(context.hole, ring).cells(1)[0, 0]
 
@@ -47,7 +47,7 @@ class UNetLayout:
     def __init__(self, model: Any, context: KVContext, device: torch.device):
         parts = unet_parts(model)
         assert parts is not None
-        hole, computed = (cells(context, ring).to(device) for ring in (0, context.settings.ring))
+        hole, computed = (hole_cells(context, ring).to(device) for ring in (0, context.settings.ring))
         self.unet = TiledUNet(parts, hole, computed, SMALLEST)
         self.everything = self.unet.share > MOST
         network = model.model.diffusion_model
