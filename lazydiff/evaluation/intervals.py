@@ -24,9 +24,10 @@ class Interval(NamedTuple):
 
 
 def paired_difference(first: Sequence[np.ndarray], second: Sequence[np.ndarray], seed: int = 0) -> Interval:
-    """How many more questions the first obeys than the second, the mean over kinds of questions.
+    """How much better the first answers than the second, in percentage points, the mean over kinds of questions.
 
-    first, second: for each kind, whether each question was obeyed: bool [S], the same questions on both sides
+    first, second: for each kind, whether each question was obeyed, bool [S], or how well, 0…1; the same questions on
+        both sides
     The bounds are those of a percentile bootstrap that draws questions of each kind (Efron 1979).
     Errors: ValueError for sides that were not asked the same.
     """
