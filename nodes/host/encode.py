@@ -15,8 +15,9 @@ from ...lazydiff.core.masks import binarise, feather, grow, to_grid
 from ...lazydiff.model.context import LazyContext
 from ...lazydiff.pipeline.canvas import Canvas, masked_latent
 from ...lazydiff.pipeline.fit import Fit, Fitted, Zoom
+from .architectures import downscale, token_size
 from .device import on_load_device
-from .kv_sampling import downscale, kv_context, token_size
+from .kv_sampling import kv_context
 from .model import LazyModel, model_name
 from .progress import counted, show
 

@@ -27,7 +27,7 @@ from ...lazydiff.cache.kv_context import ContextKey, KVContext, cache_of
 from ...lazydiff.cache.recording import RecordingSession
 from ...lazydiff.core.tokens import HoleTokens
 from ...lazydiff.pipeline.decode import composite_latents
-from .architectures import ARCHITECTURES, Architecture, Dense
+from .architectures import ARCHITECTURES, Dense, architecture, token_size
 from .kv_call import REFERENCES, KVCall, Layout, NoRoom, digest
 from .kv_recording import ModelCall, VisibleRecorder
 from .model import check_numbers
@@ -38,17 +38,11 @@ from .unet import UNET, is_unet
 KEY = "lazydiffusion_kv"
 # What other packs and the host's own step-skipping nodes leave in a call's options, and tokens pass through.
 STEP_SKIPPING = ("easycache", "lazycache", "teacache", "magcache", "fbcache", "wavespeed")
-DOWNSCALE = {"HunyuanImage21": 32, "ChromaRadiance": 1}  # of latents that do not say so in older releases
 EXPECTED = 4  # automatic anchors of a sampling, for the estimate of memory
 # What else than words a conditioning may hold: it changes every token, so that anchors are of it alone.
 BESIDE_WORDS = ("guidance", "concat_latent_image", "concat_mask", "reference_latents", "reference_latents_method")
 WORDS = ("cross_attn", "attention_mask", "conditioning_llama3", "conditioning_byt5small")
 TOKEN_PATCHES = ("post_input", "double_block", "single_block", "noise_refiner", "attn1_patch", "attn1_output_patch")
-
-
-def architecture(model: Any) -> Architecture | None:
-    """How to make a MODEL lazy, or None for one that stays dense."""
-    return ARCHITECTURES.get(type(model.model.diffusion_model).__name__)
 
 
 def kv_context(model: Any, latent: Tensor, mask: Tensor, settings: KVSettings, vae: Any) -> KVContext:
@@ -67,21 +61,6 @@ def kv_context(model: Any, latent: Tensor, mask: Tensor, settings: KVSettings, v
     name = shape.name if shape else UNET if is_unet(model) else ""
     network = weakref.ref(model.model)
     return KVContext(ContextKey(), network, name, hole, latent.to(home), mask.to(home), token, settings, vae)
-
-
-def token_size(model: Any) -> int:
-    """Pixels per side of a token of the MODEL's; of models that have none, of a latent cell."""
-    shape = architecture(model)
-    if shape is None:
-        return downscale(model)
-    patch = getattr(model.model.diffusion_model, shape.token) if isinstance(shape.token, str) else shape.token
-    return downscale(model) * (patch if isinstance(patch, int) else patch[-1])
-
-
-def downscale(model: Any) -> int:
-    """Pixels per side of a latent cell."""
-    form = model.model.latent_format
-    return getattr(form, "spacial_downscale_ratio", None) or DOWNSCALE.get(type(form).__name__, 8)
 
 
 def anchor_bytes(model: Any, context: KVContext, text: int = 0) -> int:

@@ -61,6 +61,15 @@ def test_automatic_anchors_and_the_next_variation(edit: UNetEdit, sessions: list
     assert torch.equal(first[~edit.hole], edit.canvas[~edit.hole])
 
 
+def test_several_variations_go_on_from_the_anchors_of_one(edit: UNetEdit, sessions: list[Any]) -> None:
+    lazy = edit.attach(edit.context(reuse=True))
+    edit.sample(lazy, steps=4)
+    edit.canvas = edit.canvas.repeat(3, 1, 1, 1)
+    out = edit.sample(lazy, steps=4)
+    assert sessions[0].recorded and not sessions[1].recorded
+    assert torch.equal(out[~edit.hole], edit.canvas[~edit.hole]) and not torch.equal(out[0], out[1])
+
+
 def test_the_default_of_the_nodes_has_anchors(edit: UNetEdit, sessions: list[Any]) -> None:
     """Recordings leave the hole out, which convolutions cannot."""
     context = edit.context(mode="recorded")
