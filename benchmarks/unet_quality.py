@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lazydiff.cache.kv_cache import KVCache, KVSettings, dilate
+from lazydiff.cache.kv_cache import CacheReader, CacheWriter, KVSettings, dilate
+from lazydiff.cache.recording import RecordingSession, empty_cache, recorded_noise
 from lazydiff.cache.unet_call import TiledUNet
 from lazydiff.cache.unet_parts import UNetParts
 from lazydiff.core.tokens import HoleTokens, patchify, unpatchify
@@ -40,6 +41,7 @@ SAMPLING = Sampling(sampler="ancestral", steps=20, guidance=1.0, temperature=0.8
 # Of a map of 24 cells what 16 is of SD 1.5's 64: three resolutions of four in tiles.
 SMALLEST = 6
 AUTOMATIC = KVSettings(mode="anchors")
+PROMPT = "the caption"  # by which a cache knows it
 
 
 class Setting(NamedTuple):
@@ -49,6 +51,7 @@ class Setting(NamedTuple):
     kv: KVSettings | None = None  # None: every step whole
     corrected: bool = True  # whether group norms' statistics are corrected
     smallest: int = SMALLEST
+    filled: bool = False  # whether recordings have an earlier result in the hole, of another seed, instead of grey
 
 
 SETTINGS = (
@@ -57,11 +60,16 @@ SETTINGS = (
     Setting("automatic", AUTOMATIC),
     Setting("automatic, not corrected", AUTOMATIC, corrected=False),
     Setting("4 anchors, not corrected", KVSettings(4), corrected=False),
+    *(
+        Setting(f"recorded, {levels} level{'s'[: levels > 1]}, {'a result' if filled else 'grey'} in the hole",
+                KVSettings(levels=levels), filled=filled)
+        for filled in (False, True) for levels in (1, 2)
+    ),
     Setting("automatic, ring 0", AUTOMATIC._replace(ring=0)),
     Setting("automatic, ring 2", AUTOMATIC._replace(ring=2)),
     Setting("automatic, tiles at 24 and 12", AUTOMATIC, smallest=12),
     Setting("automatic, tiles everywhere", AUTOMATIC, smallest=1),
-)
+)  # fmt: skip
 
 
 class Row(NamedTuple):
@@ -94,27 +102,39 @@ def paint(model: SceneUNet, parts: UNetParts, setting: Setting, question: Questi
     image = image * 2 - 1
     hole = HoleTokens.from_mask(mask, CELL)
     canvas, network = patchify(model.latent.encode(image), 1), model.bound(model.seen(image, mask), [question.caption])
-    everything = HoleTokens.everything(1, GRID)
-    noise, visible = (CanvasNoise([seed], cells, canvas.shape[-1]) for cells in (hole, everything))
+    noise, visible = (
+        CanvasNoise([seed], cells, canvas.shape[-1]) for cells in (hole, HoleTokens.everything(1, GRID))
+    )
     around, (sampler, sigmas) = visible.next(), make_sampler(SAMPLING)
     kv = setting.kv or KVSettings()
-    tiles = TiledUNet(
-        parts, hole.cells(1)[0, 0], dilate(hole, kv.ring).cells(1)[0, 0], setting.smallest, setting.corrected
-    )
-    session = None if setting.kv is None or tiles.share == 1 else KVCache(kv).session(sigmas)
+    computed = dilate(hole, kv.ring).cells(1)[0, 0]
+    tiles = TiledUNet(parts, hole.cells(1)[0, 0], computed, setting.smallest, setting.corrected)
+    session = None if setting.kv is None or tiles.share == 1 else empty_cache(kv).session(sigmas)
+    beneath = canvas
+    if setting.filled:
+        made = paint(model, parts, SETTINGS[0], question, seed + 10**6).picture
+        beneath = patchify(model.latent.encode(made * 2 - 1), 1)
+
+    def whole_or_lazy(cells: Tensor, sigma: float, action: CacheWriter | CacheReader) -> Tensor:
+        with tiles.calling(action):
+            clean = predict_clean(network, cells, torch.tensor([sigma]), model.variance)
+        action.end()
+        return clean
 
     def denoise(z: Tensor, sigma: float) -> Tensor:
-        cells, level = hole.scatter(z, (1 - sigma) * canvas + sigma * around), torch.tensor([sigma])
+        cells = hole.scatter(z, (1 - sigma) * canvas + sigma * around)
         if session is None:
-            return hole.gather(predict_clean(network, cells, level, model.variance))
-        action = session.call(sigma, ["caption"])
-        with tiles.calling(action):
-            clean = predict_clean(network, cells, level, model.variance)
-        action.end()
-        return hole.gather(clean)
+            return hole.gather(predict_clean(network, cells, torch.tensor([sigma]), model.variance))
+        if isinstance(session, RecordingSession):
+            for level in session.missing(sigma, PROMPT):
+                noisy = (1 - level) * beneath + level * recorded_noise(canvas.shape)
+                whole_or_lazy(noisy, level, session.record([level], [PROMPT]))
+        return hole.gather(whole_or_lazy(cells, sigma, session.call(sigma, [PROMPT])))
 
     made = sampler(denoise, begin(noise.next(), sigmas[0]), sigmas, noise.next)
     picture = to_pixels(model.latent.decode(unpatchify(hole.scatter(made, canvas), GRID, 1)))
+    if isinstance(session, RecordingSession):
+        return Painted(picture, len(session.levels))
     return Painted(picture, SAMPLING.steps if session is None else session.recorded)
 
 
