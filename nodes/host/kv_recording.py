@@ -172,8 +172,9 @@ class VisibleRecorder:
         name = self.names[uuid]
         if levels := self.session.missing(sigma, name):
             own = own or self.of_canvases(given.of_prompt(number))
-            # Pictures to go by are for the rows of one level, and may be for some levels alone.
-            for batch in [[level] for level in levels] if own.hints else [levels]:
+            # What others add may be for the rows of one level, or for some of the levels.
+            apart = own.net is not None or distinct(own.options)
+            for batch in [[level] for level in levels] if apart else [levels]:
                 self.record(own, number, batch, name, run)
         self.session.fetch(sigma, name, given.x.device)
         return name

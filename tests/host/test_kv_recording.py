@@ -61,8 +61,7 @@ def masked_class(pack: Pack) -> type:
             raise AssertionError(reason)
 
         def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-            text = self.text if self.attentions[0] == "joint" else 0
-            visible = self.layout.of(text, self.image).visible
+            visible = self.layout.of(*self.sequence(self.attentions[0])).visible
             super().extend(k, v)
             return k.index_select(-2, visible), v.index_select(-2, visible)
 
@@ -75,7 +74,8 @@ def masked_class(pack: Pack) -> type:
         def attention(self, function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
             q, k, v, *others = args
             if self.refining:
-                axis = k.shape.index(self.layout.total + self.shape.tail(self.network, self.layout.total))
+                total = self.layout.total
+                axis = next(i for i, n in enumerate(k.shape) if n in (total, total + self.shape.tail(self.network, total)))
                 mask = torch.zeros(k.shape[axis])
                 mask[self.layout.hole] = -torch.inf
                 return function(q, k, v, others[0], **{**kwargs, "mask": mask.expand(1, 1, len(mask), -1)})
@@ -87,12 +87,12 @@ def masked_class(pack: Pack) -> type:
     return Masked
 
 
-def check_recorded_keys(edit: Edit, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
+def check_recorded_keys(edit: Edit, monkeypatch: pytest.MonkeyPatch, model: Any = None, **settings: Any) -> None:
     recording, found = edit.pack.part("nodes.host.kv_recording"), []
     for kind in (recording.VisibleCall, masked_class(edit.pack)):
         monkeypatch.setattr(recording, "VisibleCall", kind)
         context = edit.context("recorded", **settings)
-        edit.sample(edit.attach(context), sigmas=edit.sigmas(4)[:3])
+        edit.sample(edit.attach(context, model), sigmas=edit.sigmas(4)[:3])
         found.append(edit.cache(context))
     fast, slow = found
     assert fast.bytes == slow.bytes and fast.count == slow.count == 2 * settings["levels"]
