@@ -44,14 +44,14 @@ def diffsynth(edit: Edit, inpaint: bool = False, size: tuple[int, int] = (256, 3
     return edit.pack.call(name, edit.model, patch, vae, image=picture(3, *size), strength=0.7, **mask)[0]
 
 
-def z_image_fun(edit: Edit, layers: int = 3, inpaint: bool = False, **more: Any) -> Any:
+def z_image_fun(edit: Edit, layers: int, inpaint: bool = False, **more: Any) -> Any:
     import comfy.ldm.lumina.controlnet
     import comfy.ops
 
     name = node(edit, "nodes_model_patch.py", "ZImageFunControlnet" if inpaint else "QwenImageDiffsynthControlnet")
     sizes = {"dim": 256, "n_heads": 2, "n_kv_heads": 2, "multiple_of": 8, "n_control_layers": layers}
     more |= {"additional_in_dim": 17} if inpaint else {}
-    kind = getattr(comfy.ldm.lumina.controlnet, "ZImage_Control")
+    kind = comfy.ldm.lumina.controlnet.ZImage_Control
     patch = model_patch(kind(**sizes, **more, operations=comfy.ops.manual_cast, dtype=torch.float32))
     told = {"inpaint_image": picture(4), "mask": edit.mask[:, 0]} if inpaint else {}
     return edit.pack.call(name, edit.model, patch, TinyVAE(16), image=picture(), strength=0.7, **told)[0]
@@ -91,22 +91,18 @@ def uso(edit: Edit) -> Any:
     return edit.pack.call(name, edit.model, model_patch(network), Seen)[0]
 
 
+# Of 30 blocks, a control network of three layers joins 0, 10 and 20, and one of ten every third.
+Z_IMAGE = {"n_layers": 4, "n_refiner_layers": 2}
+INPAINT = {"inpaint": True, "refiner_control": True, "layers": 10}
 # name: of the tiny model, sizes of it, and what puts the patch on it
 PATCHED: dict[str, tuple[str, dict[str, Any], Any, dict[str, Any]]] = {
     "Qwen-Image DiffSynth": ("qwen-image", {}, diffsynth, {}),
     "Qwen-Image DiffSynth inpaint, a picture of another size": (
         "qwen-image", {}, diffsynth, {"inpaint": True, "size": (320, 256)},
     ),
-    "Z-Image Fun": ("z-image", {"n_layers": 21}, z_image_fun, {}),
-    "Z-Image Fun inpaint": (
-        "z-image", {"n_layers": 21, "n_refiner_layers": 2}, z_image_fun, {"inpaint": True, "refiner_control": True},
-    ),
-    "Z-Image Fun 2.1, first release": (
-        "z-image",
-        {"n_layers": 21, "n_refiner_layers": 2},
-        z_image_fun,
-        {"inpaint": True, "refiner_control": True, "broken": True},
-    ),
+    "Z-Image Fun": ("z-image", {**Z_IMAGE, "n_layers": 21}, z_image_fun, {"layers": 3}),
+    "Z-Image Fun inpaint": ("z-image", Z_IMAGE, z_image_fun, INPAINT),
+    "Z-Image Fun 2.1, first release": ("z-image", Z_IMAGE, z_image_fun, {**INPAINT, "broken": True}),
     "Anima LLLite": ("anima", {}, lllite, {}),
     "Anima LLLite inpaint": ("anima", {}, lllite, {"inpaint": True}),
     "USO": ("flux", {}, uso, {}),
