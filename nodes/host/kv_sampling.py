@@ -34,7 +34,7 @@ from .kv_recording import ModelCall, VisibleRecorder
 from .model import check_numbers
 from .prompts import check_stock_prompts
 from .steps import Steps, count_evaluations
-from .token_patches import control_attentions, notes, patched, references_to, unknown
+from .token_patches import control_attentions, distinct, notes, patched, unknown
 
 KEY = "lazydiffusion_kv"
 # What other packs and the host's own step-skipping nodes leave in a call's options, and tokens pass through.
@@ -134,17 +134,18 @@ class KVSamplingState:
             self.session = self.cache.session(self.steps.levels)
             self.tell(f"some steps compute the whole canvas, because {reason}")
 
-    def prompts(self, options: dict[str, Any]) -> list[Hashable]:
+    def prompts(self, given: weakref.ref[Any], options: dict[str, Any]) -> list[Hashable]:
         """Which prompt each part of a batch is of: positive or negative, which of them, and what it holds beside words.
 
         Samplings with other words in the same places share anchors, unless text tokens are kept.
+        given: as in `owner`; patches of tokens are its alone
         """
         keys: list[Hashable] = []
+        others = self.patches, given if distinct(options) else None
         for role, uuid in zip(options["cond_or_uncond"], options["uuids"], strict=True):
             known = self.orders[role]
             if uuid not in known:
                 known.append(uuid)
-            others = self.patches, references_to(options)
             keys.append((*others, role, known.index(uuid), self.beside.get(uuid)))
         return keys
 
@@ -328,7 +329,7 @@ class KVSampling:
             if now.why_dense:
                 return dense()
         if isinstance(now.session, AnchorSession):
-            prompts = now.prompts(options)
+            prompts = now.prompts(self.given, options)
         action = now.session.call(sigma, prompts)
         call = KVCall(shape, self.network, now.layout, action, options)
         try:

@@ -5,7 +5,6 @@ A row for each: what stands in for the patch during a call. A patch without a ro
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from copy import copy
@@ -137,11 +136,6 @@ def unknown(options: dict[str, Any]) -> list[str]:
 
 def notes(options: dict[str, Any]) -> list[str]:
     return list({known.note for patch in distinct(options) if (known := row(patch)) and known.note})
-
-
-def references_to(options: dict[str, Any]) -> tuple[weakref.ref[Any], ...]:
-    """What tells other patches' keys apart, without keeping any patch."""
-    return tuple(weakref.ref(patch) for patch in distinct(options))
 
 
 def control_attentions(options: dict[str, Any]) -> int:
