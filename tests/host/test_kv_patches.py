@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from .in_process import Pack
-from .test_kv_promises import controlnet
 from .test_kv_recording import check_anchors, check_recorded_keys, recorded
-from .tiny_models import Edit, prompt
-from .tiny_patches import PATCHED, node, patched
+from .tiny_models import Edit, prompt, tiny
+from .tiny_patches import CONTROLNETS, PATCHED, controlnet, node, patched, z_image_fun
 
 pytestmark = pytest.mark.host
 
@@ -42,6 +41,14 @@ def test_patched_keys_are_recorded_without_the_hole(pack: Pack, name: str, monke
     check_recorded_keys(edit, monkeypatch, model, levels=2)
 
 
+@pytest.mark.parametrize("name", ["Qwen-Image DiffSynth", "Anima LLLite"])
+def test_patched_prompts_that_share_a_call(pack: Pack, name: str) -> None:
+    edit, model = patched(pack, name)
+    edit.negative = prompt(edit.name, 9, 2)
+    assert edit.replay_error(model) <= CLOSE
+    assert edit.dense_calls(edit.attach(context := edit.context(anchors=1), model), context, steps=2) == 1
+
+
 def test_patches_see_the_computed_tokens_alone(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first block of Z-Image's control network is given all that the blocks before it computed; no later one is."""
     edit, model = patched(pack, "Z-Image Fun")
@@ -60,14 +67,14 @@ def test_patches_see_the_computed_tokens_alone(pack: Pack, monkeypatch: pytest.M
     monkeypatch.setattr(attention, "forward", counted)
     edit.sample(lazy, sigmas=edit.sigmas(2)[:2])
     computed = pack.part("lazydiff.cache.kv_cache").dilate(context.hole, context.settings.ring).count
-    assert counts == [computed] * 3 * 2  # layers, prompts
+    assert counts == [computed] * 2 * 2  # layers, prompts
 
 
 def test_memory_counts_a_control_network(pack: Pack) -> None:
-    edit, model = patched(pack, "Z-Image Fun")
-    context = edit.context("recorded", levels=2)
-    edit.sample(edit.attach(context, model), steps=2)
-    expected = 2 * 2 * 2 * pack.part("nodes.host.kv_sampling").anchor_bytes(model, context)
+    edit = Edit(pack, "z-image", model=tiny("z-image", n_layers=21, n_refiner_layers=2))
+    model, context = z_image_fun(edit, layers=3), edit.context("recorded")  # which join blocks 0, 10 and 20
+    edit.sample(edit.attach(context, model), steps=1, cfg=1.0)
+    expected = pack.part("nodes.host.kv_sampling").anchor_bytes(model, context)
     assert edit.cache(context).bytes == pytest.approx(expected, rel=0.05)  # what fills Z-Image's tokens up
 
 
@@ -122,8 +129,8 @@ def test_flux_kv_cache(pack: Pack, caplog: pytest.LogCaptureFixture) -> None:
 # ControlNets
 
 
-def controlled(edit: Edit, pictures: int = 1, seed: int = 3, **how: Any) -> Edit:
-    net, (_, *shape) = controlnet(edit.name), edit.canvas.shape
+def controlled(edit: Edit, name: str = "flux", pictures: int = 1, seed: int = 3, **how: Any) -> Edit:
+    net, (_, *shape) = controlnet(name), edit.canvas.shape
     hint = torch.randn(pictures, *shape, generator=torch.Generator().manual_seed(seed))
     net.set_cond_hint(hint, 0.8, **how)
     edit.positive = prompt(edit.name, 9, 1, control=net, control_apply_to_uncond=True)
@@ -131,21 +138,21 @@ def controlled(edit: Edit, pictures: int = 1, seed: int = 3, **how: Any) -> Edit
 
 
 @pytest.mark.parametrize("pictures", [1, 2])
-@pytest.mark.parametrize("name", ["flux", "sd3"])
+@pytest.mark.parametrize("name", CONTROLNETS)
 def test_residuals_of_visible_tokens_are_recorded(
     pack: Pack, name: str, pictures: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two canvases, two noise levels, two prompts; one picture to go by, or one for each canvas."""
-    edit = controlled(Edit(pack, name, rows=2), pictures)
+    edit = controlled(Edit(pack, name.removesuffix("-fun"), rows=2), name, pictures)
     lazy = edit.attach(context := edit.context("recorded", levels=2))
     assert edit.dense_calls(lazy, context) == 0 and recorded(edit, lazy, seed=6) == 0
-    assert recorded(controlled(edit, pictures, seed=4), lazy) == 4
+    assert recorded(controlled(edit, name, pictures, seed=4), lazy) == 4
     check_recorded_keys(edit, monkeypatch, levels=2)
 
 
 def test_each_canvas_goes_by_its_own_picture(pack: Pack) -> None:
     """The first of two is what it is alone, up to the order of sums; its noise is too."""
-    edit = controlled(Edit(pack, "flux", rows=2), 2)
+    edit = controlled(Edit(pack, "flux", rows=2), pictures=2)
     both, net = edit.sample(edit.attach(edit.context("recorded"))), edit.positive[0][1]["control"]
     edit.canvas = edit.canvas[:1]
     net.set_cond_hint(net.cond_hint_original[:1], 0.8)

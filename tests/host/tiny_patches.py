@@ -1,4 +1,5 @@
-"""The host's patches of tokens with next to no width and random weights, put on tiny models by the host's own nodes."""
+"""The host's ControlNets and patches of tokens with next to no width and random weights, as its own nodes put them
+on tiny models."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from .tiny_models import Edit, TinyVAE, randomise, tiny
+from .tiny_models import TINY, Edit, TinyVAE, accepted, randomise, tiny
 
 
 def model_patch(network: torch.nn.Module) -> Any:
@@ -91,7 +92,7 @@ def uso(edit: Edit) -> Any:
     return edit.pack.call(name, edit.model, model_patch(network), Seen)[0]
 
 
-# Of 30 blocks, a control network of three layers joins 0, 10 and 20, and one of ten every third.
+# Of the real one's 30 blocks, a control network of ten layers joins every third; of these, 0 and 3.
 Z_IMAGE = {"n_layers": 4, "n_refiner_layers": 2}
 INPAINT = {"inpaint": True, "refiner_control": True, "layers": 10}
 # name: of the tiny model, sizes of it, and what puts the patch on it
@@ -100,7 +101,7 @@ PATCHED: dict[str, tuple[str, dict[str, Any], Any, dict[str, Any]]] = {
     "Qwen-Image DiffSynth inpaint, a picture of another size": (
         "qwen-image", {}, diffsynth, {"inpaint": True, "size": (320, 256)},
     ),
-    "Z-Image Fun": ("z-image", {**Z_IMAGE, "n_layers": 21}, z_image_fun, {"layers": 3}),
+    "Z-Image Fun": ("z-image", Z_IMAGE, z_image_fun, {"layers": 10}),
     "Z-Image Fun inpaint": ("z-image", Z_IMAGE, z_image_fun, INPAINT),
     "Z-Image Fun 2.1, first release": ("z-image", Z_IMAGE, z_image_fun, {**INPAINT, "broken": True}),
     "Anima LLLite": ("anima", {}, lllite, {}),
@@ -114,3 +115,33 @@ def patched(pack: Any, name: str) -> tuple[Edit, Any]:
     model, sizes, put, how = PATCHED[name]
     edit = Edit(pack, model, model=tiny(model, **sizes), rows=1 if name == "USO" else 2)  # the host's USO is of one
     return edit, put(edit, **how)
+
+
+CONTROLNETS = ["flux", "sd3", "qwen-image", "qwen-image-fun"]
+
+
+def controlnet(name: str) -> Any:
+    """The host's own ControlNet for the architecture."""
+    import comfy.cldm.mmdit
+    import comfy.controlnet
+    import comfy.ldm.flux.controlnet
+    import comfy.ldm.qwen_image.controlnet as qwen
+    import comfy.ops
+
+    extra, wrapper = ["y", "guidance"] if name == "flux" else ["y"], comfy.controlnet.ControlNet
+    sizes = accepted(*TINY[name.removesuffix("-fun")][:2])
+    if name == "flux":
+        network, more = comfy.ldm.flux.controlnet.ControlNetFlux, {"latent_input": True}
+    elif name == "sd3":
+        network, more = comfy.cldm.mmdit.ControlNet, {"control_latent_channels": 16, "num_blocks": 1}
+    elif name == "qwen-image":
+        network, more = qwen.QwenImageControlNetModel, {}
+    else:
+        if not hasattr(qwen, "QwenImageFunControlNetModel"):
+            pytest.skip("this release of ComfyUI has no Qwen-Image Fun ControlNet")
+        network, wrapper = qwen.QwenImageFunControlNetModel, comfy.controlnet.QwenFunControlNet
+        sizes = {"inner_dim": 32, "num_attention_heads": 2, "attention_head_dim": 16}
+        more = {"num_control_blocks": 2, "main_model_double": 3, "injection_layers": (0, 2)}
+    net = network(**{**sizes, **more}, dtype=torch.float32, operations=comfy.ops.disable_weight_init)
+    randomise(net)
+    return wrapper(net.eval(), compression_ratio=1, load_device=torch.device("cpu"), extra_conds=extra)
