@@ -31,7 +31,7 @@ class TokenPatch(NamedTuple):
     note: str = ""  # what users should know
 
 
-def as_it_is(call: KVCall, patch: Any, stack: ExitStack) -> Any:
+def unchanged(call: KVCall, patch: Any, stack: ExitStack) -> Any:
     """It sees the tokens that there are, each by itself."""
     return patch
 
@@ -106,9 +106,9 @@ PATCHES = {
     "DiffSynthCnetPatch": TokenPatch(diffsynth),
     "ZImageControlPatch": TokenPatch(z_image_fun, lambda patch: patch.model_patch.model.n_control_layers),
     "AnimaLLLitePatch": TokenPatch(lllite),
-    "AnimaLLLiteAttentionPatch": TokenPatch(as_it_is),
-    "AnimaLLLiteMLPPatch": TokenPatch(as_it_is),
-    "UsoStyleProjectorPatch": TokenPatch(as_it_is),  # of the prompt's tokens, all of which are there
+    "AnimaLLLiteAttentionPatch": TokenPatch(unchanged),
+    "AnimaLLLiteMLPPatch": TokenPatch(unchanged),
+    "UsoStyleProjectorPatch": TokenPatch(unchanged),  # of the prompt's tokens, all of which are there
     "KV_Attn_Input": FLUX_KV_CACHE,
     "FluxKVCache.execute.<locals>.model_input_patch": FLUX_KV_CACHE,
 }
