@@ -55,13 +55,13 @@ class UNetParts:
                 level -= 1
                 parts.convs[conv] = parts.doubling[layer] = level
             else:
-                raise unknown(layer)
+                raise unknown_layer(layer)
         parts.norms[ends[0]] = parts.convs[ends[1]] = 0
         return parts
 
     def add(self, layer: Any, level: int) -> None:
         if type(layer).__name__ not in KNOWN or getattr(layer, "updown", False):
-            raise unknown(layer)
+            raise unknown_layer(layer)
         for module in layer.modules():
             if isinstance(module, nn.GroupNorm):
                 self.norms[module] = level
@@ -81,5 +81,5 @@ def diffusers_layers(net: Any) -> Iterator[Any]:
             yield from getattr(block, name, None) or ()
 
 
-def unknown(layer: Any) -> ValueError:
+def unknown_layer(layer: Any) -> ValueError:
     return ValueError(f"a {type(layer).__name__} in this UNet is of an unknown kind")

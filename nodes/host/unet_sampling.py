@@ -5,6 +5,8 @@ Nothing of the host's network is copied or replaced, and nothing is left on it b
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Hashable
 from functools import partial
 from typing import Any
 
@@ -30,6 +32,10 @@ class UNetSamplingState(KVSamplingState):
 
     def obstacle(self, options: dict[str, Any]) -> str:
         return obstacle(options)
+
+    def prompts(self, given: weakref.ref[Any], options: dict[str, Any]) -> list[Hashable]:
+        own = given if options.get("patches_replace", {}).get("attn2") else None  # as patches, its alone
+        return [(own, prompt) for prompt in super().prompts(given, options)]
 
 
 class UNetSampling(KVSampling):
@@ -63,7 +69,7 @@ class UNetSampling(KVSampling):
             return dense()
         assert isinstance(now.session, AnchorSession)
         layout: UNetLayout = now.layout
-        action = now.session.call(now.steps.sigma(t), now.prompts(options))
+        action = now.session.call(now.steps.sigma(t), now.prompts(self.given, options))
         lazy = isinstance(action, CacheReader)
         try:
             if lazy:

@@ -54,6 +54,14 @@ def test_ip_adapter(edit: UNetEdit) -> None:
     assert not torch.allclose(edit.sample(model, steps=1), edit.sample(steps=1))
 
 
+def test_anchors_beside_an_ip_adapter_are_of_their_model(edit: UNetEdit, sessions: list[Any]) -> None:
+    context, model = edit.context(reuse=True), edit.model.clone()
+    model.set_model_attn2_replace(image_prompt, "middle", 0)
+    edit.sample(edit.attach(context))
+    edit.sample(edit.attach(context, model))
+    assert sessions[1].recorded
+
+
 def test_patches_of_cross_attention(edit: UNetEdit) -> None:
     def steered(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> tuple[Tensor, ...]:
         return q * torch.linspace(0.5, 1.5, q.shape[1])[None, :, None], k * 2, v
