@@ -261,7 +261,7 @@ def figures(
 
 @torch.inference_mode()
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = arguments(__doc__, "narrower, samplings composed of calls", repeat=3)
+    parser = arguments(__doc__, "narrower, samplings composed of calls", repeat=5)
     harness = Harness.of(parser.parse_args(argv))
     torch.manual_seed(0)
     name = load_pack(harness.on_cpu)
