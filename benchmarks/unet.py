@@ -163,7 +163,7 @@ class UNetBench(Bench):
         for hole, ring in settings:
             self.use(hole)
             context = self.context(anchors=1, ring=ring)
-            layouts.append(self.unet.UNetLayout(self.model, context, torch.device("cpu")).unet)
+            layouts.append(self.unet.UNetLayout(self.model.model.diffusion_model, context, torch.device("cpu")).unet)
             models.append(self.lazy(context))
         self.use("compact")
         calls = []

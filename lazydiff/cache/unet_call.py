@@ -45,6 +45,7 @@ class TiledUNet:
         self.levels = self.pyramid.levels
         self.watched = [watched_places(level, hole, 2**i) for i, level in enumerate(self.levels)]
         self.affine: dict[nn.Module, tuple[Tensor, Tensor]] = {}  # weight and bias of group norms
+        self.doubling_convs: set[Any] = {layer.conv for layer in parts.doubling}
 
     @property
     def share(self) -> float:
@@ -77,10 +78,6 @@ class TiledUNet:
         """Whether it leads back."""
         return level == len(self.levels) - 1 and level + 1 < self.parts.resolutions and conv in self.doubling_convs
 
-    @property
-    def doubling_convs(self) -> set[nn.Module]:
-        return {layer.conv for layer in self.parts.doubling}  # type: ignore[misc]
-
     @contextmanager
     def calling(self, action: CacheWriter | CacheReader) -> Iterator[None]:
         """While it lasts, a call of the network records or is lazy."""
@@ -106,7 +103,6 @@ class UNetCall:
 
     def __init__(self, unet: TiledUNet):
         self.unet, self.parts, self.levels = unet, unet.parts, unet.levels
-        self.doubling_convs = unet.doubling_convs
 
     def stand_ins(self) -> Iterator[tuple[Any, StandIn]]:
         tiled = len(self.levels)
@@ -144,8 +140,8 @@ class RecordingCall(UNetCall):
 
     def __init__(self, unet: TiledUNet, action: CacheWriter):
         super().__init__(unet)
-        self.action = action
-        self.latest: Tensor  # keys of the attention in progress
+        self.action, self.number = action, 0  # of the attention in progress, its resolution
+        self.latest: Tensor  # and its keys
 
     def conv(self, level: TileLevel, number: int, conv: Any, forward: Forward, x: Tensor, *args: Any) -> Tensor:
         if self.unet.into_whole(conv, number):

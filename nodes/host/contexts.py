@@ -13,7 +13,7 @@ from ...lazydiff.model.context import LazyContext
 from .encode import encode_each, fit_text
 from .kv_sampling import KVSampling
 from .model import attach_learned
-from .unet import is_unet
+from .unet import UNET, is_unet, step_text
 from .unet_sampling import UNetSampling
 
 
@@ -81,6 +81,7 @@ def context_text(context: LazyContext | KVContext) -> str:
         lines = [
             f"canvas: {width}×{height} px, for {context.name}",
             hole,
+            step_text(context) if context.name == UNET else
             f"a sampling step: {computed} tokens, with a ring of {context.settings.ring}",
         ]
         if context.settings.recorded or context.settings.reuse:

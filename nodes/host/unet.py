@@ -20,12 +20,12 @@ MOST = 0.6  # of the map in tiles: beyond that, computing all of it costs no mor
 
 
 def is_unet(model: Any) -> bool:
-    return unet_parts(model) is not None
+    """Whether a MODEL is a UNet of a known kind."""
+    return unet_parts(model.model.diffusion_model) is not None
 
 
-def unet_parts(model: Any) -> UNetParts | None:
-    """The parts of a MODEL that is a UNet of a known kind."""
-    network = model.model.diffusion_model
+def unet_parts(network: Any) -> UNetParts | None:
+    """The parts of a network that is a UNet of a known kind."""
     if type(network).__name__ != "UNetModel":
         return None
     try:
@@ -44,13 +44,12 @@ class UNetLayout:
 
     keep_text = False
 
-    def __init__(self, model: Any, context: KVContext, device: torch.device):
-        parts = unet_parts(model)
+    def __init__(self, network: Any, context: KVContext, device: torch.device):
+        parts = unet_parts(network)
         assert parts is not None
         hole, computed = (hole_cells(context, ring).to(device) for ring in (0, context.settings.ring))
         self.unet = TiledUNet(parts, hole, computed, SMALLEST)
         self.everything = self.unet.share > MOST
-        network = model.model.diffusion_model
         places = {("middle", 0): network.middle_block}
         for kind, blocks in (("input", network.input_blocks), ("output", network.output_blocks)):
             places |= {(kind, i): block for i, block in enumerate(blocks)}
@@ -74,3 +73,13 @@ class UNetLayout:
             return self.unet.levels[level].strip(residual) if level < len(self.unet.levels) else residual
 
         return {place: [strip(residual) for residual in residuals] for place, residuals in control.items()}
+
+
+def step_text(context: KVContext) -> str:
+    """What a lazy step of a UNet computes, in words."""
+    layout = UNetLayout(context.model().diffusion_model, context, torch.device("cpu"))
+    if layout.everything:
+        return "every step computes everything: the hole is most of the canvas, or this too small for tiles"
+    count = layout.unet.levels[0].count
+    tiles = "one rectangle" if count == 1 else f"{count} tiles"
+    return f"a sampling step: {layout.unet.share:.0%} of the canvas, in {tiles}"

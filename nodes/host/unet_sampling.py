@@ -28,7 +28,7 @@ class UNetSamplingState(KVSamplingState):
     """One sampling of a UNet."""
 
     def make_layout(self, patcher: Any) -> UNetLayout:
-        return UNetLayout(patcher, self.context, patcher.load_device)
+        return UNetLayout(patcher.model.diffusion_model, self.context, patcher.load_device)
 
     def obstacle(self, options: dict[str, Any]) -> str:
         return obstacle(options)
@@ -97,4 +97,4 @@ def unet_bytes(model: Any, context: KVContext) -> int:
     """What one anchor of a UNet keeps for one prompt and one picture; see `TiledUNet.bytes`."""
     size = (model.model.manual_cast_dtype or model.model.get_dtype()).itemsize
     kept = 1 if context.settings.precision == "fp8" else size
-    return UNetLayout(model, context, torch.device("cpu")).unet.bytes(1, size, kept)
+    return UNetLayout(model.model.diffusion_model, context, torch.device("cpu")).unet.bytes(1, size, kept)

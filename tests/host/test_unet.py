@@ -61,6 +61,13 @@ def test_automatic_anchors_and_the_next_variation(edit: UNetEdit, sessions: list
     assert torch.equal(first[~edit.hole], edit.canvas[~edit.hole])
 
 
+def test_what_is_told_of_a_context(edit: UNetEdit) -> None:
+    info = edit.pack.call("LazyContextInfo", edit.context())[0]
+    assert "a sampling step: 13% of the canvas, in one rectangle" in info
+    edit.mask[:] = 1
+    assert "every step computes everything" in edit.pack.call("LazyContextInfo", edit.context())[0]
+
+
 def test_several_variations_go_on_from_the_anchors_of_one(edit: UNetEdit, sessions: list[Any]) -> None:
     lazy = edit.attach(edit.context(reuse=True))
     edit.sample(lazy, steps=4)
