@@ -289,7 +289,9 @@ def in_readme() -> list[str]:
     text = "within {:.1f} dB of the full computation in PSNR at 20 steps, {:.1f} dB at 8 and {:.1f} dB at 4"
     zoom = ZOOM["figures"]
     assert zoom["outside_exact"] == 1
+    sdxl, sd15 = (one["first_ratio"] for one in UNET["samplings"])
     return [
+        f"an edit is {sdxl:.1f} times faster on SDXL, {sd15:.1f} times on SD 1.5",
         text.format(*figures),
         f"take [{zoom['time_ratio']:.1f} times](docs/benchmarks.md#a-small-hole-in-a-large-picture) the time",
     ]
