@@ -125,7 +125,7 @@ def test_edits_in_a_chain_from_prompts_alone(
     def in_a_corner(*given: Any) -> tuple[Tensor, Tensor]:
         mask, heat = find(*given)
         corner = torch.zeros_like(mask)
-        corner[:, *next(corners)] = 1
+        corner[(slice(None), *next(corners))] = 1
         return corner, heat
 
     monkeypatch.setattr(finder, "find_difference_mask", in_a_corner)
