@@ -21,3 +21,7 @@ def workflow(name: str) -> Prompt:
     """Its twin for the API."""
     loaded: Prompt = json.loads((FOLDER / "api" / f"{name}.json").read_text("utf-8"))
     return loaded
+
+
+LOADERS = "UNETLoader", "CheckpointLoaderSimple"  # of files that do not come with the pack
+OF_ONES_OWN = [name for name in NAMES if any(loader in json.dumps(workflow(name)) for loader in LOADERS)]

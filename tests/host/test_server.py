@@ -13,13 +13,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from .running_server import PACK, Server
-from .templates import NAMES, Prompt, workflow
+from .templates import NAMES, OF_ONES_OWN, Prompt, workflow
 
 pytestmark = pytest.mark.host
 
-# Those of checkpoints that do not come with the pack; test_kv_templates.py runs the last two with tiny ones.
-BRING_YOUR_OWN = {"14-full-size-pixart", "15-flux-fill", "16-qwen-image-edit"}
-OURS = [name for name in NAMES if name not in BRING_YOUR_OWN]
+# test_kv_templates.py runs the others with tiny models.
+OURS = [name for name in NAMES if name not in OF_ONES_OWN]
 
 
 def node(prompt: Prompt, kind: str) -> str:

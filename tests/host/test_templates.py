@@ -11,13 +11,11 @@ from PIL import Image
 
 from .in_process import Pack
 from .running_server import PACK, Server
-from .templates import NAMES, template, workflow
+from .templates import NAMES, OF_ONES_OWN, template, workflow
 
 pytestmark = pytest.mark.host
 
 OURS = [name for name in NAMES if "LazyCheckpointLoader" in json.dumps(workflow(name))]
-LOADERS = "UNETLoader", "CheckpointLoaderSimple"
-OF_ONES_OWN = [name for name in NAMES if any(loader in json.dumps(workflow(name)) for loader in LOADERS)]
 PICTURES = [f"lazydiffusion-{name}.png" for name in ("table", "fish", "house")]
 
 
@@ -52,7 +50,8 @@ def test_files_have_addresses_where_the_host_looks_for_them(name: str) -> None:
         "ckpt_name": "checkpoints",
     }  # fmt: skip
     for node in template(name)["nodes"]:
-        if not node["type"].endswith(("CLIPLoader", "UNETLoader", "VAELoader", "LoraLoaderModelOnly", LOADERS[1])):
+        loaders = "CLIPLoader", "UNETLoader", "VAELoader", "LoraLoaderModelOnly", "CheckpointLoaderSimple"
+        if not node["type"].endswith(loaders):
             continue
         inputs = workflow(name)[str(node["id"])]["inputs"]
         wanted = {(file, places[key.rstrip("12")]) for key, file in inputs.items() if key.rstrip("12") in places}
