@@ -22,7 +22,6 @@ from lazydiff.model.latent_space import PatchPCA
 from lazydiff.sampling.flow import Network
 from lazydiff.scenes import CANVAS
 
-WEIGHTS = Path(__file__).parent / "weights" / "scene-unet.safetensors"
 CELL, CHANNELS = 4, 16
 GRID = (CANVAS // CELL, CANVAS // CELL)
 ARCHITECTURE: dict[str, Any] = {
@@ -41,8 +40,8 @@ class SceneUNet(nn.Module):
         self.text = load_checkpoint(SHIPPED).text.requires_grad_(False)
 
     @classmethod
-    def load(cls, path: Path = WEIGHTS) -> SceneUNet:
-        """The trained one in float32, for inference."""
+    def load(cls, path: Path) -> SceneUNet:
+        """A trained one in float32, for inference."""
         model = cls()
         weights = {name: tensor.float() for name, tensor in load_file(path).items()}
         left = model.load_state_dict(weights, strict=False)

@@ -1,6 +1,6 @@
 """Train the UNet of `scene_unet.py` on the built-in scenes, for `unet_quality.py`.
 
-    python -m benchmarks.train_unet --output benchmarks/weights [--steps 6000] [--precision bf16] [--seed 0]
+    python -m benchmarks.train_unet --output DIR [--steps 6000] [--precision bf16] [--seed 0]
 
 Writes `scene-unet.safetensors` (averaged weights in half precision) and `scene-unet.csv` (the log). All randomness is a
 function of seed and step: the same command goes on where a stopped run was.

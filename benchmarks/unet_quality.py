@@ -1,6 +1,6 @@
 """What a lazy UNet loses against itself computing every step whole: the trained one of `scene_unet.py`.
 
-    python -m benchmarks.unet_quality --output DIR [--weights FILE] [--scenes 60] [--quick]
+    python -m benchmarks.unet_quality --output DIR --weights FILE [--scenes 60] [--quick]
 
 Asks the questions that the paper's baselines are asked on the built-in scenes. Likeness is measured in the hole, before
 blending, against the same network with the same noise and every step whole. Writes `unet-quality.json` and `.md`.
@@ -33,7 +33,7 @@ from lazydiff.sampling.samplers import begin, make_sampler
 
 from .harness import Harness, arguments
 from .kv_report import table
-from .scene_unet import CELL, GRID, WEIGHTS, SceneUNet
+from .scene_unet import CELL, GRID, SceneUNet
 
 SEED = 31000  # of scenes that no training has seen
 JUDGED = ("sibling_colour", "caption_blank", "caption_against_siblings")
@@ -177,7 +177,7 @@ def figures(rows: Sequence[Row]) -> dict[str, float]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = arguments(__doc__, "at most 4 scenes of each kind, a less trained judge")
-    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="of train_unet.py")
+    parser.add_argument("--weights", type=Path, required=True, help="of train_unet.py")
     parser.add_argument("--scenes", type=int, default=60, help="questions of each kind (%(default)s)")
     args = parser.parse_args(argv)
     harness = Harness.of(args)

@@ -32,6 +32,7 @@ LAZY_VAE, POISSON, CHAIN, LAUNCHES = (
 )
 DATA, PHOTOGRAPHS = measured("docs/data.json"), measured("docs/photographs.json")
 ZOOM, UNET = measured("docs/zoom.json"), measured("docs/unet.json")
+UNET_QUALITY = measured("docs/unet-quality.json")
 MODEL, COMPARED = measured("lazydiff/weights/evaluation.json"), measured("lazydiff/evaluation/weights/baselines.json")
 
 
@@ -71,6 +72,14 @@ def unet_calls() -> list[str]:
 def unet_samplings() -> list[str]:
     return [line(one["network"], *(f"{one[key]:.2f}×" for key in ("first_ratio", "next_ratio")))
             for one in UNET["samplings"]]  # fmt: skip
+
+
+def unet_quality() -> list[str]:
+    return [
+        line(one["setting"], f"{one['full_steps']:.1f}", "–" if one["setting"] == "dense" else f"{one['psnr']:.1f} dB",
+             f"{one['seam_ratio']:.2f}")
+        for one in UNET_QUALITY["rows"]
+    ]  # fmt: skip
 
 
 def figure5(canvas: int, percent: int) -> dict[str, Any]:
@@ -261,6 +270,7 @@ TABLES: list[tuple[str, list[str]]] = [
     ("docs/benchmarks.md", launches()),
     ("docs/masks.md", masks()),
     ("docs/quality.md", comparison()),
+    ("docs/quality.md", unet_quality()),
     ("docs/quality.md", comparison_of_few_steps()),
     ("docs/model-card.md", evaluation()),
 ]
@@ -311,6 +321,7 @@ def in_benchmarks() -> list[str]:
         f"{100 * unet['sdxl_share_of_limit']:.0f} % is reached in SDXL",
         f"{100 * unet['sd15_share_of_limit']:.0f} % in SD 1.5 at 512 px",
         f"says ({unet['cache_over_formula']:.4f} of it)",
+        f"the automatic policy takes {UNET_QUALITY['figures']['full_steps_auto']:.1f}.",
         f"{ZOOM['figures']['time_ratio']:.2f} of the time and {ZOOM['figures']['memory_ratio']:.2f} of the memory",
         f"{image / ours:.1f} times at 50 steps",
         f"{crop / quarter:.2f} of our time at a mask of 25 % and 50 steps",
@@ -351,7 +362,11 @@ def in_quality() -> list[str]:
     levels = [TrainingConfig.read(BASELINES / f"regenerate-{kind}.toml").noise_levels for kind in ("image", "crop")]
     assert levels == [1, 1] and TrainingConfig.read(SHIPPED.with_suffix(".toml")).noise_levels == 4
     likeness = [COMPARED["figures"][f"psnr_{steps}_steps"] for steps in (20, 8, 4)]
+    unet, by_name = UNET_QUALITY["figures"], {row["setting"]: row for row in UNET_QUALITY["rows"]}
+    corrected = unet["psnr_4"] - by_name["4 anchors, not corrected"]["psnr"]
     return [
+        f"within {unet['psnr_auto']:.1f} dB, with {unet['full_steps_auto']:.1f} full steps",
+        f"{corrected:.1f} dB at four anchors",
         "within {:.1f} dB of the dense one at 20 steps, {:.1f} dB at 8 and {:.1f} dB at 4".format(*likeness),
         f"({COMPARED['figures']['psnr_other_visible_noise']:.1f} dB)",
         f"sibling colour loses {COMPARED['figures']['sibling_colour_loss']:.1f} points".replace("-", "−"),

@@ -1,0 +1,44 @@
+"""The small UNet of the built-in scenes: its training goes on where it stopped; lazy, it is measured against itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import scene_unet, train_unet, unet_quality
+from benchmarks.scene_unet import SceneUNet
+
+
+@pytest.fixture
+def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of three steps, with a stop after the second."""
+    narrow = {**scene_unet.ARCHITECTURE, "block_out_channels": (8, 8, 16, 16), "layers_per_block": 1}
+    monkeypatch.setattr(scene_unet, "ARCHITECTURE", narrow)
+    monkeypatch.setattr(train_unet, "BATCH", 2)
+    monkeypatch.setattr(train_unet, "FITTED", 4)
+    for folder, stops in (("whole", [3]), ("stopped", [2, 3])):
+        for steps in stops:
+            monkeypatch.setattr(train_unet, "rate", lambda step, steps: 1.0)
+            train_unet.main(["--output", str(tmp_path / folder), "--steps", str(steps), "--precision", "no"])
+    return tmp_path
+
+
+def test_a_training_that_was_stopped_ends_as_one_that_was_not(weights: Path) -> None:
+    one, other = (SceneUNet.load(weights / name / "scene-unet.safetensors").trained for name in ("whole", "stopped"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert (weights / "stopped" / "scene-unet.csv").read_text() == (weights / "whole" / "scene-unet.csv").read_text()
+
+
+def test_quality_is_measured_and_written(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unet_quality, "SAMPLING", unet_quality.Sampling("ancestral", 3, 1.0, 0.8))
+    path = weights / "whole" / "scene-unet.safetensors"
+    unet_quality.main(["--output", str(tmp_path), "--weights", str(path), "--scenes", "1", "--quick"])
+    report = json.loads((tmp_path / "unet-quality.json").read_text("utf-8"))
+    rows = {row["setting"]: row for row in report["rows"]}
+    assert rows["dense"]["psnr"] == rows["4 anchors"]["psnr"] == 100  # more anchors than steps: every step whole
+    assert 1 <= rows["automatic"]["full_steps"] <= 3 and rows["1 anchor"]["full_steps"] == 1
+    assert rows["1 anchor"]["psnr"] < 100
+    assert report["figures"]["psnr_1"] == pytest.approx(rows["1 anchor"]["psnr"], abs=1e-3)
