@@ -12,9 +12,11 @@ from comfy_api.latest import ComfyExtension, io
 from .attention_mask import AttentionMask, InstantMask
 from .blend import PoissonBlend
 from .canvas import LazyCanvas, LazyCanvasContext, LazyCanvasEdit
+from .canvas_editor import LazyCanvasEditor
 from .context import LazyContextApply, LazyContextEncode, LazyContextInfo, LazyContextView
 from .difference_mask import PromptDifferenceMask, RecordLatents
 from .gates import LazyGates
+from .host.canvas_routes import add_canvas_routes
 from .host.registration import register, registered_elsewhere
 from .host.settings import add_folders
 from .load import LazyCheckpointLoader
@@ -40,10 +42,12 @@ class LazyDiffusionExtension(ComfyExtension):
         add_folders()
         register()
         add_pictures()
+        add_canvas_routes()
         return [
             LazyCheckpointLoader, LazyContextEncode, LazySample, LazyContextApply, PoissonBlend, LazyContextInfo,
             LazyCanvas, LazyCanvasContext, LazyCanvasEdit, LazyVAEDecode, LazyPrompts, LazyGates,
             AttentionMask, InstantMask, PromptDifferenceMask, RecordLatents, LazyMask, LazyOutpaint, LazyContextView,
+            LazyCanvasEditor,
         ]  # fmt: skip
 
 

@@ -45,6 +45,11 @@ class Canvas(NamedTuple):
     def __deepcopy__(self, memo: dict[int, Any]) -> Canvas:
         return self
 
+    def row(self, i: int) -> Canvas:
+        """One of its pictures, as a canvas of its own."""
+        parts = (each[i : i + 1] for each in (self.image, self.latent, self.encoded, self.decoded))
+        return Canvas(self.vae, *parts, self.planned)
+
     @property
     def share(self) -> float:
         """Of the work of a whole decode, what the last one took."""
