@@ -47,8 +47,8 @@ class Canvas(NamedTuple):
 
     def row(self, i: int) -> Canvas:
         """One of its pictures, as a canvas of its own."""
-        parts = (each[i : i + 1] for each in (self.image, self.latent, self.encoded, self.decoded))
-        return Canvas(self.vae, *parts, self.planned)
+        own = slice(i, i + 1)
+        return Canvas(self.vae, self.image[own], self.latent[own], self.encoded[own], self.decoded[own], self.planned)
 
     @property
     def share(self) -> float:

@@ -1,0 +1,76 @@
+// @ts-check
+/** Variations side by side, one of which is shown on the canvas until it is kept or discarded. */
+import { icon } from './icons.js'
+import { element } from './panel.js'
+
+/** @typedef {import('./state.js').Picture} Picture */
+/** @typedef {{ choose(i: number): void, keep(): void, discard(): void }} Choices */
+
+const SIDE = 152 // px of a small picture, twice what it is on the screen
+const AROUND = 1.6 // times the hole: what is shown of a variation
+
+export class Variations {
+  /** @param {Choices} choices */
+  constructor(choices) {
+    this.choices = choices
+    this.list = element('div', { class: 'lazy-canvas-variations', role: 'radiogroup', 'aria-label': 'Variations' })
+    this.list.hidden = true
+    /** @type {HTMLCanvasElement[]} */
+    this.small = []
+  }
+
+  /**
+   * Room for so many, all of them empty.
+   * @param {number} count
+   */
+  begin(count) {
+    this.small = Array.from({ length: count }, () => element('canvas', { width: SIDE, height: SIDE }))
+    const buttons = this.small.map((canvas, i) =>
+      element('button', { class: 'picture', type: 'button', role: 'radio', 'aria-checked': 'false',
+        title: `Variation ${i + 1} (${i + 1})`, click: () => this.choices.choose(i) }, canvas))
+    const choice = element('div', { class: 'lazy-canvas-choice' },
+      element('button', { type: 'button', title: 'Keep this one and go on (K)', click: () => this.choices.keep() },
+        icon('keep'), 'Keep'),
+      element('button', { type: 'button', title: 'Keep none: the canvas is as it was (X)',
+        click: () => this.choices.discard() }, icon('discard'), 'Discard'))
+    this.list.replaceChildren(...buttons, choice)
+    this.list.hidden = false
+    this.enable(false)
+  }
+
+  /** @param {boolean} done whether there is something to choose from */
+  enable(done) {
+    for (const button of this.list.querySelectorAll('button')) button.disabled = !done
+  }
+
+  /**
+   * The surroundings of the hole in one of them.
+   * @param {number} i
+   * @param {CanvasImageSource} image
+   * @param {number[]} box where on the canvas the image lies
+   * @param {number[]} hole x, y, width, height on the canvas
+   * @param {{ width: number, height: number }} size of the image
+   */
+  show(i, image, box, hole, size) {
+    const context = this.small[i]?.getContext('2d')
+    if (!context) return
+    const side = Math.max(hole[2], hole[3]) * AROUND
+    const scale = SIDE / side
+    const [x, y] = [hole[0] + hole[2] / 2 - side / 2, hole[1] + hole[3] / 2 - side / 2]
+    context.clearRect(0, 0, SIDE, SIDE)
+    context.drawImage(image, 0, 0, size.width, size.height,
+      (box[0] - x) * scale, (box[1] - y) * scale, box[2] * scale, box[3] * scale)
+  }
+
+  /** @param {number} chosen */
+  mark(chosen) {
+    this.list.querySelectorAll('.picture').forEach((button, i) =>
+      button.setAttribute('aria-checked', String(i === chosen)))
+  }
+
+  end() {
+    this.list.hidden = true
+    this.list.replaceChildren()
+    this.small = []
+  }
+}
