@@ -11,7 +11,7 @@ from ..lazydiff.pipeline.decode import Blend
 from .host.canvas_editing import EditSettings, generate, picture_and_mask
 from .host.canvas_request import CanvasRequest
 from .host.sampling import OWN, SamplerSettings
-from .inputs import cfg_input, denoise_input, edge_inputs, node_schema, sampler_inputs, steps_input
+from .inputs import advanced, cfg_input, denoise_input, edge_inputs, node_schema, sampler_inputs, steps_input
 from .types import CanvasEditorIO
 
 SOCKETS = ("model", "clip", "vae")
@@ -30,7 +30,9 @@ class LazyCanvasEditor(io.ComfyNode):
                 io.Model.Input("model", lazy=True, tooltip="A LazyDiffusion model, or a stock one."),
                 io.Clip.Input("clip", lazy=True, tooltip="The text encoder that belongs to the model."),
                 io.Vae.Input("vae", lazy=True, tooltip="The VAE that belongs to the model."),
-                CanvasEditorIO.Input("canvas", tooltip="The canvas: picture, strokes and prompt."),
+                CanvasEditorIO.Input(
+                    "canvas", tooltip="The canvas: picture, strokes and prompt.", extra_dict={"socketless": True}
+                ),
                 steps_input("More steps, finer and slower.", default=20),
                 cfg_input("How strongly the prompt is followed. 1: small model as trained, Flux; twice as fast.", 1.0),
                 *sampler_inputs(
@@ -44,19 +46,21 @@ class LazyCanvasEditor(io.ComfyNode):
                     "sketch_denoise", default=0.7, min=0.0, max=1.0, step=0.01,
                     tooltip="The same where colours were painted: less keeps more of them.",
                 ),
-                io.String.Input("negative", default="", tooltip="What to stay away from; not used at cfg 1."),
-                *edge_inputs(),
-                io.Combo.Input(
-                    "blend", options=list(get_args(Blend)), default="poisson",
-                    tooltip="poisson: the new part's detail, without a seam. mixed: the stronger detail of new and "
-                    "old. paste: the new part as it is.",
-                ),
+                *advanced([
+                    io.String.Input("negative", default="", tooltip="What to stay away from; not used at cfg 1."),
+                    *edge_inputs(),
+                    io.Combo.Input(
+                        "blend", options=list(get_args(Blend)), default="poisson",
+                        tooltip="poisson: the new part's detail, without a seam. mixed: the stronger detail of new and "
+                        "old. paste: the new part as it is.",
+                    ),
+                ]),
                 io.Image.Input("image", optional=True, tooltip="A picture to begin with, when the canvas is empty."),
             ],
             outputs=[
                 io.Image.Output("IMAGE", tooltip="The canvas as it was kept last."),
                 io.Mask.Output("MASK", tooltip="What is painted on it."),
-                io.String.Output("prompt", tooltip="The prompt."),
+                io.String.Output("PROMPT", display_name="prompt", tooltip="What was asked for last."),
             ],
             is_output_node=True,
         )  # fmt: skip

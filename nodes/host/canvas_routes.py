@@ -85,7 +85,7 @@ async def extend(request: web.Request) -> Picture:
     left, top, right, bottom = (number(side, given.get(side, 0), MARGIN_PIXELS) for side in SIDES)
 
     def widen() -> Picture:
-        pixels = load_picture(given.get("id"))
+        pixels = load_picture(str(given.get("id")))
         check_size(pixels.shape[1] + left + right, pixels.shape[0] + top + bottom)
         return store_picture(np.pad(pixels, ((top, bottom), (left, right), (0, 0)), "edge"), kept=True)
 
@@ -95,7 +95,7 @@ async def extend(request: web.Request) -> Picture:
 async def keep(request: web.Request) -> dict[str, str]:
     """{id, tab}: a variation stays, if this is the page that asked for it"""
     given = await body(request)
-    id, tab = given.get("id"), given.get("tab")
+    id, tab = str(given.get("id")), str(given.get("tab"))
     check_id(id)
     check_tab(tab)
     OWNERS.check(id, tab)

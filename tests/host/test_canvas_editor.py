@@ -221,7 +221,8 @@ def test_bad_uploads_are_refused_with_a_word(server: Server) -> None:
     assert "no picture that a canvas can open" in upload(server, b"<svg xmlns='http://www.w3.org/2000/svg'/>")["error"]
     assert "no picture that a canvas can open" in upload(server, b"%!PS-Adobe-3.0 EPSF-3.0\n")["error"]
     assert "no picture that a canvas can open" in upload(server, b"")["error"]
-    bomb = png(np.zeros((1, 1, 3), np.uint8)).replace(b"IHDR\x00\x00\x00\x01\x00\x00\x00\x01", b"IHDR" + b"\x00\x00\x75\x30" * 2)
+    small, huge = (b"IHDR" + side * 2 for side in (b"\x00\x00\x00\x01", b"\x00\x00\x75\x30"))
+    bomb = png(np.zeros((1, 1, 3), np.uint8)).replace(small, huge)
     assert "error" in upload(server, bomb)
     assert "choose sides of" in upload(server, png(np.zeros((2, 16385), np.uint8)))["error"]
     assert "error" in upload(server, png(waves())[:300])
@@ -276,7 +277,7 @@ def test_names_of_files_are_those_of_their_pixels(server: Server) -> None:
 
 
 def test_a_killed_server_keeps_what_was_kept(tmp_path: Path) -> None:
-    """Killed while it samples: the canvas is whole, what was not kept is told to be gone, and the stroke works again."""
+    """Killed while it samples: the canvas is whole, what was not kept is said to be gone, and the stroke works."""
     pytest.importorskip("aiohttp", reason="the host's packages are missing: pip install -e '.[host]'")
     arguments = os.environ.get("COMFYUI_ARGS", "").split()
     with running(checkout(), tmp_path, *arguments) as server:

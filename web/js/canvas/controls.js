@@ -38,9 +38,8 @@ export function actionsOf(editor) {
     write: () => editor.panel.prompt.select(),
     prompted: () => editor.set({ prompt: editor.panel.prompt.value }),
     counted: () => editor.set({ variations: Number(editor.panel.count.value) }),
-    seeded: () => editor.set({
-      seed: Math.max(Math.floor(Number(editor.panel.seed.value)) || 0, 0), fixed: editor.panel.fixed.checked,
-    }),
+    seeded: () => editor.set({ seed: Math.max(Math.floor(Number(editor.panel.seed.value)) || 0, 0), fixed: true }),
+    fixed: () => editor.set({ fixed: !editor.settings.fixed }),
     generate: () => void editor.generation.begin(),
     stop: () => void editor.generation.interrupt(),
     escape: () => {

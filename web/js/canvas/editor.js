@@ -116,6 +116,7 @@ export class CanvasEditor {
   /** @param {Partial<Settings>} some */
   set(some) {
     this.settings = { ...this.settings, ...some }
+    this.showSettings()
     this.changed()
   }
 
@@ -127,13 +128,9 @@ export class CanvasEditor {
   /** Everything as the document says. */
   refresh() {
     const picture = this.shown()
-    const { buttons, prompt, count, seed, fixed, size, generate, stop } = this.panel
+    const { buttons, generate, stop } = this.panel
     this.note.hidden = Boolean(picture)
-    if (prompt.value !== this.settings.prompt) prompt.value = this.settings.prompt
-    count.value = String(this.settings.variations)
-    seed.value = String(this.settings.seed)
-    fixed.checked = this.settings.fixed
-    size.value = String(onSlider(this.size))
+    this.showSettings()
     const running = Boolean(this.generation.run)
     generate.hidden = running
     stop.hidden = !running
@@ -144,6 +141,15 @@ export class CanvasEditor {
     this.panel.showTool(this.tool)
     if (picture) this.layers.paint(this.document.strokes, picture)
     void this.showPicture(picture)
+  }
+
+  showSettings() {
+    const { prompt, count, seed, fixed, size } = this.panel
+    if (prompt.value !== this.settings.prompt) prompt.value = this.settings.prompt
+    count.value = String(this.settings.variations)
+    seed.value = String(this.settings.seed)
+    fixed.setAttribute('aria-pressed', String(this.settings.fixed))
+    size.value = String(onSlider(this.size))
   }
 
   /** @param {Picture | undefined} picture */

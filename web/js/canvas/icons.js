@@ -18,6 +18,7 @@ const PATHS = {
   save: 'M12 3v12M7 11l5 5 5-5M4 20h16',
   keep: 'm4 13 5 5L20 6',
   discard: 'm6 6 12 12M18 6 6 18',
+  lock: 'M6 11h12v9H6zM8.5 11V8a3.5 3.5 0 0 1 7 0v3',
   stop: 'M6 6h12v12H6z',
 }
 

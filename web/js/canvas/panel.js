@@ -64,8 +64,7 @@ export class Panel {
       change: actions.counted }, ...COUNTS.map((each) => element('option', { value: each }, `×${each}`)))
     this.seed = element('input', { type: 'number', min: 0, step: 1, title: 'Seed of the first variation',
       'aria-label': 'Seed', change: actions.seeded })
-    this.fixed = element('input', { type: 'checkbox', title: 'Keep this seed; otherwise each Enter has a new one',
-      'aria-label': 'Keep this seed', change: actions.seeded })
+    this.fixed = this.button('lock', 'Keep this seed; otherwise each Enter has a new one', actions.fixed)
     this.generate = element('button', { class: 'main', type: 'button', title: 'Generate (Enter)',
       click: actions.generate }, 'Generate')
     this.stop = element('button', { type: 'button', title: 'Stop (Esc): the canvas stays as it is',

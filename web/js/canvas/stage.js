@@ -14,7 +14,7 @@ import { fitted, panned, zoomed } from './geometry.js'
  * }} Scene
  */
 
-const VEIL = 0.45
+const VEIL = 0.55
 const PIXELS = 2 // a picture that is enlarged more than this shows its pixels
 
 export class Stage {

@@ -25,7 +25,7 @@ const CSS = `
 .lazy-canvas :is(input, select) { height: 28px; margin: 0; border: 1px solid var(--line); border-radius: 5px;
   color: var(--ink); background: var(--field); font: inherit; }
 .lazy-canvas input[type=text] { flex: 1; min-width: 80px; padding: 0 9px; }
-.lazy-canvas input[type=number] { width: 76px; padding: 0 4px 0 8px; }
+.lazy-canvas input[type=number] { width: 98px; padding: 0 4px 0 8px; }
 .lazy-canvas input[type=range] { width: 84px; padding: 0; border: 0; background: none; accent-color: var(--main); }
 .lazy-canvas input[type=color] { width: 28px; padding: 2px; cursor: pointer; }
 .lazy-canvas select { padding: 0 4px; }
@@ -42,7 +42,8 @@ const CSS = `
 .lazy-canvas-empty .lazy-canvas-row { justify-content: center; }
 .lazy-canvas-empty button { border-color: var(--line); padding: 0 10px; color: var(--ink); }
 .lazy-canvas.dragging .lazy-canvas-middle { outline: 2px dashed var(--main); outline-offset: -6px; }
-.lazy-canvas-variations { display: flex; align-items: center; gap: 6px; flex: none; }
+.lazy-canvas-variations { display: flex; align-items: center; gap: 6px; flex: none; height: 76px; overflow-x: auto; }
+.lazy-canvas-hint { flex: 1; text-align: center; color: var(--dim); opacity: .8; font-size: 12px; }
 .lazy-canvas-variations button.picture { width: 76px; height: 76px; padding: 0; overflow: hidden; flex: none;
   border: 2px solid var(--line); background: var(--field); }
 .lazy-canvas-variations button.picture[aria-checked=true] { border-color: var(--main); }

@@ -7,6 +7,8 @@ import { element } from './panel.js'
 /** @typedef {{ choose(i: number): void, keep(): void, discard(): void }} Choices */
 
 const SIDE = 152 // px of a small picture, twice what it is on the screen
+const HINT = 'B brush · E eraser · S sketch · [ ] size · wheel zoom · Space drag · Enter generate · Esc stop · '
+  + 'hold C compare · Ctrl+Z undo · drag an edge to widen'
 const AROUND = 1.6 // times the hole: what is shown of a variation
 
 export class Variations {
@@ -14,7 +16,7 @@ export class Variations {
   constructor(choices) {
     this.choices = choices
     this.list = element('div', { class: 'lazy-canvas-variations', role: 'radiogroup', 'aria-label': 'Variations' })
-    this.list.hidden = true
+    this.end()
     /** @type {HTMLCanvasElement[]} */
     this.small = []
   }
@@ -34,7 +36,6 @@ export class Variations {
       element('button', { type: 'button', title: 'Keep none: the canvas is as it was (X)',
         click: () => this.choices.discard() }, icon('discard'), 'Discard'))
     this.list.replaceChildren(...buttons, choice)
-    this.list.hidden = false
     this.enable(false)
   }
 
@@ -68,9 +69,9 @@ export class Variations {
       button.setAttribute('aria-checked', String(i === chosen)))
   }
 
+  /** Nothing to choose from: the place says what keys there are, so that the picture above need not move. */
   end() {
-    this.list.hidden = true
-    this.list.replaceChildren()
+    this.list.replaceChildren(element('span', { class: 'lazy-canvas-hint' }, HINT))
     this.small = []
   }
 }
