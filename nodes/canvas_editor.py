@@ -10,6 +10,7 @@ from torch import Tensor
 from ..lazydiff.pipeline.decode import Blend
 from .host.canvas_editing import EditSettings, generate, picture_and_mask
 from .host.canvas_request import CanvasRequest
+from .host.progress import untold
 from .host.sampling import OWN, SamplerSettings
 from .inputs import advanced, cfg_input, denoise_input, edge_inputs, node_schema, sampler_inputs, steps_input
 from .types import CanvasEditorIO
@@ -83,6 +84,7 @@ class LazyCanvasEditor(io.ComfyNode):
         if request.name:
             settings = EditSettings(negative, grow, feather, blend, sketch_denoise)
             sampling = SamplerSettings(request.seed, steps, cfg, sampler, scheduler, denoise)
-            made = generate((model, clip, vae), request, settings, sampling)
+            with untold():
+                made = generate((model, clip, vae), request, settings, sampling)
             told |= {"name": [request.name], "variations": [each._asdict() for each in made]}
         return io.NodeOutput(picture, mask, request.prompt, ui=told)
