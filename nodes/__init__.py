@@ -16,6 +16,7 @@ from .canvas_editor import LazyCanvasEditor
 from .context import LazyContextApply, LazyContextEncode, LazyContextInfo, LazyContextView
 from .difference_mask import PromptDifferenceMask, RecordLatents
 from .gates import LazyGates
+from .host.canvas_files import read_upload, store_picture
 from .host.canvas_routes import add_canvas_routes
 from .host.registration import register, registered_elsewhere
 from .host.settings import add_folders
@@ -25,6 +26,7 @@ from .prompts import LazyPrompts
 from .sample import LazySample
 from .vae import LazyVAEDecode
 
+ON_CANVAS = "lazydiffusion-table.png"  # what the first template's canvas shows
 PICTURES = Path(__file__).parents[1] / "workflows" / "pictures"
 
 
@@ -52,11 +54,13 @@ class LazyDiffusionExtension(ComfyExtension):
 
 
 def add_pictures() -> None:
-    """Put the templates' pictures where Load Image finds them; one that is there stays."""
+    """Put the templates' pictures where Load Image and the canvas find them; one that is there stays."""
     for picture in PICTURES.glob("*.png"):
         target = Path(folder_paths.get_input_directory()) / picture.name
         try:
             if not target.exists():
                 shutil.copyfile(picture, target)
+            if picture.name == ON_CANVAS:
+                store_picture(read_upload(picture.read_bytes()), kept=True)
         except OSError as error:
             logging.warning("Lazy Diffusion: the templates' picture %s could not be copied: %s", target, error)
