@@ -10,7 +10,7 @@ python := $(venv)/bin/python
 stamp := $(venv)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test train evaluate clean
+.PHONY: help install demo test train evaluate evidence clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -32,6 +32,9 @@ train: $(stamp)  ## train the small model, or ARGS="--config FILE"
 
 evaluate: $(stamp)  ## measure the small model on held-out scenes
 	@$(python) -m lazydiff evaluate --output output/evaluation $(ARGS)
+
+evidence: $(stamp)  ## compare it with the paper's baselines, each at its best; goes on where it was stopped
+	@$(python) -m lazydiff evaluate --evidence --output output/evidence $(ARGS)
 
 clean:  ## remove caches and build products, keep .venv
 	@rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

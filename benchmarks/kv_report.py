@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from textwrap import fill
 from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
@@ -151,12 +152,12 @@ class Results:
         names = [f"{row.shape}, {row.steps} steps{KEPT[row.text_kept]}" for row in self.samplings]
         keys = ["" if row.mode == KVSettings().mode else f", {row.mode}" for row in self.samplings]
         right.set_yticks(middles, [name + key for name, key in zip(names, keys, strict=True)])
-        right.set_xlabel("whole samplings: times faster than dense")
+        right.set_xlabel("whole samplings: times faster")
         for axes in (left, right):
             axes.invert_yaxis()
             axes.margins(x=0.25)
             axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
-        figure.suptitle("\n".join(self.notes), fontsize=9)
+        figure.suptitle("\n".join(fill(note, 120) for note in self.notes), fontsize=8)
         return figure
 
 

@@ -55,7 +55,7 @@ class LazyDiffusionExtension(ComfyExtension):
 
 def add_pictures() -> None:
     """Put the templates' pictures where Load Image and the canvas find them; one that is there stays."""
-    for picture in PICTURES.glob("*.png"):
+    for picture in PICTURES.iterdir():
         target = Path(folder_paths.get_input_directory()) / picture.name
         try:
             if not target.exists():

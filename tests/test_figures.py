@@ -324,7 +324,7 @@ def in_quality() -> list[str]:
     return [
         "within {:.1f} dB of the dense one at 20 steps, {:.1f} dB at 8 and {:.1f} dB at 4".format(*likeness),
         f"({COMPARED['figures']['psnr_other_visible_noise']:.1f} dB)",
-        f"sibling colour loses {COMPARED['figures']['sibling_colour_loss']:.1f} points",
+        f"sibling colour loses {COMPARED['figures']['sibling_colour_loss']:.1f} points".replace("-", "−"),
         f"caption match {COMPARED['figures']['caption_loss']:.1f}".replace("-", "−"),
     ]
 

@@ -239,7 +239,7 @@ def test_every_template_is_named_and_every_name_is_a_template() -> None:
 
 def test_every_node_is_named_and_every_name_is_a_node() -> None:
     """By its title, read off the schemas as text: the host test reads them as ComfyUI does."""
-    named = re.findall(r"^\| ([A-Z][\w ]+) \|", README.split("## Nodes")[1], re.M)
+    named = re.findall(r"^\| ([A-Z][\w ]+) \|", (ROOT / "docs" / "nodes.md").read_text("utf-8"), re.M)
     sources = "".join(path.read_text("utf-8") for path in (ROOT / "nodes").rglob("*.py"))
     titles = re.findall(r'node_schema\(\s+"\w+",\s+"([A-Z][\w ]+)"', sources)
     assert set(named) - {"Node"} == set(titles)

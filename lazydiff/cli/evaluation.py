@@ -8,7 +8,7 @@ from pathlib import Path
 from ..model.config import SHIPPED
 from .devices import add_device, add_dtype, add_parts, load, load_parts
 
-ON_SCENES = ("scenes", "quick", "baselines")
+ON_SCENES = ("scenes", "quick", "baselines", "evidence")
 ON_PICTURES = ("samples", "seed", "baseline_image", "baseline_crop", "vae", "text_encoder", "inception", "clip")
 
 
@@ -19,9 +19,12 @@ def add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_device(evaluate)
     add_dtype(evaluate)
     scenes = evaluate.add_argument_group("on the built-in scenes")
-    scenes.add_argument("--scenes", type=int, help="held-out scenes per question (500; baselines, large world: 200)")
+    scenes.add_argument(
+        "--scenes", type=int, help="held-out scenes per question (500; evidence: 400; baselines, large world: 200)"
+    )
     scenes.add_argument("--quick", action="store_true", help="few scenes, to see that it runs")
     scenes.add_argument("--baselines", action="store_true", help="compare with the two that compute every token")
+    scenes.add_argument("--evidence", action="store_true", help="the same, each at its best, with bounds; goes on")
     pictures = evaluate.add_argument_group("on pictures")
     pictures.add_argument("--data", help="prepared shards held out of training, such as 'held-out/{00000..00003}.tar'")
     pictures.add_argument("--samples", type=int, help="the first so many pictures (all)")
@@ -47,7 +50,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
 
 def evaluate_on_scenes(options: argparse.Namespace) -> None:
-    from ..evaluation import evaluate, evaluate_baselines, evaluate_world
+    from ..evaluation import evaluate, evaluate_baselines, evaluate_evidence, evaluate_world
     from ..evaluation.regenerate import WEIGHTS
     from ..scenes import CANVAS
     from .files import writable_folder
@@ -57,10 +60,13 @@ def evaluate_on_scenes(options: argparse.Namespace) -> None:
     folder = writable_folder(options.output)
     model, report = load(options.checkpoint, options), folder / "evaluation.md"
     number = {} if options.scenes is None else {"scenes": options.scenes}
-    if options.baselines:
+    if options.baselines and options.evidence:
+        raise ValueError("--baselines and --evidence are two comparisons: ask for one at a time")
+    if options.baselines or options.evidence:
         image, crop = (load(WEIGHTS / f"regenerate-{kind}.safetensors", options) for kind in ("image", "crop"))
-        evaluate_baselines({"lazy": model, "image": image, "crop": crop}, folder, quick=options.quick, **number)
-        report = folder / "baselines.md"
+        compare = evaluate_baselines if options.baselines else evaluate_evidence
+        compare({"lazy": model, "image": image, "crop": crop}, folder, quick=options.quick, **number)
+        report = folder / ("baselines.md" if options.baselines else "evidence.md")
     else:
         measure = evaluate if model.config.network.canvas == CANVAS else evaluate_world
         measure(model, folder, quick=options.quick, **number)

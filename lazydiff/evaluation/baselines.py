@@ -109,9 +109,7 @@ def evaluate_baselines(
     Writes baselines.json, baselines.md and baselines.png into `output`, all at the end: an interrupted run leaves none.
     Errors: ValueError for fewer than one scene, or a model that is not what it is taken for.
     """
-    for name, kind in {"lazy": (False, CANVAS), "image": (True, CANVAS), "crop": (True, CANVAS // 2)}.items():
-        if (models[name].config.network.dense, models[name].config.network.canvas) != kind:
-            raise ValueError(f"{models[name].config.name} cannot be measured as the model of kind “{name}”")
+    check_models(models)
     if scenes < 1:
         raise ValueError(f"{scenes} scenes: choose at least 1")
     output.mkdir(parents=True, exist_ok=True)
@@ -151,6 +149,13 @@ def evaluate_baselines(
     return figures
 
 
+def check_models(models: Mapping[str, LazyDiffusion]) -> None:
+    """Errors: ValueError for a model that is not what it is taken for."""
+    for name, kind in {"lazy": (False, CANVAS), "image": (True, CANVAS), "crop": (True, CANVAS // 2)}.items():
+        if (models[name].config.network.dense, models[name].config.network.canvas) != kind:
+            raise ValueError(f"{models[name].config.name} cannot be measured as the model of kind “{name}”")
+
+
 class Generated(NamedTuple):
     """What a model has made of questions, and for each of them what that took."""
 
@@ -173,18 +178,25 @@ def generated(model: LazyDiffusion, setting: Setting, questions: Sequence[Questi
         computed = to_grid(mask, network.token).sum((1, 2, 3)).int().tolist()
     shares = np.array([decoder_work(network, tokens) / decoder_work(network, TOKENS) for tokens in computed])
     dense = np.full(count, sampling.steps if setting.model == "image" else 0)
+    return Generated(made_of(model, questions, sampling, setting.other_noise), dense, shares)
+
+
+def made_of(
+    model: LazyDiffusion, questions: Sequence[Question], sampling: Sampling, other_noise: bool = False
+) -> Tensor:
+    """What a model makes of the questions' canvases, [S, 3, 96, 96] in 0…1, before it is blended with them."""
+    network = model.config.network
     if not network.dense:
-        return Generated(painted(model, questions, sampling), dense, shares)
+        return painted(model, questions, sampling)
 
     def paint(image: Tensor, mask: Tensor, captions: list[str], seeds: list[int]) -> Tensor:
-        if not setting.other_noise:
-            return regenerate(model, image, mask, captions, seeds, sampling, setting.model == "crop")
+        if not other_noise:
+            return regenerate(model, image, mask, captions, seeds, sampling, crop=network.canvas < CANVAS)
         context = encode_everything(model, image, mask)
         noise = recorded_noise(context.canvas.shape).to(image.device)
         return decode(model, context, sample_dense(model, context, captions, seeds, sampling, visible=noise))
 
-    device = next(model.parameters()).device
-    return Generated(in_batches(questions, paint, device, network.token), dense, shares)
+    return in_batches(questions, paint, model.device, network.token)
 
 
 @torch.no_grad()

@@ -11,7 +11,6 @@ import comfy.utils
 import torch
 from comfy_execution.utils import get_executing_context
 
-
 TOLD = ContextVar("TOLD", default=True)
 
 

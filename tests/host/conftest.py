@@ -57,7 +57,8 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
 @pytest.fixture(scope="session")
 def pack(host: ModuleType) -> Pack:
     assert asyncio.run(host.load_custom_node(str(PACK))), "the host's log says why"
-    for extra in ("custom_sampler", "mask", "flux", "model_advanced", "model_merging", "differential_diffusion"):
+    extras = "custom_sampler", "mask", "flux", "model_advanced", "model_merging", "differential_diffusion", "edit_model"
+    for extra in extras:
         asyncio.run(host.load_custom_node(str(Path(host.__file__).parent / "comfy_extras" / f"nodes_{extra}.py")))
     return Pack(host)
 

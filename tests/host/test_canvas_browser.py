@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from .canvas_page import EDITOR, CanvasPage
+from .canvas_page import BUILD, EDITOR, CanvasPage
 from .front_end import READY, front_end
 from .running_server import Server
 from .test_canvas_editor import waves
@@ -27,9 +27,10 @@ def tab(request: pytest.FixtureRequest, server: Server) -> Iterator[Any]:
     """A page, with nodes drawn or as elements of the page."""
     elements = request.param == "nodes 2.0"
     with front_end(server, elements) as page:
-        CanvasPage(page, server).build()
+        page.keyboard.press("Escape")
+        page.evaluate(BUILD)
         if elements and not page.locator("[data-node-id] .lazy-canvas").count():
-            pytest.skip("this front end has no Nodes 2.0")
+            pytest.skip("the Nodes 2.0 of this front end are none, or an experiment")
         yield page
 
 

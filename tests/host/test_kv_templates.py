@@ -21,7 +21,7 @@ Results = dict[str, tuple[Any, ...]]
 
 
 def run(
-    pack: Pack, template: str, stand_ins: dict[str, Any], smaller: dict[str, int]
+    pack: Pack, template: str, stand_ins: dict[str, Any], smaller: dict[str, float]
 ) -> tuple[dict[str, Any], Results]:
     """A template with each node's results; stand_ins: by kind of node, results or what makes them of the inputs."""
     graph = workflow(template)
@@ -69,6 +69,49 @@ def test_template_edits_the_hole_alone(pack: Pack, template: str, model: str, se
     assert results["13"][0].name and session.replayed and not session.recorded
 
 
+# Template, what it loads, its VAE, and how wide the picture is in the test.
+OF_THIS_YEAR = [
+    ("17-z-image-turbo", "z-image", TinyVAE(), 480),
+    ("18-flux2-klein", "flux2", TinyVAE(128, cell=16), 480),
+    ("19-qwen-image-edit-2511", "qwen-image", TinyVAE(frames=True), 480),
+    ("20-large-photograph", "flux-fill", TinyVAE(), 2560),
+    ("21-outpainting", "flux-fill", TinyVAE(), 333),
+]
+
+
+@pytest.mark.parametrize(("template", "model", "vae", "width"), OF_THIS_YEAR)
+def test_template_changes_the_hole_of_a_picture_of_any_size(
+    pack: Pack, template: str, model: str, vae: TinyVAE, width: int, sessions: list[Any]
+) -> None:
+    """Every node but loaders and text encoders is executed with the settings that ship, but for the enlarged size."""
+
+    def photograph(image: str) -> tuple[Tensor, Tensor]:
+        pixels, mask = picture(image)
+        size = round(width * pixels.shape[1] / pixels.shape[2]), width
+        smaller = torch.nn.functional.interpolate(pixels.movedim(-1, 1), size).movedim(1, -1)
+        return smaller, torch.nn.functional.interpolate(mask[:, None], size)[:, 0]
+
+    def told(prompt: str, image1: Tensor, **unused: Any) -> tuple[Any]:
+        return (edit_prompt(vae.encode(image1), len(prompt)),)
+
+    network = tiny(model)
+    stand_ins = {
+        "UNETLoader": (network,), "LoraLoaderModelOnly": (network,), "VAELoader": (vae,), "CLIPLoader": (None,),
+        "DualCLIPLoader": (None,), "LoadImage": photograph, "CLIPTextEncode": (prompt(model, 7, 1),), "SaveImage": (),
+        "TextEncodeQwenImageEditPlus": told,
+    }  # fmt: skip
+    graph, results = run(pack, template, stand_ins, {"zoom_megapixels": 0.06, "right": 96})
+    (blend,) = (name for name, node in graph.items() if node["class_type"] == "PoissonBlend")
+    given = graph[blend]["inputs"]
+    canvas, mask, blended = (results[at[0]][at[1]] for at in (given["destination"], given["mask"], [blend, 0]))
+    hole = mask[0] > 0.5
+    assert canvas.shape == blended.shape and canvas.shape[2] >= width and 0.005 < hole.float().mean() < 0.5
+    assert torch.equal(blended[0][~hole], canvas[0][~hole])
+    assert (blended[0][hole] - canvas[0][hole]).abs().mean() > 0.01
+    (session,) = sessions
+    assert session.replayed and not session.recorded
+
+
 def small(image: Tensor) -> Tensor:
     return torch.nn.functional.interpolate(image.movedim(-1, 1), (160, 240)).movedim(1, -1)
 
@@ -78,7 +121,7 @@ def edit_prompt(latent: Tensor, seed: int) -> list[list[Any]]:
 
 
 SWAPPED = (
-    "01-first-edit", "02-one-context-many-seeds-and-prompts", "03-chain-of-four-edits", "05-sketch-guided",
+    "02-one-context-many-seeds-and-prompts", "03-chain-of-four-edits", "05-sketch-guided",
     "07-stock-sampler-custom-advanced",
 )  # fmt: skip
 

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from .in_process import Pack
 from .running_server import PACK, Server
-from .templates import workflow
+from .templates import first_edit, workflow
 from .tiny_models import UNETS, TinyVAE, prompt, tiny
 
 pytestmark = pytest.mark.host
 
-README = (PACK / "README.md").read_text("utf-8")
+README, NODES = ((PACK / name).read_text("utf-8") for name in ("README.md", "docs/nodes.md"))
 
 
 def canvas_and_mask() -> tuple[Tensor, Tensor]:
@@ -39,7 +39,7 @@ def test_the_pack_needs_no_package_that_comfyui_lacks(host: ModuleType) -> None:
 
 
 def test_every_node_that_is_named_exists_and_every_node_is_named(pack: Pack) -> None:
-    named = set(re.findall(r"^\| ([A-Z][\w ]+) \|", README.split("## Nodes")[1], re.M)) - {"Node"}
+    named = set(re.findall(r"^\| ([A-Z][\w ]+) \|", NODES, re.M)) - {"Node"}
     ours = {
         schema.display_name
         for kind in pack.host.NODE_CLASS_MAPPINGS.values()
@@ -114,7 +114,7 @@ def test_a_graph_with_its_seed_gives_one_picture_whatever_ran_before(pack: Pack)
 
 
 def test_another_seed_or_prompt_does_not_encode_the_canvas_again(server: Server) -> None:
-    graph = workflow("01-first-edit")
+    graph = first_edit()
     (sampler,) = (node["inputs"] for node in graph.values() if node["class_type"] == "LazySample")
     sampler.update(seed=4001, steps=2)
     assert server.run(graph).end == "execution_success"

@@ -22,7 +22,7 @@ PICTURES = [f"lazydiffusion-{name}.png" for name in ("table", "fish", "house")]
 def test_names_sort_by_their_numbers_and_files_of_ones_own_come_last() -> None:
     assert [int(name[:2]) for name in NAMES] == list(range(1, len(NAMES) + 1))
     loaders = ["UNETLoader" in json.dumps(workflow(name)) for name in NAMES]
-    assert loaders == sorted(loaders) and sum(loaders) == 3
+    assert loaders == sorted(loaders) and sum(loaders) == 8
     assert {path.stem for path in (PACK / "workflows").glob("*.jpg")} == set(NAMES)
     assert {path.stem for path in (PACK / "workflows" / "api").glob("*.json")} == set(NAMES)
 
@@ -45,9 +45,11 @@ def test_template_can_be_read(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "UNETLoader" in json.dumps(workflow(name))])
 def test_files_have_addresses_where_the_host_looks_for_them(name: str) -> None:
-    places = {"unet_name": "diffusion_models", "vae_name": "vae", "clip_name": "text_encoders"}
+    places = {
+        "unet_name": "diffusion_models", "vae_name": "vae", "clip_name": "text_encoders", "lora_name": "loras",
+    }  # fmt: skip
     for node in template(name)["nodes"]:
-        if not node["type"].endswith(("CLIPLoader", "UNETLoader", "VAELoader")):
+        if not node["type"].endswith(("CLIPLoader", "UNETLoader", "VAELoader", "LoraLoaderModelOnly")):
             continue
         inputs = workflow(name)[str(node["id"])]["inputs"]
         wanted = {(file, places[key.rstrip("12")]) for key, file in inputs.items() if key.rstrip("12") in places}
