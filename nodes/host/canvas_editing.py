@@ -13,7 +13,7 @@ from ...lazydiff.cache.kv_cache import KVSettings
 from ...lazydiff.core.pictures import from_array
 from ...lazydiff.pipeline.canvas import Canvas
 from ...lazydiff.pipeline.decode import Blend
-from .canvas_files import Picture, load_picture, store_picture
+from .canvas_files import CanvasPicture, load_picture, store_picture
 from .canvas_preview import CanvasPreview
 from .canvas_request import EMPTY, CanvasRequest
 from .canvas_store import CANVASES_AT_HAND, CONTEXTS_AT_HAND, OWNERS, PROMPTS_AT_HAND
@@ -32,7 +32,7 @@ class EditSettings(NamedTuple):
     sketch_denoise: float
 
 
-def picture_and_mask(request: CanvasRequest, image: Tensor | None) -> tuple[Picture | None, Tensor, Tensor]:
+def picture_and_mask(request: CanvasRequest, image: Tensor | None) -> tuple[CanvasPicture | None, Tensor, Tensor]:
     """The canvas as it is now, [1, H, W, 3], what is painted on it, [1, H, W], and a picture that was opened for it.
 
     image: [B, H, W, 3], which a canvas that has none yet begins with
@@ -59,7 +59,7 @@ def painted_mask(request: CanvasRequest, pixels: np.ndarray) -> Tensor:
 
 def generate(
     sockets: tuple[Any, Any, Any], request: CanvasRequest, settings: EditSettings, sampler: SamplerSettings
-) -> list[Picture]:
+) -> list[CanvasPicture]:
     """Variations of a request's hole, each a whole canvas; not kept yet. sockets: model, clip, vae"""
     model, clip, vae = sockets
     canvas = canvas_at_hand(vae, request.canvas)
@@ -101,7 +101,7 @@ def painted_sketch(request: CanvasRequest, pixels: np.ndarray) -> Tensor | None:
     return torch.from_numpy(layer[..., :3] * opacity + pixels.astype(np.float32) / 255 * (1 - opacity))[None]
 
 
-def remembered(vae: Any, canvas: Canvas, tab: str) -> Picture:
+def remembered(vae: Any, canvas: Canvas, tab: str) -> CanvasPicture:
     """A variation as a file, and at hand for the stroke that goes on from it."""
     pixels = (canvas.image[0].movedim(0, -1) * 255).round().byte().cpu().numpy()
     picture = store_picture(pixels, kept=False)

@@ -30,7 +30,7 @@ ID = re.compile(r"[0-9a-f]{32}")
 WRITING = threading.Lock()
 
 
-class Picture(NamedTuple):
+class CanvasPicture(NamedTuple):
     """A picture that lies here as a file."""
 
     id: str
@@ -38,11 +38,12 @@ class Picture(NamedTuple):
     height: int
 
 
-def store_picture(pixels: np.ndarray, kept: bool) -> Picture:
+def store_picture(pixels: np.ndarray, kept: bool) -> CanvasPicture:
     """Write pixels, uint8 [H, W, 3], without loss; the same pixels always have the same id."""
     height, width = pixels.shape[:2]
     size = np.array([width, height], "<u4").tobytes()
-    picture = Picture(hashlib.sha256(size + np.ascontiguousarray(pixels).tobytes()).hexdigest()[:32], width, height)
+    id = hashlib.sha256(size + np.ascontiguousarray(pixels).tobytes()).hexdigest()[:32]
+    picture = CanvasPicture(id, width, height)
     path = folder(kept) / f"{picture.id}.png"
     with WRITING:
         if not path.exists():
@@ -83,14 +84,14 @@ def read_upload(data: bytes) -> np.ndarray:
     """uint8 [H, W, 3] of a picture file: upright, in sRGB. Errors: ValueError in the user's words."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-            check_size(*picture.size)
+            check_canvas_size(*picture.size)
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError):
         raise ValueError(f"this is no picture that a canvas can open: choose one of {', '.join(FORMATS)}") from None
     upright = open_picture(io.BytesIO(data), "the picture", logging.info)
     return np.array(in_srgb(upright, "the picture", logging.info))
 
 
-def check_size(width: int, height: int) -> None:
+def check_canvas_size(width: int, height: int) -> None:
     """Errors: ValueError for a picture that is too large for a canvas, or has no pixels."""
     if not (1 <= width <= LONGEST and 1 <= height <= LONGEST and width * height <= MOST_PIXELS):
         raise ValueError(

@@ -13,14 +13,14 @@ import numpy as np
 from PIL import Image
 
 from ...lazydiff.core.checks import Range
-from .canvas_files import check_id, check_size
+from .canvas_files import check_canvas_size, check_id
 
 TAB = re.compile(r"[0-9a-f]{16,64}")
 SEED, VARIATIONS, PLACE = Range(0, 2**64 - 1, whole=True), Range(1, 16, whole=True), Range(0, 16384, whole=True)
 EMPTY = "the canvas is empty: drop or paste a picture on it, or start a blank one"
 
 
-class Patch(NamedTuple):
+class PaintedPart(NamedTuple):
     """A part of a layer that was painted: pixels, and where they lie on the canvas."""
 
     x: int
@@ -41,8 +41,8 @@ class CanvasRequest(NamedTuple):
 
     canvas: str = ""
     prompt: str = ""
-    mask: Patch | None = None
-    sketch: Patch | None = None
+    mask: PaintedPart | None = None
+    sketch: PaintedPart | None = None
     name: str = ""
     tab: str = ""
     seed: int = 0
@@ -78,7 +78,7 @@ class CanvasRequest(NamedTuple):
             raise ValueError("nothing is painted: paint over what is to be generated, then press Enter")
 
 
-def read_patch(name: str, given: Any) -> Patch | None:
+def read_patch(name: str, given: Any) -> PaintedPart | None:
     """Errors: ValueError for what is no PNG, or lies nowhere."""
     if given is None:
         return None
@@ -86,8 +86,8 @@ def read_patch(name: str, given: Any) -> Patch | None:
         x, y = (number(f"{name}.{side}", given[side], PLACE) for side in "xy")
         data = base64.b64decode(given["png"], validate=True)
         with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
-            check_size(*picture.size)
-            return Patch(x, y, np.asarray(picture.convert("RGBA")))
+            check_canvas_size(*picture.size)
+            return PaintedPart(x, y, np.asarray(picture.convert("RGBA")))
     except (KeyError, TypeError, binascii.Error, OSError, SyntaxError, Image.DecompressionBombError):
         raise ValueError(f"{name}: what was painted is damaged: undo the last stroke") from None
 

@@ -13,7 +13,15 @@ from aiohttp import web
 
 from ...lazydiff.core.checks import Range
 from ...lazydiff.model.checkpoint import SHIPPED, read_settings
-from .canvas_files import Picture, check_id, check_size, keep_picture, load_picture, read_upload, store_picture
+from .canvas_files import (
+    CanvasPicture,
+    check_canvas_size,
+    check_id,
+    keep_picture,
+    load_picture,
+    read_upload,
+    store_picture,
+)
 from .canvas_request import check_tab, number
 from .canvas_store import OWNERS
 
@@ -30,12 +38,12 @@ def add_canvas_routes() -> None:
     server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
     if server is None:
         return
-    server.routes.get(PATH)(told(new_size))
-    for name, handler in {"picture": open_upload, "blank": open_blank, "extend": extend, "keep": keep}.items():
-        server.routes.post(f"{PATH}/{name}")(told(handler))
+    server.routes.get(PATH)(answered(new_size))
+    for name, handler in {"picture": open_upload, "blank": open_blank, "extend": widen_canvas, "keep": keep}.items():
+        server.routes.post(f"{PATH}/{name}")(answered(handler))
 
 
-def told(handler: Handler) -> Callable[[web.Request], Awaitable[web.Response]]:
+def answered(handler: Handler) -> Callable[[web.Request], Awaitable[web.Response]]:
     """A handler whose result is JSON, and whose errors are a word for the person."""
 
     async def answer(request: web.Request) -> web.Response:
@@ -45,7 +53,7 @@ def told(handler: Handler) -> Callable[[web.Request], Awaitable[web.Response]]:
             return web.json_response({"error": str(error)}, status=403)
         except ValueError as error:
             return web.json_response({"error": str(error)}, status=400)
-        return web.json_response(result._asdict() if isinstance(result, Picture) else result)
+        return web.json_response(result._asdict() if isinstance(result, CanvasPicture) else result)
 
     return answer
 
@@ -55,7 +63,7 @@ async def new_size(request: web.Request) -> dict[str, int]:
     return {"size": read_settings(SHIPPED)[0].network.canvas}
 
 
-async def open_upload(request: web.Request) -> Picture:
+async def open_upload(request: web.Request) -> CanvasPicture:
     """A picture file, as the body."""
     data = bytearray()
     if (request.content_length or 0) > MOST_BYTES:
@@ -71,22 +79,22 @@ def too_large() -> str:
     return f"the file is too large: {MOST_BYTES // 2**20} MB at most"
 
 
-async def open_blank(request: web.Request) -> Picture:
+async def open_blank(request: web.Request) -> CanvasPicture:
     """{width, height}"""
     given = await body(request)
     width, height = (number(side, given.get(side), PIXELS) for side in ("width", "height"))
-    check_size(width, height)
+    check_canvas_size(width, height)
     return await asyncio.to_thread(store_picture, np.full((height, width, 3), GREY, np.uint8), True)
 
 
-async def extend(request: web.Request) -> Picture:
+async def widen_canvas(request: web.Request) -> CanvasPicture:
     """{id, left, top, right, bottom}: a picture with margins that repeat its edge"""
     given = await body(request)
     left, top, right, bottom = (number(side, given.get(side, 0), MARGIN_PIXELS) for side in SIDES)
 
-    def widen() -> Picture:
+    def widen() -> CanvasPicture:
         pixels = load_picture(str(given.get("id")))
-        check_size(pixels.shape[1] + left + right, pixels.shape[0] + top + bottom)
+        check_canvas_size(pixels.shape[1] + left + right, pixels.shape[0] + top + bottom)
         return store_picture(np.pad(pixels, ((top, bottom), (left, right), (0, 0)), "edge"), kept=True)
 
     return await asyncio.to_thread(widen)

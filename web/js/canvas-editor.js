@@ -55,8 +55,8 @@ function addCanvas(node, name) {
 }
 
 /**
- * Where nodes are elements of the page, one that comes back under its number, as after the host's undo, finds the canvas
- * of the one before still in its place.
+ * Where nodes are elements of the page, one that comes back under its number, as after the host's undo, finds the
+ * canvas of the one before still in its place.
  * @param {Node} node
  * @param {number} [frames] to wait for the place at most
  */

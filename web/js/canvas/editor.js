@@ -177,7 +177,8 @@ export class CanvasEditor {
     const brush = this.brush && { ...this.brush, size: this.size }
     const painted = this.document.strokes.length || this.pointer?.held ? this.layers : undefined
     const sketch = painted && !generation.preview ? painted.sketch : undefined
-    return { picture: this.image, size, mask: painted?.mask, sketch, preview: generation.preview, brush, added: this.added }
+    const { image: picture, added } = this
+    return { picture, size, mask: painted?.mask, sketch, preview: generation.preview, brush, added }
   }
 
   /** @param {string} tool */
@@ -207,9 +208,8 @@ export class CanvasEditor {
     if (!picture) return
     const from = this.brush ?? { x: picture.width / 2, y: picture.height / 2 }
     const by = Math.max(this.size * STEP * (far ? 4 : 1), 1)
-    this.brush = {
-      x: Math.min(Math.max(from.x + dx * by, 0), picture.width), y: Math.min(Math.max(from.y + dy * by, 0), picture.height),
-    }
+    const [x, y] = [from.x + dx * by, from.y + dy * by]
+    this.brush = { x: Math.min(Math.max(x, 0), picture.width), y: Math.min(Math.max(y, 0), picture.height) }
     this.stage.redraw()
   }
 

@@ -70,8 +70,9 @@ export class Generation {
 
   async interrupt() {
     if (!this.run) return false
-    this.editor.panel.say('stopping')
-    if (this.run.prompt) await stop(this.run.prompt).catch((error) => this.editor.panel.say(error.message, { bad: true }))
+    const { panel } = this.editor
+    panel.say('stopping')
+    if (this.run.prompt) await stop(this.run.prompt).catch((error) => panel.say(error.message, { bad: true }))
     else this.run.stopped = true
     return true
   }

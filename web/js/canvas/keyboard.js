@@ -1,7 +1,7 @@
 // @ts-check
 /**
- * Keys, while the canvas has the focus and at no other time: a text field that nobody sees receives them, which the host
- * leaves its keys, as it does every text field.
+ * Keys, while the canvas has the focus and at no other time: a text field that nobody sees receives them, which the
+ * host leaves its keys, as it does every text field.
  */
 
 /** @typedef {Record<string, () => void>} Actions */
