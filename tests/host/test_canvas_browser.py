@@ -244,7 +244,9 @@ def test_a_canvas_is_widened_by_dragging_its_edge(canvas: CanvasPage) -> None:
     made = canvas.generate()
     new = canvas.file(made[0], kept=False)
     assert (new[:, :88] == waves()[:, :88]).all() and (new[:, 100:] != waves()[:, 95:]).any(-1).mean() > 0.5
-    canvas.press("x", "Control+z")
+    canvas.press("Control+z")  # the variations, and then what was added
+    assert canvas.ask("[canvas.generation.choice ?? 0, canvas.shown().width]") == [0, 128]
+    canvas.press("Control+z")
     canvas.wait("canvas.shown().width === 96 && canvas.image.width === 96")
     assert (canvas.seen() == waves()).all()
 
@@ -309,3 +311,24 @@ def test_a_canvas_that_is_not_connected_says_so(canvas: CanvasPage) -> None:
     canvas.press("Enter")
     canvas.wait("canvas.panel.status.classList.contains('bad')")
     assert "connect clip" in canvas.word
+
+
+def test_a_server_that_does_not_answer_leaves_nothing_stuck(canvas: CanvasPage) -> None:
+    """The page says so, and goes on when it is there again."""
+    canvas.stroke(*ACROSS)
+    for path in ("**/prompt", "**/queue"):
+        canvas.page.route(path, lambda route: route.abort())
+    canvas.press("Enter")
+    canvas.wait("!canvas.generation.run && canvas.panel.status.classList.contains('bad')")
+    assert "does not answer" in canvas.word
+    canvas.page.unroute("**/prompt")
+    set_steps(canvas, 300)
+    canvas.press("Enter")
+    canvas.wait("canvas.generation.preview")
+    canvas.press("Escape")
+    canvas.wait("!canvas.generation.run")
+    assert "does not answer" in canvas.word
+    canvas.page.unroute("**/queue")
+    canvas.server.post("/interrupt", {})
+    set_steps(canvas, 4)
+    assert len(canvas.generate()) == 4

@@ -142,6 +142,13 @@ test('edges are dragged from just outside, in whole cells, and what is added is 
   assert.deepEqual(geometry.addedBoxes(size, added), [[0, 0, 40, 50]])
 })
 
+test('small pictures show the hole and its surroundings, on the canvas where it fits', () => {
+  const size = { width: 100, height: 60 }
+  assert.deepEqual(geometry.surroundings([40, 20, 20, 10], size), [34, 9, 32])
+  assert.deepEqual(geometry.surroundings([80, 40, 20, 20], size), [68, 28, 32])
+  assert.deepEqual(geometry.surroundings([0, 0, 100, 60], size), [0, -20, 100])
+})
+
 test('only what a canvas is connected to goes to the server', () => {
   /** @type {Record<string, { class_type: string, inputs: Record<string, unknown> }>} */
   const nodes = {

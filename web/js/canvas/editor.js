@@ -108,7 +108,7 @@ export class CanvasEditor {
   /** @param {(line: state.Timeline) => state.Timeline} move */
   travel(move) {
     if (this.generation.run) return this.panel.say('stop first (Esc)')
-    this.generation.discard()
+    if (this.generation.choice) return this.generation.discard()
     this.line = move(this.line)
     this.saved()
   }

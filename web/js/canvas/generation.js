@@ -1,6 +1,6 @@
 // @ts-check
 /** From Enter to a kept picture: a run, its previews, and the variations that come of it. */
-import { bounds } from './geometry.js'
+import { bounds, surroundings } from './geometry.js'
 import { decoded } from './pictures.js'
 import { forget, start, stop } from './runs.js'
 import { keep, random } from './server.js'
@@ -28,10 +28,10 @@ export class Generation {
     })
   }
 
-  /** @returns {number[]} */
-  get hole() {
-    const { strokes } = this.editor.document
-    return bounds(strokes, picture(this.editor.document) ?? { width: 1, height: 1 }) ?? [0, 0, 1, 1]
+  /** What small pictures show. */
+  get square() {
+    const size = picture(this.editor.document) ?? { width: 1, height: 1 }
+    return surroundings(bounds(this.editor.document.strokes, size) ?? [0, 0, size.width, size.height], size)
   }
 
   /** What is seen instead of the canvas's own picture. */
@@ -69,11 +69,16 @@ export class Generation {
   }
 
   async interrupt() {
-    if (!this.run) return false
-    const { panel } = this.editor
-    panel.say('stopping')
-    if (this.run.prompt) await stop(this.run.prompt).catch((error) => panel.say(error.message, { bad: true }))
-    else this.run.stopped = true
+    const { run } = this
+    if (!run) return false
+    this.editor.panel.say('stopping')
+    if (!run.prompt) run.stopped = true
+    else {
+      await stop(run.prompt).catch((error) => {
+        forget(run.prompt ?? '')
+        if (this.run === run) this.end(error.message)
+      })
+    }
     return true
   }
 
@@ -82,7 +87,7 @@ export class Generation {
     this.editor.panel.say(`step ${step} of ${steps}`, { share: step / steps })
     const images = await Promise.all(pictures.map(decoded))
     if (this.run?.name !== name) return
-    images.forEach((image, i) => this.variations.show(i, image, box, this.hole, image))
+    images.forEach((image, i) => this.variations.show(i, image, box, this.square))
     if (images.length) this.preview = { image: images[0], box }
     this.editor.stage.redraw()
   }
@@ -91,7 +96,8 @@ export class Generation {
   async done(made) {
     try {
       const images = await Promise.all(made.map((each) => this.editor.pictures.load(each.id, false)))
-      images.forEach((image, i) => this.variations.show(i, image, [0, 0, image.width, image.height], this.hole, image))
+      images.forEach((image, i) =>
+        this.variations.show(i, image, [0, 0, image.width, image.height], this.square))
       this.run = this.preview = undefined
       this.choice = { made, images, chosen: 0 }
       this.variations.enable(true)

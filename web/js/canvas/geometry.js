@@ -10,6 +10,7 @@
 const MOST_ZOOM = 32
 const LEAST_ZOOM = 0.02
 const BORDER = 18 // of the stage around a picture that is shown whole: its edges can be dragged there
+const AROUND = 1.6 // times the hole: what small pictures show
 const STEP = 8 // px by which a canvas grows: whole cells of every latent space
 
 /**
@@ -130,6 +131,19 @@ export function edgeAt(view, picture, x, y) {
 export function margins(edge, dx, dy) {
   const by = { left: -dx, right: dx, top: -dy, bottom: dy }[edge]
   return { left: 0, top: 0, right: 0, bottom: 0, [edge]: Math.max(Math.round(by / STEP) * STEP, 0) }
+}
+
+/**
+ * The square that small pictures show of a canvas: the hole and what lies around it, on the canvas if it fits.
+ * @param {readonly number[]} hole x, y, width, height
+ * @param {Size} size
+ * @returns {[number, number, number]} x, y, side
+ */
+export function surroundings(hole, size) {
+  const side = Math.min(Math.max(hole[2], hole[3]) * AROUND, Math.max(size.width, size.height))
+  const place = (/** @type {number} */ first, /** @type {number} */ length, /** @type {number} */ whole) =>
+    side > whole ? (whole - side) / 2 : Math.min(Math.max(first + length / 2 - side / 2, 0), whole - side)
+  return [place(hole[0], hole[2], size.width), place(hole[1], hole[3], size.height), side]
 }
 
 /**

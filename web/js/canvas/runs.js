@@ -3,6 +3,7 @@
 import { api } from '../../../../scripts/api.js'
 import { app } from '../../../../scripts/app.js'
 import { nodeWith, upTo } from './prompt.js'
+import { SILENT } from './server.js'
 
 /** @typedef {import('./state.js').Picture} Picture */
 /** @typedef {{ name: string, step: number, steps: number, box: number[], pictures: string[] }} Preview */
@@ -49,9 +50,12 @@ export async function stop(prompt) {
   const body = (/** @type {object} */ told) => ({
     method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(told),
   })
-  await api.fetchApi('/queue', body({ delete: [prompt] }))
-  await api.fetchApi('/interrupt', body({ prompt_id: prompt }))
-  const { queue_running: now } = await (await api.fetchApi('/queue')).json()
+  const ask = (/** @type {string} */ path, /** @type {object} */ how) => api.fetchApi(path, how).catch(() => {
+    throw new Error(SILENT)
+  })
+  await ask('/queue', body({ delete: [prompt] }))
+  await ask('/interrupt', body({ prompt_id: prompt }))
+  const { queue_running: now } = await (await ask('/queue', {})).json()
   if (!now.some((/** @type {any[]} */ each) => each[1] === prompt)) end(prompt, (listener) => listener.failed(STOPPED))
 }
 
@@ -60,6 +64,7 @@ export const forget = (prompt) => void running.delete(prompt)
 
 /** @param {any} error */
 function refusal(error) {
+  if (error instanceof TypeError) return SILENT
   const told = error?.response
   const nodes = Object.values(told?.node_errors ?? {})
   const first = nodes[0]?.errors?.[0]

@@ -6,6 +6,7 @@ import { api } from '../../../../scripts/api.js'
 /** @typedef {import('./geometry.js').Margins} Margins */
 
 const PATH = '/lazydiffusion/canvas'
+export const SILENT = 'the server does not answer: is it running?'
 const FOLDER = 'lazydiffusion'
 const NAME = 'lazydiffusion.tab'
 
@@ -28,7 +29,7 @@ async function post(path, body) {
   try {
     answer = await api.fetchApi(`${PATH}/${path}`, { method: 'POST', body })
   } catch {
-    throw new Error('the server does not answer: is it running?')
+    throw new Error(SILENT)
   }
   const told = await answer.json().catch(() => ({}))
   if (!answer.ok) throw new Error(told.error ?? `the server answers ${answer.status}`)

@@ -47,6 +47,7 @@ const CSS = `
 .lazy-canvas-variations button.picture { width: 76px; height: 76px; padding: 0; overflow: hidden; flex: none;
   border: 2px solid var(--line); background: var(--field); }
 .lazy-canvas-variations button.picture[aria-checked=true] { border-color: var(--main); }
+.lazy-canvas-variations button.picture:disabled { opacity: 1; }
 .lazy-canvas-variations canvas { width: 100%; height: 100%; object-fit: contain; pointer-events: none; }
 .lazy-canvas-choice { display: flex; flex-direction: column; gap: 5px; margin-left: auto; }
 .lazy-canvas-choice button { border-color: var(--line); justify-content: flex-start; padding: 0 9px; }

@@ -9,7 +9,6 @@ import { element } from './panel.js'
 const SIDE = 152 // px of a small picture, twice what it is on the screen
 const HINT = 'B brush · E eraser · S sketch · [ ] size · wheel zoom · Space drag · Enter generate · Esc stop · '
   + 'hold C compare · Ctrl+Z undo · drag an edge to widen'
-const AROUND = 1.6 // times the hole: what is shown of a variation
 
 export class Variations {
   /** @param {Choices} choices */
@@ -45,22 +44,18 @@ export class Variations {
   }
 
   /**
-   * The surroundings of the hole in one of them.
+   * One of them.
    * @param {number} i
-   * @param {CanvasImageSource} image
+   * @param {HTMLImageElement} image
    * @param {number[]} box where on the canvas the image lies
-   * @param {number[]} hole x, y, width, height on the canvas
-   * @param {{ width: number, height: number }} size of the image
+   * @param {[number, number, number]} square that is shown of the canvas
    */
-  show(i, image, box, hole, size) {
+  show(i, image, box, [x, y, side]) {
     const context = this.small[i]?.getContext('2d')
     if (!context) return
-    const side = Math.max(hole[2], hole[3]) * AROUND
     const scale = SIDE / side
-    const [x, y] = [hole[0] + hole[2] / 2 - side / 2, hole[1] + hole[3] / 2 - side / 2]
     context.clearRect(0, 0, SIDE, SIDE)
-    context.drawImage(image, 0, 0, size.width, size.height,
-      (box[0] - x) * scale, (box[1] - y) * scale, box[2] * scale, box[3] * scale)
+    context.drawImage(image, (box[0] - x) * scale, (box[1] - y) * scale, box[2] * scale, box[3] * scale)
   }
 
   /** @param {number} chosen */
