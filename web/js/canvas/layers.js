@@ -13,6 +13,7 @@ export class Layers {
   constructor(create = () => document.createElement('canvas')) {
     this.mask = create()
     this.sketch = create()
+    this.part = create() // what is cut out of them
   }
 
   /**
@@ -44,7 +45,7 @@ export class Layers {
    * @returns {Patch | undefined}
    */
   maskPatch(strokes) {
-    return patch(this.mask, bounds(strokes, this.mask))
+    return cut(this.mask, this.part, bounds(strokes, this.mask))
   }
 
   /**
@@ -52,7 +53,7 @@ export class Layers {
    * @returns {Patch | undefined}
    */
   sketchPatch(strokes) {
-    return patch(this.sketch, bounds(strokes.filter((stroke) => stroke.colour), this.sketch))
+    return cut(this.sketch, this.part, bounds(strokes.filter((stroke) => stroke.colour), this.sketch))
   }
 }
 
@@ -90,16 +91,15 @@ function disc(x, y, radius) {
 
 /**
  * @param {HTMLCanvasElement} layer
+ * @param {HTMLCanvasElement} part
  * @param {[number, number, number, number] | undefined} box
  * @returns {Patch | undefined} none where everything was erased again
  */
-function patch(layer, box) {
+function cut(layer, part, box) {
   if (!box) return undefined
   const [x, y, width, height] = box
-  const part = document.createElement('canvas')
-  part.width = width
-  part.height = height
-  const context = /** @type {CanvasRenderingContext2D} */ (part.getContext('2d'))
+  Object.assign(part, { width, height })
+  const context = /** @type {CanvasRenderingContext2D} */ (part.getContext('2d', { willReadFrequently: true }))
   context.drawImage(layer, -x, -y)
   if (!context.getImageData(0, 0, width, height).data.some((value, i) => i % 4 === 3 && value > 127)) return undefined
   return { x, y, png: part.toDataURL('image/png').split(',')[1] }

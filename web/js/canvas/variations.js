@@ -15,9 +15,15 @@ export class Variations {
   constructor(choices) {
     this.choices = choices
     this.list = element('div', { class: 'lazy-canvas-variations', role: 'radiogroup', 'aria-label': 'Variations' })
-    this.end()
-    /** @type {HTMLCanvasElement[]} */
+    this.hint = element('span', { class: 'lazy-canvas-hint' }, HINT)
+    this.choice = element('div', { class: 'lazy-canvas-choice' },
+      element('button', { type: 'button', title: 'Keep this one and go on (K)', click: () => choices.keep() },
+        icon('keep'), 'Keep'),
+      element('button', { type: 'button', title: 'Keep none: the canvas is as it was (X)',
+        click: () => choices.discard() }, icon('discard'), 'Discard'))
+    /** @type {HTMLCanvasElement[]} the same from stroke to stroke */
     this.small = []
+    this.end()
   }
 
   /**
@@ -25,17 +31,20 @@ export class Variations {
    * @param {number} count
    */
   begin(count) {
-    this.small = Array.from({ length: count }, () => element('canvas', { width: SIDE, height: SIDE }))
-    const buttons = this.small.map((canvas, i) =>
-      element('button', { class: 'picture', type: 'button', role: 'radio', 'aria-checked': 'false',
-        title: `Variation ${i + 1} (${i + 1})`, click: () => this.choices.choose(i) }, canvas))
-    const choice = element('div', { class: 'lazy-canvas-choice' },
-      element('button', { type: 'button', title: 'Keep this one and go on (K)', click: () => this.choices.keep() },
-        icon('keep'), 'Keep'),
-      element('button', { type: 'button', title: 'Keep none: the canvas is as it was (X)',
-        click: () => this.choices.discard() }, icon('discard'), 'Discard'))
-    this.list.replaceChildren(...buttons, choice)
+    while (this.small.length < count) this.add(this.small.length)
+    const shown = this.small.slice(0, count)
+    for (const canvas of shown) canvas.getContext('2d')?.clearRect(0, 0, SIDE, SIDE)
+    this.list.replaceChildren(...shown.map((canvas) => /** @type {Node} */ (canvas.parentNode)), this.choice)
+    this.mark(-1)
     this.enable(false)
+  }
+
+  /** @param {number} i */
+  add(i) {
+    const canvas = element('canvas', { width: SIDE, height: SIDE })
+    element('button', { class: 'picture', type: 'button', role: 'radio', title: `Variation ${i + 1} (${i + 1})`,
+      click: () => this.choices.choose(i) }, canvas)
+    this.small.push(canvas)
   }
 
   /** @param {boolean} done whether there is something to choose from */
@@ -66,7 +75,6 @@ export class Variations {
 
   /** Nothing to choose from: the place says what keys there are, so that the picture above need not move. */
   end() {
-    this.list.replaceChildren(element('span', { class: 'lazy-canvas-hint' }, HINT))
-    this.small = []
+    this.list.replaceChildren(this.hint)
   }
 }
