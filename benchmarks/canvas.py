@@ -6,7 +6,8 @@ Needs a ComfyUI checkout (COMFYUI_PATH, or ~/comfy/ComfyUI), playwright and Chro
 stroke by the mouse, Enter, K. Seconds are from the release of Enter, as the page counts them: to the first preview that
 it has drawn, and to the variation on the canvas. The command line makes the same edit of the same picture, with its
 start. Memory is what the server's process and the page's process hold (their resident set) after the last stroke,
-above what they held after the first ten. Writes `canvas.json`.
+above what they held after the first ten; and what as many runs of two of the host's own nodes leave in a page, for the
+front end keeps something of every run. Writes `canvas.json`.
 """
 
 from __future__ import annotations
@@ -61,6 +62,22 @@ PLACE = """points => {
 }""" % (EDITOR, EDITOR)  # noqa: UP031
 
 
+PLAIN = """() => {
+    const {app, LiteGraph, comfyAPI} = window
+    app.graph.clear()
+    const [empty, preview] = ['EmptyImage', 'PreviewImage'].map(type => LiteGraph.createNode(type))
+    for (const node of [empty, preview]) app.graph.add(node)
+    empty.connect(0, preview, 0)
+    const set = (name, value) => { empty.widgets.find(widget => widget.name === name).value = value }
+    set('width', 96), set('height', 96)
+    window.plain = run => new Promise(done => {
+        comfyAPI.api.api.addEventListener('execution_success', () => setTimeout(done, 500), {once: true})
+        set('color', run)
+        app.queuePrompt(0)
+    })
+}"""
+
+
 @contextmanager
 def server(folder: Path) -> Iterator[tuple[str, int]]:
     """A ComfyUI with this pack alone: its address, and its process's number."""
@@ -94,8 +111,8 @@ def server(folder: Path) -> Iterator[tuple[str, int]]:
         process.wait(30)
 
 
-class Painter:
-    """Template 1 in a browser, and a hand."""
+class FrontEnd:
+    """A page of the host's."""
 
     def __init__(self, browser: Any, address: str):
         self.browser = browser
@@ -104,6 +121,28 @@ class Painter:
         self.page.wait_for_function("() => window.app?.graph && window.LiteGraph?.registered_node_types.LazySample")
         self.page.wait_for_timeout(2000)
         self.page.keyboard.press("Escape")
+
+    def memory(self) -> float:
+        """MB of the largest process that draws pages: this one's."""
+        self.page.context.new_cdp_session(self.page).send("HeapProfiler.collectGarbage")
+        told = self.browser.new_browser_cdp_session().send("SystemInfo.getProcessInfo")["processInfo"]
+        return max(resident(each["id"]) for each in told if each["type"] == "renderer")
+
+    def growth_of_plain_runs(self, runs: int, warm: int) -> float:
+        """MB that runs of two nodes of the host's leave here, after the first ones."""
+        self.page.evaluate(PLAIN)
+        for run in range(runs):
+            self.page.evaluate("run => window.plain(run)", run)
+            if run + 1 == warm:
+                before = self.memory()
+        return self.memory() - before
+
+
+class Painter(FrontEnd):
+    """Template 1 in a browser, and a hand."""
+
+    def __init__(self, browser: Any, address: str):
+        super().__init__(browser, address)
         self.page.evaluate("workflow => window.app.loadGraphData(workflow)", json.loads(TEMPLATE.read_text("utf-8")))
         self.page.wait_for_function(f"() => {EDITOR}.image")
         self.page.wait_for_timeout(1000)
@@ -133,12 +172,6 @@ class Painter:
         self.page.keyboard.press("k")
         self.page.wait_for_function(f"() => {EDITOR}.document.at === {at + 1}")
         return {name: (times[name] - times["enter"]) / 1000 for name in ("preview", "finished")}
-
-    def memory(self) -> float:
-        """MB of the largest process that draws pages: this one's."""
-        self.page.context.new_cdp_session(self.page).send("HeapProfiler.collectGarbage")
-        told = self.browser.new_browser_cdp_session().send("SystemInfo.getProcessInfo")["processInfo"]
-        return max(resident(each["id"]) for each in told if each["type"] == "renderer")
 
 
 def resident(process: int) -> float:
@@ -188,6 +221,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             if stroke + 1 in (warm, strokes):
                 held.append((resident(process), painter.memory()))
         value = len(painter.ask("canvas.value"))
+        painter.page.close()
+        plain = FrontEnd(browser, address).growth_of_plain_runs(strokes, warm)
         browser.close()
     preview, finished = (statistics.median(each[name] for each in times) for name in ("preview", "finished"))
     cli = statistics.median(lines)
@@ -197,7 +232,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     }  # fmt: skip
     harness.write(
         "canvas", figures, finished_s=round(finished, 3), cli_s=round(cli, 3), strokes=strokes, warm=warm,
-        value_bytes=value, server_mb=round(held[1][0]), page_mb=round(held[1][1]), times=times, cli_times=lines,
+        page_growth_of_plain_runs_mb=round(plain, 1), value_bytes=value, server_mb=round(held[1][0]),
+        page_mb=round(held[1][1]), times=times, cli_times=lines,
     )  # fmt: skip
 
 

@@ -124,6 +124,8 @@ def on_the_canvas() -> list[str]:
         line(f"memory that {CANVAS['strokes'] - CANVAS['warm']} strokes leave on the server, of "
              f"{CANVAS['server_mb']} MB", f"{figures['server_growth_mb']:.1f} MB"),
         line(f"and in the page, of {CANVAS['page_mb']} MB", f"{figures['page_growth_mb']:.1f} MB"),
+        line("as many runs of two nodes of the host's in its place",
+             f"{CANVAS['page_growth_of_plain_runs_mb']:.1f} MB"),
     ]  # fmt: skip
 
 
