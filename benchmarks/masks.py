@@ -256,7 +256,7 @@ def tuned_difference(
     found: by attention
     """
     truths = [one.truth for one in asked]
-    others = mask_questions(DEVELOPMENT, -(-len(asked) // 4))
+    others = mask_questions(DEVELOPMENT, max(len(asked) // 4, 2))
     heats = [by_diffedit(model, one, evidence=True, edges=True).heat for one in others]
     threshold = row("", heats, heats, [one.truth for one in others]).best_threshold
     theirs = [

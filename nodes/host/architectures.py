@@ -9,8 +9,8 @@ from comfy.ldm.hydit.attn_layers import apply_rotary_emb
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
-# Which tokens one attention call of a block sees: the text's and the image's, or the image's alone.
-Sequence = Literal["joint", "image"]
+# Which tokens one attention call sees: the text's and the image's, the image's alone, or of those the canvas's alone.
+Sequence = Literal["joint", "image", "canvas"]
 # Keys and values in, keys and values out; see `KVCall.extend`.
 Extend = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 

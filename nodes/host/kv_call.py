@@ -100,7 +100,8 @@ class KVCall:
         self.text = self.image = 0  # tokens in the sequences, before any are left out
         self.width = int(operator.attrgetter(shape.width)(network))
         self.seen = self.masked = False
-        self.attentions: list[str] = []  # those that the block in progress has still to make
+        self.attentions: list[Sequence] = []  # those that the block in progress has still to make
+        self.latest: Any = None  # what the latest block has answered
         self.chosen: dict[tuple[int, str], tuple[Any, Any]] = {}  # of positions and masks
         self.problem = ""  # why nothing can be kept of this call
 
@@ -112,12 +113,12 @@ class KVCall:
             self.measure(stage, given)
         if self.some:
             self.leave_out(stage, given)
-        self.attentions, self.masked = list(stage.attentions), stage.mask is not None
+        self.masked = stage.mask is not None
         self.action.block()
         try:
-            answer = forward(*given.args, **given.kwargs)
+            answer = self.latest = self.attending(stage.attentions, forward, *given.args, **given.kwargs)
         finally:
-            self.attentions, self.seen = [], True
+            self.seen = True
         if self.some and last and self.shape.output is None:  # what follows counts text tokens as they are now
             text = self.words(self.text)
             places = text + self.run(0)
@@ -125,14 +126,35 @@ class KVCall:
             return self.in_place(answer, torch.cat((words, places)), text + self.layout.total)
         return answer
 
+    def attending(self, kinds: tuple[Sequence, ...], forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call a module whose first attentions are self-attentions of these kinds."""
+        self.attentions = list(kinds)
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            self.attentions = []
+
     @property
     def some(self) -> bool:
         """Whether tokens are left out."""
         return isinstance(self.action, CacheReader)
 
+    def present(self, places: Places) -> Tensor:
+        """Of the places in a sequence, those that are not left out."""
+        return places.computed
+
     def run(self, text: int) -> Tensor:
         """Places, in a sequence with so many text tokens, of those that are not left out."""
-        return self.layout.of(text, self.image).computed
+        return self.present(self.layout.of(text, self.image))
+
+    @property
+    def canvas(self) -> Tensor:
+        """Places among the canvas's tokens of those that are not left out."""
+        return self.present(self.layout.of(0, self.layout.total))
+
+    def sequence(self, kind: Sequence) -> tuple[int, int]:
+        """How many tokens an attention sees of the text and of the image, before any are left out."""
+        return self.text if kind == "joint" else 0, self.layout.total if kind == "canvas" else self.image
 
     def words(self, text: int) -> int:
         """How many of the text tokens are not left out."""
@@ -197,8 +219,8 @@ class KVCall:
         """The positions of the computed tokens, from those of all; they are the same in every block."""
 
         def choose() -> Any:
-            text = self.text if kind == "joint" else 0
-            places, tokens = self.run(text), text + self.image
+            sequence = self.sequence(kind)
+            places, tokens = self.present(self.layout.of(*sequence)), sum(sequence)
             parts = positions if isinstance(positions, tuple) else (positions,)
             chosen = tuple(part.index_select(token_axis(part, tokens), places.to(part.device)) for part in parts)
             return chosen if isinstance(positions, tuple) else chosen[0]
@@ -224,12 +246,12 @@ class KVCall:
 
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """The keys and values that the next self-attention of the block is to see, given its own; tokens at -2."""
-        text = self.text if self.attentions.pop(0) == "joint" else 0
+        sequence = self.sequence(self.attentions.pop(0))
         if self.problem:
             return k, v
-        places = self.layout.of(text, self.image)
+        places = self.layout.of(*sequence)
         probes = places.canvas + self.layout.probes
-        expected = len(self.run(text)) if self.some else text + self.image
+        expected = len(self.present(places)) if self.some else sum(sequence)
         if k.shape[-2] != expected:
             self.refuse(f"an attention saw {k.shape[-2]} tokens instead of {expected}")
         # Some networks repeat a key for several heads in a row, before the attention or in it.
@@ -316,7 +338,7 @@ def digest(value: Any) -> str:
         elif isinstance(value, ControlBase):
             network = id(getattr(value, "control_model", None))
             add([network, value.cond_hint_original, value.strength, value.timestep_percent_range])
-            add(value.previous_controlnet)
+            add([value.extra_args.get("control_type"), value.extra_concat_orig, value.previous_controlnet])
         else:
             found.update(repr(value).encode())
 

@@ -12,7 +12,9 @@ from torch import Tensor
 from ...lazydiff.cache.kv_cache import MEGABYTE, Level
 from ...lazydiff.cache.recording import RecordingSession, recorded_noise
 from .architectures import Architecture, Dense
+from .controlnets import chain
 from .kv_call import KVCall, Layout, NoRoom, Places, digest
+from .token_patches import distinct
 
 ROOM = 1.5  # times what the host thinks that a batch needs, as it asks for itself before it makes one
 
@@ -26,8 +28,8 @@ class VisibleCall(KVCall):
     def some(self) -> bool:
         return True
 
-    def run(self, text: int) -> Tensor:
-        return self.layout.of(text, self.image).visible
+    def present(self, places: Places) -> Tensor:
+        return places.visible
 
     def words(self, text: int) -> int:
         return text
@@ -68,7 +70,7 @@ class VisibleCall(KVCall):
             return super().attention(function, *args, **kwargs)
         q, k, v, *others = args
         axis, total = (-2 if kwargs.get("skip_reshape") else 1), self.layout.total
-        if k.shape[axis] != total + self.shape.tail(self.network, total):
+        if k.shape[axis] not in (total, total + self.shape.tail(self.network, total)):
             raise Dense("image tokens meet others before its blocks")
         visible = self.layout.of(0, k.shape[axis]).visible
 
@@ -81,7 +83,7 @@ class VisibleCall(KVCall):
 
 
 class ModelCall(NamedTuple):
-    """What a call of the model is given, but for a ControlNet's residuals."""
+    """What a call of the model is given; instead of a ControlNet's residuals, the ControlNet."""
 
     x: Tensor  # [prompts·B, …]
     t: Tensor
@@ -89,6 +91,7 @@ class ModelCall(NamedTuple):
     text: Any
     options: dict[str, Any]
     others: dict[str, Any]
+    net: Any = None
 
     def of_prompt(self, number: int) -> ModelCall:
         """That of one of the prompts that share the batch."""
@@ -113,7 +116,14 @@ class ModelCall(NamedTuple):
     @property
     def conditions(self) -> list[Any]:
         """What it is told beside the noisy latent and its noise level."""
-        return [self.concat, self.text, self.others]
+        return [self.concat, self.text, self.others, self.net]
+
+    @property
+    def hints(self) -> int:
+        """How many pictures a ControlNet or a patch was given, of the one with most."""
+        given = [each.cond_hint_original for each in chain(self.net)]
+        given += [vars(patch).get(name) for patch in distinct(self.options) for name in ("image", "inpaint_image")]
+        return max((len(pictures) for pictures in given if pictures is not None), default=0)
 
 
 # Makes a call of the model, in which tokens are left out as the KVCall says.
@@ -161,14 +171,18 @@ class VisibleRecorder:
             self.names[uuid] = owner, digest([self.canvas[: len(own.x)], own.conditions])
         name = self.names[uuid]
         if levels := self.session.missing(sigma, name):
-            self.record(own or self.of_canvases(given.of_prompt(number)), number, levels, name, run)
+            own = own or self.of_canvases(given.of_prompt(number))
+            # What others add may be for the rows of one level, or for some of the levels.
+            apart = own.net is not None or distinct(own.options)
+            for batch in [[level] for level in levels] if apart else [levels]:
+                self.record(own, number, batch, name, run)
         self.session.fetch(sigma, name, given.x.device)
         return name
 
     def of_canvases(self, own: ModelCall) -> ModelCall:
         """Of variations of the same canvases, the first of each canvas."""
         times, rows = len(own.x) // self.canvases, torch.arange(self.canvases, device=own.x.device)
-        if times <= 1:
+        if times <= 1 or own.hints > self.canvases:
             return own
         first, repeated = own.at(rows), own.at(rows.repeat(times))
         tiled = digest([self.canvas[: self.canvases].repeat(times, *[1] * (self.canvas.ndim - 1)), repeated.conditions])

@@ -28,11 +28,13 @@ from ...lazydiff.cache.recording import RecordingSession
 from ...lazydiff.core.tokens import HoleTokens
 from ...lazydiff.pipeline.decode import composite_latents
 from .architectures import ARCHITECTURES, Architecture, Dense
+from .controlnets import Residuals, ask, at_tokens, conds_of, net_of, of_the_host
 from .kv_call import REFERENCES, KVCall, Layout, NoRoom, digest
 from .kv_recording import ModelCall, VisibleRecorder
 from .model import check_numbers
 from .prompts import check_stock_prompts
 from .steps import Steps, count_evaluations
+from .token_patches import control_attentions, distinct, notes, patched, unknown
 
 KEY = "lazydiffusion_kv"
 # What other packs and the host's own step-skipping nodes leave in a call's options, and tokens pass through.
@@ -42,7 +44,6 @@ EXPECTED = 4  # automatic anchors of a sampling, for the estimate of memory
 # What else than words a conditioning may hold: it changes every token, so that anchors are of it alone.
 BESIDE_WORDS = ("guidance", "concat_latent_image", "concat_mask", "reference_latents", "reference_latents_method")
 WORDS = ("cross_attn", "attention_mask", "conditioning_llama3", "conditioning_byt5small")
-TOKEN_PATCHES = ("post_input", "double_block", "single_block", "noise_refiner", "attn1_patch", "attn1_output_patch")
 
 
 def architecture(model: Any) -> Architecture | None:
@@ -96,6 +97,8 @@ def anchor_bytes(model: Any, context: KVContext, text: int = 0) -> int:
         for block in getattr(network, stage.blocks)
         for kind in stage.attentions[: 1 + bool(getattr(getattr(block, "x_block", None), "x_block_self_attn", True))]
     ]
+    canvas = context.hole.total - dilate(context.hole, settings.ring).count
+    sequences += [canvas] * control_attentions(model.model_options["transformer_options"])
     size = 1 if settings.precision == "fp8" else (model.model.manual_cast_dtype or model.model.get_dtype()).itemsize
     return 2 * sum(sequences) * int(operator.attrgetter(shape.width)(network)) * size
 
@@ -103,7 +106,8 @@ def anchor_bytes(model: Any, context: KVContext, text: int = 0) -> int:
 class KVSamplingState:
     """One sampling on a KV context: what was found out when it began."""
 
-    def __init__(self, context: KVContext, patcher: Any, steps: Steps, conds: list[dict[str, Any]]):
+    def __init__(self, context: KVContext, guider: Any, steps: Steps):
+        patcher, self.guider, conds = guider.model_patcher, guider, conds_of(guider)
         device = patcher.load_device
         self.context, self.cache = context, cache_of(context)
         network = patcher.model.diffusion_model
@@ -120,8 +124,8 @@ class KVSamplingState:
         self.hooked = {cond["uuid"] for cond in conds if cond.get("hooks")}  # that change the weights
         self.why_dense = ""
         self.told: set[str] = set()
-        if any(nets):
-            self.use_anchors("a ControlNet's residuals are of the hole too")
+        if not all(map(of_the_host, nets)):
+            self.use_anchors("another node pack's ControlNet may answer otherwise outside of a sampling")
 
     def use_anchors(self, reason: str) -> None:
         """Nothing can be recorded for this sampling."""
@@ -130,17 +134,19 @@ class KVSamplingState:
             self.session = self.cache.session(self.steps.levels)
             self.tell(f"some steps compute the whole canvas, because {reason}")
 
-    def prompts(self, options: dict[str, Any]) -> list[Hashable]:
+    def prompts(self, given: weakref.ref[Any], options: dict[str, Any]) -> list[Hashable]:
         """Which prompt each part of a batch is of: positive or negative, which of them, and what it holds beside words.
 
         Samplings with other words in the same places share anchors, unless text tokens are kept.
+        given: as in `owner`; patches of tokens are its alone
         """
         keys: list[Hashable] = []
+        others = self.patches, given if distinct(options) else None
         for role, uuid in zip(options["cond_or_uncond"], options["uuids"], strict=True):
             known = self.orders[role]
             if uuid not in known:
                 known.append(uuid)
-            keys.append((self.patches, role, known.index(uuid), self.beside.get(uuid)))
+            keys.append((*others, role, known.index(uuid), self.beside.get(uuid)))
         return keys
 
     def can_be_lazy(self, x: Tensor, known: Tensor, options: dict[str, Any]) -> bool:
@@ -154,8 +160,11 @@ class KVSamplingState:
             self.stay_dense(f"{skipping[0]} skips steps of its own")
         elif options.get("patches_replace", {}).get("dit"):
             self.stay_dense("another node replaces the model's blocks")
-        elif patches := [name for name in TOKEN_PATCHES if options.get("patches", {}).get(name)]:
-            self.stay_dense(f"another node's patch ({patches[0]}) needs all tokens")
+        elif places := unknown(options):
+            self.stay_dense(f"another node's patch ({places[0]}) needs all tokens")
+        else:
+            for line in notes(options):
+                self.tell(line)
         return not self.why_dense
 
     def owner(self, given: weakref.ref[Any], options: dict[str, Any]) -> Hashable:
@@ -165,20 +174,6 @@ class KVSamplingState:
         """
         hooked = tuple(uuid for uuid in options["uuids"] if uuid in self.hooked)
         return given, self.patches, options.get("optimized_attention_override"), hooked
-
-    def of_computed(self, control: Any) -> Any:
-        """A ControlNet's residuals [B, N, d] at the computed tokens."""
-        if control is None:
-            return None
-
-        def gather(residual: Tensor | None) -> Tensor | None:
-            if residual is None:
-                return None
-            if residual.ndim != 3 or residual.shape[1] != self.layout.total:
-                raise Dense("its ControlNet is not of the canvas's tokens")
-            return residual.index_select(1, self.layout.image.to(residual.device))
-
-        return {place: [gather(residual) for residual in residuals] for place, residuals in control.items()}
 
     def stay_dense(self, reason: str) -> None:
         """The rest of this sampling computes every token."""
@@ -274,12 +269,11 @@ class KVSampling:
             raise ValueError("the latent's noise mask covers more than this context's hole: encode with the same mask")
         if not context.hole.count:
             return latent
-        conds = [cond for each in executor.class_obj.conds.values() for cond in each]
+        conds, device = conds_of(executor.class_obj), patcher.load_device
         for cond in conds:
             check_stock_prompts(cond, len(context.canvas), len(noise))
-        device = patcher.load_device
         self.hole, self.known = hole.to(device), patcher.model.process_latent_in(latent).to(device)
-        self.now, out = KVSamplingState(context, patcher, Steps(sampler, sigmas), conds), None
+        self.now, out = KVSamplingState(context, executor.class_obj, Steps(sampler, sigmas)), None
         mm.free_memory(self.now.cache.bytes, device)
         if isinstance(self.now.session, AnchorSession):
             self.now.session.to(device)
@@ -329,25 +323,20 @@ class KVSampling:
         if shape.references == "before":  # other networks tell this themselves
             options = {**options, REFERENCES: [self.tokens(each) for each in kwargs.get("ref_latents") or ()]}
         sigma = now.steps.sigma(t)
+        given = ModelCall(x, t, c_concat, c_crossattn, options, kwargs, net_of(now.guider, options))
         if isinstance(now.session, RecordingSession):
-            prompts = self.recorded(executor, ModelCall(x, t, c_concat, c_crossattn, options, kwargs), sigma)
+            prompts = self.recorded(executor, given, sigma)
             if now.why_dense:
                 return dense()
         if isinstance(now.session, AnchorSession):
-            prompts = now.prompts(options)
+            prompts = now.prompts(self.given, options)
         action = now.session.call(sigma, prompts)
         call = KVCall(shape, self.network, now.layout, action, options)
         try:
-            if isinstance(action, CacheReader):
-                control = now.of_computed(control)
-            self.call = call
-            denoised = executor(x, t, c_concat, c_crossattn, control, call.options, **kwargs)
+            denoised = self.make(call, executor, given, control)
         except Dense as reason:
-            self.call = None
             now.stay_dense(str(reason))
             return dense()
-        finally:
-            self.call = None
         if call.problem or not call.seen:
             now.stay_dense(call.problem or "its blocks are not called")
             return dense() if isinstance(action, CacheReader) else denoised
@@ -357,17 +346,25 @@ class KVSampling:
             denoised = torch.where(self.hole, rows, self.known.to(denoised)).flatten(0, 1)
         return denoised
 
+    def make(self, call: KVCall, executor: Any, given: ModelCall, control: Residuals | None) -> Tensor:
+        """Make a call of the model in which tokens are left out, or keys kept."""
+        control = at_tokens(control, call)
+        try:
+            self.call = call
+            with patched(call):
+                return executor(given.x, given.t, given.concat, given.text, control, call.options, **given.others)
+        finally:
+            self.call = None
+
     def recorded(self, executor: Any, given: ModelCall, sigma: float) -> list[Hashable]:
         """The names of the prompts of a call, all of which are recorded; none where they cannot be."""
         now = self.now
         assert now is not None
 
         def run(call: KVCall, given: ModelCall) -> None:
-            self.call = call
-            try:
-                executor(given.x, given.t, given.concat, given.text, None, call.options, **given.others)
-            finally:
-                self.call = None
+            told = {**given.others, "c_crossattn": given.text, "c_concat": given.concat}
+            control = given.net and ask(given.net, given.x, given.t, told, given.options)
+            self.make(call, executor, given, control)
 
         try:
             return self.recorder(given, sigma, now.owner(self.given, given.options), run)

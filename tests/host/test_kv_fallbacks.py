@@ -112,10 +112,11 @@ def test_blocks_replaced_by_another_pack(edit: Edit, caplog: pytest.LogCaptureFi
     assert not torch.allclose(edit.sample(model), edit.sample())
 
 
-def test_patch_that_needs_all_tokens(edit: Edit, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("place", ["post_input", "attn2_patch", "mlp_patch"])
+def test_patch_that_is_not_known(edit: Edit, caplog: pytest.LogCaptureFixture, place: str) -> None:
     model = edit.model.clone()
-    model.set_model_patch(lambda args: args, "post_input")
-    check_dense(edit, caplog, "post_input", model)
+    model.set_model_patch(lambda args: args, place)
+    check_dense(edit, caplog, place, model)
 
 
 def test_after_a_dense_sampling_the_next_finds_its_own_anchors(edit: Edit) -> None:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from .in_process import Pack
-from .tiny_models import TINY, Edit, accepted, prompt, randomise, tiny
+from .tiny_models import Edit, prompt, tiny
+from .tiny_patches import CONTROLNETS, controlnet
 
 pytestmark = pytest.mark.host
 
@@ -216,9 +217,9 @@ def test_guidance_embedding(edit: Edit) -> None:
     assert edit.replay_error() <= CLOSE
 
 
-@pytest.mark.parametrize("name", ["flux", "sd3"])
+@pytest.mark.parametrize("name", CONTROLNETS)
 def test_controlnet(pack: Pack, name: str) -> None:
-    edit, controlled = Edit(pack, name), {}
+    edit, controlled = Edit(pack, name.removesuffix("-fun")), {}
     plain = edit.sample()
     context = edit.context(anchors=1, reuse=True)
     lazy = edit.attach(context)
@@ -226,28 +227,10 @@ def test_controlnet(pack: Pack, name: str) -> None:
         net = controlnet(name)
         net.set_cond_hint(torch.randn(edit.canvas.shape, generator=torch.Generator().manual_seed(hint)), 0.8)
         controlled[hint] = {"control": net, "control_apply_to_uncond": True}
-        edit.positive = prompt(name, 9, 1, **controlled[hint])
+        edit.positive = prompt(edit.name, 9, 1, **controlled[hint])
         assert not torch.allclose(edit.sample(), plain)
         assert edit.replay_error() <= CLOSE
         assert edit.dense_calls(lazy, context) == 2 and edit.dense_calls(lazy, context, seed=6) == 0
-
-
-def controlnet(name: str) -> Any:
-    """The host's own ControlNet for the architecture, with random weights."""
-    import comfy.cldm.mmdit
-    import comfy.controlnet
-    import comfy.ldm.flux.controlnet
-    import comfy.ops
-
-    if name == "flux":
-        network, more, extra = comfy.ldm.flux.controlnet.ControlNetFlux, {"latent_input": True}, ["y", "guidance"]
-    else:
-        network, more, extra = comfy.cldm.mmdit.ControlNet, {"control_latent_channels": 16, "num_blocks": 1}, ["y"]
-    sizes = accepted(TINY[name][0], TINY[name][1]) | more
-    net = network(**sizes, dtype=torch.float32, operations=comfy.ops.disable_weight_init)
-    randomise(net)
-    place = torch.device("cpu")
-    return comfy.controlnet.ControlNet(net.eval(), compression_ratio=1, load_device=place, extra_conds=extra)
 
 
 @pytest.mark.parametrize("name", ["flux", "wan", "pixart-sigma"])

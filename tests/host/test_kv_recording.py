@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from .in_process import Pack
-from .test_kv_promises import controlnet
 from .tiny_models import TINY, Edit, prompt
 
 pytestmark = pytest.mark.host
@@ -61,8 +60,7 @@ def masked_class(pack: Pack) -> type:
             raise AssertionError(reason)
 
         def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-            text = self.text if self.attentions[0] == "joint" else 0
-            visible = self.layout.of(text, self.image).visible
+            visible = self.layout.of(*self.sequence(self.attentions[0])).visible
             super().extend(k, v)
             return k.index_select(-2, visible), v.index_select(-2, visible)
 
@@ -75,7 +73,9 @@ def masked_class(pack: Pack) -> type:
         def attention(self, function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
             q, k, v, *others = args
             if self.refining:
-                axis = k.shape.index(self.layout.total + self.shape.tail(self.network, self.layout.total))
+                total = self.layout.total
+                tokens = total, total + self.shape.tail(self.network, total)
+                axis = next(i for i, size in enumerate(k.shape) if size in tokens)
                 mask = torch.zeros(k.shape[axis])
                 mask[self.layout.hole] = -torch.inf
                 return function(q, k, v, others[0], **{**kwargs, "mask": mask.expand(1, 1, len(mask), -1)})
@@ -87,12 +87,12 @@ def masked_class(pack: Pack) -> type:
     return Masked
 
 
-def check_recorded_keys(edit: Edit, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
+def check_recorded_keys(edit: Edit, monkeypatch: pytest.MonkeyPatch, model: Any = None, **settings: Any) -> None:
     recording, found = edit.pack.part("nodes.host.kv_recording"), []
     for kind in (recording.VisibleCall, masked_class(edit.pack)):
         monkeypatch.setattr(recording, "VisibleCall", kind)
         context = edit.context("recorded", **settings)
-        edit.sample(edit.attach(context), sigmas=edit.sigmas(4)[:3])
+        edit.sample(edit.attach(context, model), sigmas=edit.sigmas(4)[:3])
         found.append(edit.cache(context))
     fast, slow = found
     assert fast.bytes == slow.bytes and fast.count == slow.count == 2 * settings["levels"]
@@ -268,13 +268,6 @@ def check_anchors(edit: Edit, caplog: pytest.LogCaptureFixture, why: str, model:
     assert torch.equal(out, expected) and max(counts) >= context.hole.total > min(counts)
     lines = [line for line in caplog.messages if line.startswith("Lazy Diffusion")]
     assert len(lines) == 1 and "some steps compute the whole canvas" in lines[0] and why in lines[0]
-
-
-def test_controlnet(edit: Edit, caplog: pytest.LogCaptureFixture) -> None:
-    net = controlnet("flux")
-    net.set_cond_hint(torch.randn(edit.canvas.shape), 0.8)
-    edit.positive = prompt("flux", 9, 1, control=net, control_apply_to_uncond=True)
-    check_anchors(edit, caplog, "ControlNet")
 
 
 def test_what_cannot_be_recorded(
