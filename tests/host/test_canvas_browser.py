@@ -332,3 +332,33 @@ def test_a_server_that_does_not_answer_leaves_nothing_stuck(canvas: CanvasPage) 
     canvas.server.post("/interrupt", {})
     set_steps(canvas, 4)
     assert len(canvas.generate()) == 4
+
+
+def test_a_connected_picture_comes_with_run(canvas: CanvasPage, server: Server) -> None:
+    canvas.build()
+    canvas.page.evaluate(f"""async () => {{
+        const load = window.LiteGraph.createNode('LoadImage'), [editor] = {EDITOR}
+        window.app.graph.add(load)
+        load.pos = [-360, 300]
+        load.widgets[0].value = 'lazydiffusion-table.png'
+        load.connect(0, editor, editor.inputs.findIndex(input => input.name === 'image'))
+        await window.app.queuePrompt(0)
+    }}""")
+    canvas.wait("canvas.image")
+    with Image.open(server.folder / "input" / "lazydiffusion-table.png") as table:
+        assert (canvas.seen() == np.asarray(table.convert("RGB"))).all()
+
+
+def test_the_hosts_own_undo_takes_a_stroke_back_and_the_canvas_works_on(canvas: CanvasPage) -> None:
+    """With the focus on the graph: the host opens the workflow as it was, with nodes of the same numbers."""
+    canvas.page.mouse.click(1300, 850)
+    canvas.stroke(*ACROSS)
+    canvas.page.mouse.click(1300, 850)
+    canvas.press("Control+z")
+    canvas.wait("!canvas.document.strokes.length && canvas.image")
+    canvas.page.wait_for_timeout(1000)
+    assert canvas.page.locator(".lazy-canvas").count() == 1
+    assert (canvas.seen() == waves()).all()
+    canvas.stroke(*ACROSS)
+    assert len(canvas.value["strokes"]) == 1
+    assert len(canvas.generate()) == 4
