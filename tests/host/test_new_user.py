@@ -188,6 +188,7 @@ def test_ones_own_photograph_takes_five_actions_on_the_canvas(fresh: tuple[Serve
     """Templates, the first one, own picture, a stroke, Enter: new where it was painted, the same bit by bit outside."""
     server, elements = fresh
     picture = photograph(tmp_path / "photograph.png")
+    server.post("/settings/Comfy.TutorialCompleted", False)  # as when ComfyUI is started for the first time
     with front_end(server, elements) as page:
         hand, canvas = Hand(page), CanvasPage(page, server)
         open_template(hand, "01-first-edit")
