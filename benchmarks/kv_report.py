@@ -122,7 +122,7 @@ class Results:
     @property
     def markdown(self) -> str:
         parts = ["\n".join(f"- {note}" for note in self.notes)]
-        parts += [table(rows) for rows in (self.steps, self.samplings, self.memory, self.limits)]
+        parts += [table(rows, HEADS[type(rows[0])]) for rows in (self.steps, self.samplings, self.memory, self.limits)]
         return "\n\n".join(parts) + "\n"
 
     @property
@@ -161,8 +161,8 @@ class Results:
         return figure
 
 
-def table(rows: Sequence[Any]) -> str:
-    heads = HEADS[type(rows[0])]
+def table(rows: Sequence[Any], heads: Mapping[str, str]) -> str:
+    """Rows in Markdown. heads: heading and format of each field"""
     lines = [list(heads), ["---"] + ["--:"] * (len(heads) - 1)]
     lines += [[form.format(cell) for form, cell in zip(heads.values(), row, strict=True)] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

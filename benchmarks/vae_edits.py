@@ -21,10 +21,10 @@ from torch import Tensor
 from lazydiff.core.masks import to_grid
 from lazydiff.core.poisson import poisson_blend
 from lazydiff.pipeline.decode import composite_latents
+from lazydiff.sparse.boxes import Box, size_of
 from lazydiff.vae import lazy_vae
 from lazydiff.vae.lazy_vae import VAEState, full_decode, full_encode, lazy_decode, lazy_encode
 from lazydiff.vae.passes import Statistics
-from lazydiff.vae.stages import Box, size_of
 
 from .subjects import INSIDE, square_mask
 from .train_vae import held_out

@@ -22,7 +22,7 @@ class LazyContextEncode(io.ComfyNode):
             description="Looks at the whole canvas once. What it returns serves any number of samplers, seeds and "
             "prompts, each of which then works on the masked part alone. A stock transformer (Flux, SD3, Qwen-Image, "
             "PixArt …) becomes lazy too: what the hole looks at is recorded before the first step, and every step "
-            "computes the hole alone.",
+            "computes the hole alone. SD 1.5 and SDXL too, but that some steps compute everything.",
             aliases=[
                 "inpaint", "local edit", "regional edit", "masked edit", "generative fill", "outpaint",
             ],

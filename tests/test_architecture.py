@@ -1,6 +1,6 @@
 """The house keeps its shape: who may import whom, one name for one thing, few parameters, few lines.
 
-core < model < sampling, cache, vae < pipeline < auto_mask < data < training, evaluation < cli
+core < model, sparse < sampling, cache, vae < pipeline < auto_mask < data < training, evaluation < cli
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 LEVELS = {
     room: level
     for level, rooms in enumerate(
-        ["core", "model", "sampling cache vae", "pipeline", "auto_mask", "data", "training evaluation", "cli"]
+        ["core", "model sparse", "sampling cache vae", "pipeline", "auto_mask", "data", "training evaluation", "cli"]
     )
     for room in rooms.split()
 }

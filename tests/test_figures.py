@@ -31,7 +31,7 @@ LAZY_VAE, POISSON, CHAIN, LAUNCHES = (
     measured(f"docs/{name}.json") for name in ("lazy-vae", "poisson", "chain", "launches")
 )
 DATA, PHOTOGRAPHS = measured("docs/data.json"), measured("docs/photographs.json")
-ZOOM, CANVAS = measured("docs/zoom.json"), measured("docs/canvas.json")
+ZOOM, CANVAS, UNET = (measured(f"docs/{name}.json") for name in ("zoom", "canvas", "unet"))
 MODEL, COMPARED = measured("lazydiff/weights/evaluation.json"), measured("lazydiff/evaluation/weights/baselines.json")
 
 
@@ -58,6 +58,19 @@ def kv_steps() -> list[str]:
              f"{one['ratio']:.1f}×", f"{one['limit']:.1f}×")
         for one in KV["steps"]
     ]  # fmt: skip
+
+
+def unet_calls() -> list[str]:
+    return [
+        line(f"{one['network']}, {one['hole']}, ring {one['ring']}", str(one["tiles"]), f"{100 * one['share']:.0f} %",
+             f"{one['ratio']:.1f}×", f"{one['limit']:.1f}×")
+        for one in UNET["calls"]
+    ]  # fmt: skip
+
+
+def unet_samplings() -> list[str]:
+    return [line(one["network"], *(f"{one[key]:.2f}×" for key in ("first_ratio", "next_ratio")))
+            for one in UNET["samplings"]]  # fmt: skip
 
 
 def figure5(canvas: int, percent: int) -> dict[str, Any]:
@@ -251,6 +264,8 @@ TABLES: list[tuple[str, list[str]]] = [
     ("README.md", kv_samplings(1)),
     ("docs/benchmarks.md", kv_samplings(2)),
     ("docs/benchmarks.md", kv_steps()),
+    ("docs/benchmarks.md", unet_calls()),
+    ("docs/benchmarks.md", unet_samplings()),
     ("docs/benchmarks.md", whole_edits()),
     ("docs/benchmarks.md", papers_protocol()),
     ("docs/benchmarks.md", step_alone()),
@@ -290,7 +305,9 @@ def in_readme() -> list[str]:
     text = "within {:.1f} dB of the full computation in PSNR at 20 steps, {:.1f} dB at 8 and {:.1f} dB at 4"
     zoom = ZOOM["figures"]
     assert zoom["outside_exact"] == 1
+    sdxl, sd15 = (one["first_ratio"] for one in UNET["samplings"])
     return [
+        f"an edit is {sdxl:.1f} times faster on SDXL, {sd15:.1f} times on SD 1.5",
         text.format(*figures),
         f"take [{zoom['time_ratio']:.1f} times](docs/benchmarks.md#a-small-hole-in-a-large-picture) the time",
     ]
@@ -298,6 +315,7 @@ def in_readme() -> list[str]:
 
 def in_benchmarks() -> list[str]:
     whole, gates, vae = FIGURE5["figures"], GATES["figures"], LAZY_VAE["figures"]
+    unet = UNET["figures"]
     levels = [one["grey_levels"] for one in LAZY_VAE["edits"]]
     stale, crop_alone = (sum(one[way] for one in levels) / len(levels) for way in ("stale statistics", "crop alone"))
     (ours, image, _), (quarter, _, crop) = same_vae(10, 50), same_vae(25, 50)
@@ -306,6 +324,9 @@ def in_benchmarks() -> list[str]:
     assert POISSON["figures"]["error_grey_levels"] < 0.001
     return [
         f"({KV['figures']['cache_over_formula']:.4f} of it)",
+        f"{100 * unet['sdxl_share_of_limit']:.0f} % is reached in SDXL",
+        f"{100 * unet['sd15_share_of_limit']:.0f} % in SD 1.5 at 512 px",
+        f"says ({unet['cache_over_formula']:.4f} of it)",
         f"{ZOOM['figures']['time_ratio']:.2f} of the time and {ZOOM['figures']['memory_ratio']:.2f} of the memory",
         f"{image / ours:.1f} times at 50 steps",
         f"{crop / quarter:.2f} of our time at a mask of 25 % and 50 steps",

@@ -105,16 +105,18 @@ class Entry:
     values: list[CachedTensor] = field(default_factory=list)
     probes: list[Tensor] = field(default_factory=list)  # keys of some of the computed tokens
     blocks: list[int] = field(default_factory=list)  # at which of its attentions each block begins, if that was told
+    maps: list[CachedTensor] = field(default_factory=list)  # what else a network of convolutions needs
 
     def to(self, device: torch.device | str) -> None:
         if all(tensor.device == torch.device(device) for tensor in self.tensors[:1]):
             return
-        self.keys, self.values = ([kept.to(device) for kept in each] for each in (self.keys, self.values))
+        kept_lists = self.keys, self.values, self.maps
+        self.keys, self.values, self.maps = ([kept.to(device) for kept in each] for each in kept_lists)
         self.probes = [probe.to(device) for probe in self.probes]
 
     @property
     def tensors(self) -> list[Tensor]:
-        return [*(kept.data for kept in (*self.keys, *self.values)), *self.probes]
+        return [*(kept.data for kept in (*self.keys, *self.values, *self.maps)), *self.probes]
 
     @property
     def bytes(self) -> int:
@@ -288,6 +290,12 @@ class CacheWriter:
         if settings.limit:
             self.session.make_room(self)
 
+    def keep_map(self, x: Tensor) -> None:
+        """Keep a tensor [levels·prompts·B, …] in its own precision. Errors: `CacheFull`"""
+        settings = self.session.settings._replace(precision="model")
+        for entry, part in zip(self.entries, x.chunk(len(self.written)), strict=True):
+            entry.maps.append(CachedTensor.of(part.clone() if len(self.written) > 1 else part, settings))
+
     def forget(self) -> None:
         """Nothing of this call is to be kept."""
         self.written.clear()
@@ -302,7 +310,7 @@ class CacheReader:
 
     def __init__(self, session: CacheSession, sigma: Level, entries: Sequence[Entry]):
         self.session, self.sigma, self.entries = session, sigma, entries
-        self.calls = self.blocks = 0
+        self.calls = self.blocks = self.maps = 0
         self.change: list[Tensor] = []  # squared norms [2, prompts] of probes, of their difference and of the kept
 
     def block(self) -> None:
@@ -333,6 +341,13 @@ class CacheReader:
         for one, place in zip(kept, whole[..., tokens:, :].chunk(len(kept)), strict=True):
             one.write(place)
         return whole
+
+    def next_map(self, x: Tensor) -> Tensor:
+        """The next of the tensors that `keep_map` was given, for a batch as large as that of x and where that is."""
+        rows, kept = len(x) // len(self.entries), [entry.maps[self.maps].data for entry in self.entries]
+        self.maps += 1
+        whole = [one.to(x.device, non_blocking=True).repeat(rows // len(one), *[1] * (one.ndim - 1)) for one in kept]
+        return torch.cat(whole)
 
     def end(self) -> None:
         self.session.replayed += 1

@@ -23,8 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.masks import to_grid
+from ..sparse.boxes import Box, Size, size_of
 from .passes import FullPass, SparsePass, VAEState, macs, put, run_stages
-from .stages import Box, Size, Stage, decoder_stages, encoder_stages, reached, size_of, sizes
+from .stages import Stage, decoder_stages, encoder_stages, reached, sizes
 
 LIMIT = 0.6  # of the full work: beyond that, all is computed
 # A GPU starts a kernel in some 8 µs, in which a fast one could do as many multiply-adds: work that a lazy pass, of many

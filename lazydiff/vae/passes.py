@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .stages import Box, Patch, Size, Stage, needed, size_of
+from ..sparse.boxes import Box, Size, size_of
+from ..sparse.group_norm import affine, scale_and_shift
+from .stages import Patch, Stage, needed
 
 RIDGE = 0.1  # of the variance among all cells' means: found with the trained VAE of benchmarks/vae_edits.py
 CELL = 2  # latents: statistics are kept by squares of this side, 31 MB for 1024 px
@@ -149,13 +151,10 @@ class SparsePass(FullPass):
         fresh = [patch for patch in cells if all(patch.box.size)]
         self.statistics.append(old.updated(fresh, cells[-1] if self.probed else None))
         mean, variance, _ = self.statistics[-1]
-        weight, bias = _affine(module, patches[0].x)
-        repeats = module.num_channels // module.num_groups
-        scale = variance.clamp(min=module.eps).rsqrt().repeat_interleave(repeats, 1) * weight  # [B, C]
-        shift = (bias - mean.repeat_interleave(repeats, 1) * scale)[..., None, None]
+        scale, shift = scale_and_shift(mean, variance.clamp(min=module.eps), *affine(module, patches[0].x, module))
         result = []
         for patch, wide in zip(patches, single, strict=True):
-            x = torch.addcmul(shift, wide.x, scale[..., None, None]).to(patch.x.dtype)
+            x = torch.addcmul(shift, wide.x, scale).to(patch.x.dtype)
             result.append(patch._replace(x=F.silu(x, inplace=True) if silu else x))
         return result
 
@@ -221,17 +220,3 @@ def _change(old: Tensor, new: Tensor) -> Tensor:
     total = cells.mean(-1)
     total[:, :, 1].add_(cells[:, :, 0].var(-1, correction=0))
     return total[1] - total[0]
-
-
-def _affine(norm: Any, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight and bias [C] float32 of a group norm. Torch's own has them; others are called: a host may keep them
-    elsewhere, or in other bits.
-
-    Of a map of zeros it gives the bias, and of a spike of 1 in 257 places, which it makes 16 high, the weight.
-    """
-    if type(norm) is nn.GroupNorm:
-        return norm.weight.float(), norm.bias.float()
-    spike = like.new_zeros(2, norm.num_channels, 1, 257)
-    spike[1, ..., 0] = 64
-    bias, peak = norm(spike)[..., 0, 0].float()
-    return (peak - bias) / 16, bias

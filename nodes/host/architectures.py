@@ -274,3 +274,25 @@ ARCHITECTURES = {
         "final_layer",
     ),
 }  # fmt: skip
+
+DOWNSCALE = {"HunyuanImage21": 32, "ChromaRadiance": 1}  # of latents that do not say so in older releases
+
+
+def architecture(model: Any) -> Architecture | None:
+    """How to make a MODEL lazy, or None for one that stays dense."""
+    return ARCHITECTURES.get(type(model.model.diffusion_model).__name__)
+
+
+def token_size(model: Any) -> int:
+    """Pixels per side of a token of the MODEL's; of models that have none, of a latent cell."""
+    shape = architecture(model)
+    if shape is None:
+        return downscale(model)
+    patch = getattr(model.model.diffusion_model, shape.token) if isinstance(shape.token, str) else shape.token
+    return downscale(model) * (patch if isinstance(patch, int) else patch[-1])
+
+
+def downscale(model: Any) -> int:
+    """Pixels per side of a latent cell."""
+    form = model.model.latent_format
+    return getattr(form, "spacial_downscale_ratio", None) or DOWNSCALE.get(type(form).__name__, 8)

@@ -16,8 +16,7 @@ import torch.nn.functional as F
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from .architectures import ARCHITECTURES
-from .kv_sampling import downscale, token_size
+from .architectures import ARCHITECTURES, downscale, token_size
 from .model import LazyModel, model_name
 
 KEY = "lazydiffusion_maps"

@@ -13,6 +13,8 @@ from ...lazydiff.model.context import LazyContext
 from .encode import encode_each, fit_text
 from .kv_sampling import KVSampling
 from .model import attach_learned
+from .unet import UNET, is_unet, step_text
+from .unet_sampling import UNetSampling
 
 
 def attach(model: Any, context: LazyContext | KVContext) -> Any:
@@ -21,7 +23,8 @@ def attach(model: Any, context: LazyContext | KVContext) -> Any:
         return attach_learned(model, context)
     if context.model() is not model.model:
         raise ValueError("this context was made for another model: encode the canvas again with this one")
-    return KVSampling(model, context).attach(model)
+    kind = UNetSampling if is_unet(model) else KVSampling
+    return kind(model, context).attach(model)
 
 
 def whole_canvas(context: LazyContext | KVContext) -> tuple[Tensor, Tensor]:
@@ -72,12 +75,13 @@ def context_text(context: LazyContext | KVContext) -> str:
         elif max(height, width) != context.network.canvas:
             lines.append(f"note: the model was trained at {context.network.canvas} px and is at its best there")
     elif not context.name:
-        lines = [f"canvas: {width}×{height} px", "not a transformer that can be lazy: every step computes everything"]
+        lines = [f"canvas: {width}×{height} px", "not of a kind that can be lazy: every step computes everything"]
     else:
         computed = dilate(context.hole, context.settings.ring).count
         lines = [
             f"canvas: {width}×{height} px, for {context.name}",
             hole,
+            step_text(context) if context.name == UNET else
             f"a sampling step: {computed} tokens, with a ring of {context.settings.ring}",
         ]
         if context.settings.recorded or context.settings.reuse:

@@ -15,8 +15,9 @@ from ...lazydiff.core.masks import binarise, feather, grow, to_grid
 from ...lazydiff.model.context import LazyContext
 from ...lazydiff.pipeline.canvas import Canvas, masked_latent
 from ...lazydiff.pipeline.fit import Fit, Fitted, Zoom
+from .architectures import downscale, token_size
 from .device import on_load_device
-from .kv_sampling import downscale, kv_context, token_size
+from .kv_sampling import kv_context
 from .model import LazyModel, model_name
 from .progress import counted, show
 
@@ -125,7 +126,7 @@ def stock_context(model: Any, latent: Tensor, soft: Tensor, settings: KVSettings
     context = kv_context(model, latent, soft > 0, settings, vae)
     if not context.name:
         show(
-            f"{model_name(model)} is no transformer that can be lazy: every step computes the whole canvas. "
+            f"{model_name(model)} is of a kind that cannot be lazy: every step computes the whole canvas. "
             "Everything else works the same."
         )
     token = token_size(model)

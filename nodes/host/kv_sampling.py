@@ -27,7 +27,7 @@ from ...lazydiff.cache.kv_context import ContextKey, KVContext, cache_of
 from ...lazydiff.cache.recording import RecordingSession
 from ...lazydiff.core.tokens import HoleTokens
 from ...lazydiff.pipeline.decode import composite_latents
-from .architectures import ARCHITECTURES, Architecture, Dense
+from .architectures import ARCHITECTURES, Dense, architecture, token_size
 from .controlnets import Residuals, ask, at_tokens, conds_of, net_of, of_the_host
 from .kv_call import REFERENCES, KVCall, Layout, NoRoom, digest
 from .kv_recording import ModelCall, VisibleRecorder
@@ -35,20 +35,15 @@ from .model import check_numbers
 from .prompts import check_stock_prompts
 from .steps import Steps, count_evaluations
 from .token_patches import control_attentions, distinct, notes, patched, unknown
+from .unet import UNET, is_unet
 
 KEY = "lazydiffusion_kv"
 # What other packs and the host's own step-skipping nodes leave in a call's options, and tokens pass through.
 STEP_SKIPPING = ("easycache", "lazycache", "teacache", "magcache", "fbcache", "wavespeed")
-DOWNSCALE = {"HunyuanImage21": 32, "ChromaRadiance": 1}  # of latents that do not say so in older releases
 EXPECTED = 4  # automatic anchors of a sampling, for the estimate of memory
 # What else than words a conditioning may hold: it changes every token, so that anchors are of it alone.
 BESIDE_WORDS = ("guidance", "concat_latent_image", "concat_mask", "reference_latents", "reference_latents_method")
 WORDS = ("cross_attn", "attention_mask", "conditioning_llama3", "conditioning_byt5small")
-
-
-def architecture(model: Any) -> Architecture | None:
-    """How to make a MODEL lazy, or None for one that stays dense."""
-    return ARCHITECTURES.get(type(model.model.diffusion_model).__name__)
 
 
 def kv_context(model: Any, latent: Tensor, mask: Tensor, settings: KVSettings, vae: Any) -> KVContext:
@@ -62,23 +57,11 @@ def kv_context(model: Any, latent: Tensor, mask: Tensor, settings: KVSettings, v
     hole = HoleTokens.from_mask(mask, token).to(home)
     if shape is not None:
         settings = settings._replace(ring=max(settings.ring, shape.ring))
-    name, network = shape.name if shape else "", weakref.ref(model.model)
+    elif is_unet(model):  # whose convolutions need the hole: nothing can be recorded without it
+        settings = settings._replace(mode="anchors")
+    name = shape.name if shape else UNET if is_unet(model) else ""
+    network = weakref.ref(model.model)
     return KVContext(ContextKey(), network, name, hole, latent.to(home), mask.to(home), token, settings, vae)
-
-
-def token_size(model: Any) -> int:
-    """Pixels per side of a token of the MODEL's; of models that have none, of a latent cell."""
-    shape = architecture(model)
-    if shape is None:
-        return downscale(model)
-    patch = getattr(model.model.diffusion_model, shape.token) if isinstance(shape.token, str) else shape.token
-    return downscale(model) * (patch if isinstance(patch, int) else patch[-1])
-
-
-def downscale(model: Any) -> int:
-    """Pixels per side of a latent cell."""
-    form = model.model.latent_format
-    return getattr(form, "spacial_downscale_ratio", None) or DOWNSCALE.get(type(form).__name__, 8)
 
 
 def anchor_bytes(model: Any, context: KVContext, text: int = 0) -> int:
@@ -108,10 +91,8 @@ class KVSamplingState:
 
     def __init__(self, context: KVContext, guider: Any, steps: Steps):
         patcher, self.guider, conds = guider.model_patcher, guider, conds_of(guider)
-        device = patcher.load_device
         self.context, self.cache = context, cache_of(context)
-        network = patcher.model.diffusion_model
-        self.layout = Layout(context.hole, context.settings, device, architecture(patcher), network)
+        self.layout = self.make_layout(patcher)
         self.steps: Steps = steps
         self.session: AnchorSession | RecordingSession = self.cache.session(steps.levels)
         self.patches = patcher.patches_uuid
@@ -126,6 +107,11 @@ class KVSamplingState:
         self.told: set[str] = set()
         if not all(map(of_the_host, nets)):
             self.use_anchors("another node pack's ControlNet may answer otherwise outside of a sampling")
+
+    def make_layout(self, patcher: Any) -> Any:
+        """Which part of the canvas is computed."""
+        shape, network = architecture(patcher), patcher.model.diffusion_model
+        return Layout(self.context.hole, self.context.settings, patcher.load_device, shape, network)
 
     def use_anchors(self, reason: str) -> None:
         """Nothing can be recorded for this sampling."""
@@ -158,14 +144,19 @@ class KVSamplingState:
         skipping = [name for name in options if any(known in str(name).lower() for known in STEP_SKIPPING)]
         if skipping:
             self.stay_dense(f"{skipping[0]} skips steps of its own")
-        elif options.get("patches_replace", {}).get("dit"):
-            self.stay_dense("another node replaces the model's blocks")
-        elif places := unknown(options):
-            self.stay_dense(f"another node's patch ({places[0]}) needs all tokens")
+        elif reason := self.obstacle(options):
+            self.stay_dense(reason)
         else:
             for line in notes(options):
                 self.tell(line)
         return not self.why_dense
+
+    def obstacle(self, options: dict[str, Any]) -> str:
+        """Why other nodes' changes to the model need all of the canvas, if they do."""
+        if options.get("patches_replace", {}).get("dit"):
+            return "another node replaces the model's blocks"
+        places = unknown(options)
+        return f"another node's patch ({places[0]}) needs all tokens" if places else ""
 
     def owner(self, given: weakref.ref[Any], options: dict[str, Any]) -> Hashable:
         """What recorded keys depend on beside what the model is told: its weights, and what others do to attention.
@@ -199,6 +190,8 @@ class KVSamplingState:
 
 class KVSampling:
     """A context attached to a MODEL: what happens around its samplings and around the calls of the model in them."""
+
+    state: type[KVSamplingState] = KVSamplingState
 
     def __init__(self, model: Any, context: KVContext):
         self.context, self.shape, self.network = context, architecture(model), model.model.diffusion_model
@@ -273,12 +266,12 @@ class KVSampling:
         for cond in conds:
             check_stock_prompts(cond, len(context.canvas), len(noise))
         self.hole, self.known = hole.to(device), patcher.model.process_latent_in(latent).to(device)
-        self.now, out = KVSamplingState(context, executor.class_obj, Steps(sampler, sigmas)), None
+        self.now, out = self.state(context, executor.class_obj, Steps(sampler, sigmas)), None
         mm.free_memory(self.now.cache.bytes, device)
         if isinstance(self.now.session, AnchorSession):
             self.now.session.to(device)
         elif self.shape is not None:
-            place, size = (self.shape, patcher.model, self.now.layout), len(conds) * anchor_bytes(patcher, context)
+            place, size = (self.shape, patcher.model, self.now.layout), len(conds) * self.anchor_bytes(patcher)
             visible = torch.where(self.hole, torch.zeros_like(self.known), self.known)
             self.recorder = VisibleRecorder(*place, self.now.session, visible, len(context.canvas), size)
         try:
@@ -291,6 +284,10 @@ class KVSampling:
         out = torch.where(cells.to(out.device), out, latent.to(out))
         return composite_latents(latent, out, context.mask, context.size[0] // latent.shape[-2])
 
+    def anchor_bytes(self, model: Any) -> int:
+        """What one anchor keeps for one prompt and one picture."""
+        return anchor_bytes(model, self.context)
+
     def prepare(self, executor: Any, model: Any, shape: Any, *args: Any, **kwargs: Any) -> Any:
         """While weights are loaded: leave room on the device for what will be kept."""
         settings, real, now = self.context.settings, model.model, self.now
@@ -299,7 +296,7 @@ class KVSampling:
             anchors = min(settings.anchors or EXPECTED, len(now.session.schedule) - 1)
             recorded = isinstance(now.session, RecordingSession)
             count = len(now.session.levels) * len(self.context.canvas) if recorded else anchors * shape[0]
-            needed = 2 * count * anchor_bytes(model, self.context)
+            needed = 2 * count * self.anchor_bytes(model)
             needed = min(needed, settings.limit * MEGABYTE) if settings.limit else needed
             needed = needed if recorded else max(needed - now.cache.bytes, 0)  # what is there takes no more
         required, others = real.memory_required, vars(real).get("memory_required")

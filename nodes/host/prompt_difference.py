@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...lazydiff.auto_mask.difference_mask import DifferenceMap, difference_mask
 from ...lazydiff.auto_mask.maps import resize
-from .kv_sampling import downscale
+from .architectures import downscale
 from .mask_search import finer, heat_picture
 from .progress import show
 from .sampling import SamplerSettings

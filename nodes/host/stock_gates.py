@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ...lazydiff.cache.module_skip import ModuleCall, SkipCalibrator, load_gates
-from .architectures import ARCHITECTURES, BlockList
+from .architectures import ARCHITECTURES, BlockList, architecture
 from .gates import GatedSampling
 from .kv_call import ANCHOR, Arguments
-from .kv_sampling import architecture, in_a_call
+from .kv_sampling import in_a_call
 from .model import LazyModel, model_name
 from .progress import show
 from .settings import GATES_FOLDER

@@ -120,10 +120,11 @@ class Server:
 @contextmanager
 def running(checkout: Path, folder: Path, *arguments: str, pack: Path = PACK) -> Iterator[Server]:
     """A server of `checkout` with the pack and nothing else, all of whose files lie in `folder`."""
-    for name in ("custom_nodes", "input", "output", "temp", "user", "models/vae"):
+    for name in ("custom_nodes", "input", "output", "temp", "user", "models/vae", "models/checkpoints"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     # The front end of 0.3.64 does not know a loader that has nothing to load.
-    (folder / "models" / "vae" / "vae-ft-mse-840000-ema-pruned.safetensors").touch()
+    for name in ("vae/vae-ft-mse-840000-ema-pruned.safetensors", "checkpoints/sd_xl_base_1.0.safetensors"):
+        (folder / "models" / name).touch()
     link = folder / "custom_nodes" / "lazydiffusion"
     if not link.exists():
         link.symlink_to(pack, target_is_directory=True)

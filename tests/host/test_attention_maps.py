@@ -60,7 +60,7 @@ def rows_of_positive(options: dict[str, Any], rows: int) -> list[int]:
 def test_joint_attention_equals_direct_softmax(pack: Pack, name: str) -> None:
     """Of every joint attention that a user's own function was given; that function stays in its place."""
     edit, calls = Observed(pack, name), []
-    network, shape = edit.model.model.diffusion_model, pack.part("nodes.host.kv_sampling").architecture(edit.model)
+    network, shape = edit.model.model.diffusion_model, pack.part("nodes.host.architectures").architecture(edit.model)
     grid = [side * edit.cell // edit.observer.token for side in edit.canvas.shape[-2:]]
     total = grid[0] * grid[1]
     before = {"auraflow": 8}.get(name, 0)  # registers

@@ -37,7 +37,7 @@ def check_replay(edit: Edit, monkeypatch: pytest.MonkeyPatch, **settings: Any) -
     # Only the hole and its ring went through the blocks; with them the text, where the output module sees that too.
     computed = edit.pack.part("lazydiff.cache.kv_cache").dilate(context.hole, context.settings.ring).count
     assert context.hole.count < computed < context.hole.total / 3
-    shape = edit.pack.part("nodes.host.kv_sampling").architecture(edit.model)
+    shape = edit.pack.part("nodes.host.architectures").architecture(edit.model)
     joint = shape.joint_output or shape.output is None and shape.stages[-1].joint
     if joint and settings.get("text"):
         assert set(counts) == {computed + 1}  # the one text token that blocks cannot do without

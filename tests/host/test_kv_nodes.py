@@ -23,7 +23,7 @@ class Graph:
     def __init__(self, pack: Pack, name: str, rows: int = 1):
         self.call, self.model = pack.call, tiny(name)
         form = self.model.model.latent_format
-        cell = pack.part("nodes.host.kv_sampling").downscale(self.model)
+        cell = pack.part("nodes.host.architectures").downscale(self.model)
         self.vae = TinyVAE(form.latent_channels, form.latent_dimensions == 3, cell)
         self.image, self.mask = torch.rand(rows, *SIZE, 3), torch.zeros(rows, *SIZE)
         for row in range(rows):

@@ -112,6 +112,38 @@ def test_template_changes_the_hole_of_a_picture_of_any_size(
     assert session.replayed and not session.recorded
 
 
+@pytest.mark.parametrize(("template", "model"), [("22-two-edits-sd15", "sd15"), ("23-two-edits-sdxl", "sdxl")])
+def test_edits_in_a_chain_from_prompts_alone(
+    pack: Pack, template: str, model: str, sessions: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every node but loader and text encoder is executed. What a random network finds different is everywhere, so that
+    of its masks a corner is taken; the second edit is of what the first has left."""
+    finder = pack.part("nodes.difference_mask")
+    find = finder.find_difference_mask
+    corners = iter([(slice(0, 64), slice(0, 64)), (slice(160, 224), slice(160, 224))])
+
+    def in_a_corner(*given: Any) -> tuple[Tensor, Tensor]:
+        mask, heat = find(*given)
+        corner = torch.zeros_like(mask)
+        corner[(slice(None), *next(corners))] = 1
+        return corner, heat
+
+    monkeypatch.setattr(finder, "find_difference_mask", in_a_corner)
+    stand_ins = {
+        "CheckpointLoaderSimple": (tiny(model), None, TinyVAE(4)), "PreviewImage": (), "SaveImage": (),
+        "CLIPTextEncode": lambda text, clip: (prompt(model, 7, len(text)),),
+    }  # fmt: skip
+    smaller = {"width": 256, "height": 256, "steps": 6, "first": 2, "source_text": "", "target_text": ""}
+    _, results = run(pack, template, stand_ins, smaller)
+    picture, first, second = (results[name][0] for name in ("9", "15", "21"))
+    contexts = [results[name][0] for name in ("12", "18")]
+    assert all(context.name for context in contexts)
+    assert all(session.replayed and session.recorded < session.replayed for session in sessions)
+    assert len(sessions) == 2
+    assert (first - picture).abs().max() > 0.01 and torch.equal(first[:, 80:], picture[:, 80:])
+    assert (second - first).abs().max() > 0.01 and torch.equal(second[:, :140], first[:, :140])
+
+
 def small(image: Tensor) -> Tensor:
     return torch.nn.functional.interpolate(image.movedim(-1, 1), (160, 240)).movedim(1, -1)
 

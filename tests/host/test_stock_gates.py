@@ -31,7 +31,8 @@ class Gated(Edit):
         self.lines: list[str] = []
         self.gates = pack.part("nodes.host.stock_gates").StockGates(ratio, self.lines.append)
         self.gated = self.gates.attach(self.model)
-        network, shape = self.model.model.diffusion_model, pack.part("nodes.host.kv_sampling").architecture(self.model)
+        network = self.model.model.diffusion_model
+        shape = pack.part("nodes.host.architectures").architecture(self.model)
         self.places = [f"{s.blocks}.{i}" for s in shape.stages for i in range(len(getattr(network, s.blocks)))]
         self.blocks = [network.get_submodule(place) for place in self.places]
 

@@ -16,13 +16,15 @@ from .templates import NAMES, template, workflow
 pytestmark = pytest.mark.host
 
 OURS = [name for name in NAMES if "LazyCheckpointLoader" in json.dumps(workflow(name))]
+LOADERS = "UNETLoader", "CheckpointLoaderSimple"
+OF_ONES_OWN = [name for name in NAMES if any(loader in json.dumps(workflow(name)) for loader in LOADERS)]
 PICTURES = [f"lazydiffusion-{name}.png" for name in ("table", "fish", "house")]
 
 
 def test_names_sort_by_their_numbers_and_files_of_ones_own_come_last() -> None:
     assert [int(name[:2]) for name in NAMES] == list(range(1, len(NAMES) + 1))
-    loaders = ["UNETLoader" in json.dumps(workflow(name)) for name in NAMES]
-    assert loaders == sorted(loaders) and sum(loaders) == 8
+    assert [name in OF_ONES_OWN for name in NAMES] == sorted(name in OF_ONES_OWN for name in NAMES)
+    assert len(OF_ONES_OWN) == 10
     assert {path.stem for path in (PACK / "workflows").glob("*.jpg")} == set(NAMES)
     assert {path.stem for path in (PACK / "workflows" / "api").glob("*.json")} == set(NAMES)
 
@@ -43,13 +45,14 @@ def test_template_can_be_read(name: str) -> None:
     assert len(set(prompts)) == len(prompts) and not any("Encode" in title for title in prompts)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if "UNETLoader" in json.dumps(workflow(name))])
+@pytest.mark.parametrize("name", OF_ONES_OWN)
 def test_files_have_addresses_where_the_host_looks_for_them(name: str) -> None:
     places = {
         "unet_name": "diffusion_models", "vae_name": "vae", "clip_name": "text_encoders", "lora_name": "loras",
+        "ckpt_name": "checkpoints",
     }  # fmt: skip
     for node in template(name)["nodes"]:
-        if not node["type"].endswith(("CLIPLoader", "UNETLoader", "VAELoader", "LoraLoaderModelOnly")):
+        if not node["type"].endswith(("CLIPLoader", "UNETLoader", "VAELoader", "LoraLoaderModelOnly", LOADERS[1])):
             continue
         inputs = workflow(name)[str(node["id"])]["inputs"]
         wanted = {(file, places[key.rstrip("12")]) for key, file in inputs.items() if key.rstrip("12") in places}

@@ -125,7 +125,7 @@ class Edit:
     def __init__(self, pack: Pack, name: str, model: Any = None, rows: int = 1):
         self.pack, self.name = pack, name
         self.model = tiny(name) if model is None else model
-        self.cell = pack.part("nodes.host.kv_sampling").downscale(self.model)  # px
+        self.cell = pack.part("nodes.host.architectures").downscale(self.model)  # px
         self.canvas = latent(self.model, 256 // self.cell, 320 // self.cell, rows)
         self.mask = torch.zeros(1, 1, 256, 320)  # px
         self.mask[..., 72:150, 130:210] = 1
@@ -135,7 +135,7 @@ class Edit:
     @property
     def cells(self) -> Tensor:
         """The noise mask of the latent, alike within a token."""
-        token = self.pack.part("nodes.host.kv_sampling").token_size(self.model)
+        token = self.pack.part("nodes.host.architectures").token_size(self.model)
         cells = F.max_pool2d(self.mask, token)
         cells = cells.repeat_interleave(token // self.cell, 2).repeat_interleave(token // self.cell, 3)
         return cells.unsqueeze(2) if self.canvas.ndim == 5 else cells
@@ -182,7 +182,7 @@ class Edit:
 
     def counted(self, model: Any = None, **how: Any) -> tuple[Tensor, list[int]]:
         """The result, and how many tokens came out of the last block in each call of the model."""
-        shape, counts = self.pack.part("nodes.host.kv_sampling").architecture(self.model), []
+        shape, counts = self.pack.part("nodes.host.architectures").architecture(self.model), []
         network = self.model.model.diffusion_model
         if shape.output is None:  # its last part sees what the last block computes
             module = list(getattr(network, shape.stages[-1].blocks)[-1].children())[-1]
@@ -213,3 +213,23 @@ class Edit:
         assert len(lazily) == len(dense) and max(lazily) < context.hole.total
         assert torch.equal(replayed[~hole], self.canvas[~hole])
         return float((replayed - expected)[hole].abs().max() / expected[hole].abs().max())
+
+
+class UNetEdit(Edit):
+    """An edit whose calls of the model are counted by what its last convolution computes."""
+
+    def counted(self, model: Any = None, **how: Any) -> tuple[Tensor, list[int]]:
+        """The result, and how many cells went into the last convolution in each call."""
+        counts: list[int] = []
+        last = self.model.model.diffusion_model.out[2]
+        own = last._conv_forward
+
+        def count(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            counts.append(x.shape[-2] * x.shape[-1])
+            return own(x, *args, **kwargs)
+
+        last._conv_forward = count
+        try:
+            return self.sample(model, **how), counts
+        finally:
+            del last._conv_forward

@@ -236,3 +236,6 @@ UNETS: dict[str, tuple[str, dict[str, Any], int, int]] = {
         12,
     ),
 }  # fmt: skip
+UNETS["sd15-inpaint"] = ("SD15", {**UNETS["sd15"][1], "in_channels": 9}, 24, 0)
+UNETS["sd2"] = ("SD20", {**UNETS["sd15"][1], "use_linear_in_transformer": True, "num_head_channels": 32}, 24, 0)
+UNETS["sdxl-inpaint"] = ("SDXL", {**UNETS["sdxl"][1], "in_channels": 9}, 24, 12)

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from lazydiff.sparse.boxes import Box
 from lazydiff.vae import lazy_vae, passes
 from lazydiff.vae.lazy_vae import full_decode, full_encode, lazy_decode, lazy_encode, plan_decode
-from lazydiff.vae.stages import Box, decoder_stages, encoder_stages, needed, reached
+from lazydiff.vae.stages import decoder_stages, encoder_stages, needed, reached
 
 SAME = 1e-5  # the same sums in another order, through thirty normalised layers, for values of about -1…1
 
