@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import sys
 from pathlib import Path
 
 import folder_paths
@@ -17,7 +18,6 @@ from .context import LazyContextApply, LazyContextEncode, LazyContextInfo, LazyC
 from .difference_mask import PromptDifferenceMask, RecordLatents
 from .gates import LazyGates
 from .host.canvas_files import read_upload, store_picture
-from .host.canvas_routes import add_canvas_routes
 from .host.registration import register, registered_elsewhere
 from .host.settings import add_folders
 from .load import LazyCheckpointLoader
@@ -44,7 +44,10 @@ class LazyDiffusionExtension(ComfyExtension):
         add_folders()
         register()
         add_pictures()
-        add_canvas_routes()
+        if "server" in sys.modules:  # not where the host is imported as a library
+            from .host.canvas_routes import add_canvas_routes
+
+            add_canvas_routes()
         return [
             LazyCheckpointLoader, LazyContextEncode, LazySample, LazyContextApply, PoissonBlend, LazyContextInfo,
             LazyCanvas, LazyCanvasContext, LazyCanvasEdit, LazyVAEDecode, LazyPrompts, LazyGates,
