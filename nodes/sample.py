@@ -53,4 +53,4 @@ class LazySample(io.ComfyNode):
         sampler: str, scheduler: str, denoise: float, variations: int, sketch: Tensor | None = None,
     ) -> io.NodeOutput:  # fmt: skip
         settings = SamplerSettings(seed, steps, cfg, sampler, scheduler, denoise)
-        return io.NodeOutput(sample_context(model, context, positive, negative, settings, variations, sketch))
+        return io.NodeOutput(sample_context(model, context, (positive, negative), settings, variations, sketch))

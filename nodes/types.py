@@ -20,3 +20,10 @@ class LazyContextIO(io.ComfyTypeIO):
 @io.comfytype(io_type="LAZY_CANVAS")
 class LazyCanvasIO(io.ComfyTypeIO):
     Type = Canvas
+
+
+@io.comfytype(io_type="LAZY_CANVAS_EDITOR")
+class CanvasEditorIO(io.ComfyTypeIO):
+    """The widget that a person paints on; what it hands to the server is JSON, see `host.canvas_request`."""
+
+    Type = str

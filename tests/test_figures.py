@@ -31,7 +31,7 @@ LAZY_VAE, POISSON, CHAIN, LAUNCHES = (
     measured(f"docs/{name}.json") for name in ("lazy-vae", "poisson", "chain", "launches")
 )
 DATA, PHOTOGRAPHS = measured("docs/data.json"), measured("docs/photographs.json")
-ZOOM, UNET = measured("docs/zoom.json"), measured("docs/unet.json")
+ZOOM, CANVAS, UNET = (measured(f"docs/{name}.json") for name in ("zoom", "canvas", "unet"))
 UNET_QUALITY = measured("docs/unet-quality.json")
 MODEL, COMPARED = measured("lazydiff/weights/evaluation.json"), measured("lazydiff/evaluation/weights/baselines.json")
 
@@ -133,6 +133,21 @@ def zoomed() -> list[str]:
         line(f"{one['size'][1]}×{one['size'][0]}, {names[case]}", f"{one['seconds']:.1f} s",
              f"{one['megabytes']:.0f} MB")
         for case, one in ZOOM["table"].items()
+    ]  # fmt: skip
+
+
+def on_the_canvas() -> list[str]:
+    figures = CANVAS["figures"]
+    return [
+        line("from releasing Enter to the first preview on the screen", f"{figures['first_preview_s']:.2f} s"),
+        line("to the variation on the canvas", f"{CANVAS['finished_s']:.2f} s"),
+        line("the same edit by `python -m lazydiff edit`, with its start", f"{CANVAS['cli_s']:.2f} s"),
+        line("the former by the latter", f"{figures['finished_over_cli']:.2f}"),
+        line(f"memory that {CANVAS['strokes'] - CANVAS['warm']} strokes leave on the server, of "
+             f"{CANVAS['server_mb']} MB", f"{figures['server_growth_mb']:.1f} MB"),
+        line(f"and in the page, of {CANVAS['page_mb']} MB", f"{figures['page_growth_mb']:.1f} MB"),
+        line("as many runs of two nodes of the host's in its place",
+             f"{CANVAS['page_growth_of_plain_runs_mb']:.1f} MB"),
     ]  # fmt: skip
 
 
@@ -265,6 +280,7 @@ TABLES: list[tuple[str, list[str]]] = [
     ("docs/benchmarks.md", step_alone()),
     ("docs/benchmarks.md", many_masks()),
     ("docs/benchmarks.md", zoomed()),
+    ("docs/benchmarks.md", on_the_canvas()),
     ("docs/benchmarks.md", gates_by_time()),
     ("docs/benchmarks.md", gates_by_work()),
     ("docs/benchmarks.md", launches()),

@@ -201,8 +201,8 @@ def test_the_readme_is_short() -> None:
     assert 6000 <= len(README.encode()) <= 8200
 
 
-def test_the_readme_shows_one_picture() -> None:
-    assert len(re.findall(r"!\[", README)) == 1
+def test_the_readme_shows_results_and_the_canvas() -> None:
+    assert re.findall(r"!\[[^]]+\]\((.+?)\)", README) == ["docs/storyboard.png", "docs/canvas-editor.png"]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -45,6 +45,11 @@ class Canvas(NamedTuple):
     def __deepcopy__(self, memo: dict[int, Any]) -> Canvas:
         return self
 
+    def row(self, i: int) -> Canvas:
+        """One of its pictures, as a canvas of its own."""
+        own = slice(i, i + 1)
+        return Canvas(self.vae, self.image[own], self.latent[own], self.encoded[own], self.decoded[own], self.planned)
+
     @property
     def share(self) -> float:
         """Of the work of a whole decode, what the last one took."""

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import comfy.utils
 import torch
 from comfy_execution.utils import get_executing_context
 
+TOLD = ContextVar("TOLD", default=True)
+
 
 def show(text: str) -> None:
     """Show a text on the node that runs, where there is a user interface to show it."""
     running = get_executing_context()
-    if "server" in sys.modules and running is not None:
+    if "server" in sys.modules and running is not None and TOLD.get():
         sys.modules["server"].PromptServer.instance.send_progress_text(text, running.node_id)
+
+
+@contextmanager
+def untold() -> Iterator[None]:
+    """In here no text is shown: the node does by itself what these texts advise, and has a place for its own."""
+    before = TOLD.set(False)
+    try:
+        yield
+    finally:
+        TOLD.reset(before)
 
 
 class counted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import comfy.sample
@@ -26,6 +27,7 @@ BLACKED_OUT = (
     "Lazy Diffusion: denoise is below 1, and all that lies under the mask is black. Mask editors of front ends between "
     "1.47.3 and 1.48.6 black it out: update comfyui-frontend-package, or load the picture apart from its mask"
 )
+OnStep = Callable[[int, Tensor, Tensor, int], None]  # step, denoised latents as the model has them, noisy ones, steps
 OWN = "ancestral (as trained)"  # the library's default, which no host sampler equals
 
 
@@ -41,10 +43,14 @@ class SamplerSettings(NamedTuple):
 
 
 def sample_context(
-    model: Any, context: LazyContext | KVContext, positive: Any, negative: Any, settings: SamplerSettings,
-    variations: int, sketch: Tensor | None,
+    model: Any, context: LazyContext | KVContext, prompts: tuple[Any, Any], settings: SamplerSettings,
+    variations: int, sketch: Tensor | None, on_step: OnStep | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """A LATENT of so many variations, of seed, seed + 1 …; sketch: [1 or B, H, W, 3], colours to start from"""
+    """A LATENT of so many variations, of seed, seed + 1 …
+
+    prompts: positive and negative; sketch: [1 or B, H, W, 3], colours to start from; on_step: is told of each step
+    instead of the host's own previews
+    """
     model = attach(model, context)
     canvas, mask = whole_canvas(context)
     visible = canvas
@@ -63,8 +69,8 @@ def sample_context(
         sampler = comfy.samplers.sampler_object("euler" if name == OWN else name)
     sigmas = comfy.samplers.KSampler(Schedules(model), steps, "cpu", name, scheduler, denoise).sigmas
     samples = comfy.sample.sample_custom(
-        model, noise.next(), cfg, sampler, sigmas, positive, negative, canvas, mask,
-        latent_preview.prepare_callback(model, steps), seed=seed,
+        model, noise.next(), cfg, sampler, sigmas, *prompts, canvas, mask,
+        on_step or latent_preview.prepare_callback(model, steps), seed=seed,
     )  # fmt: skip
     # A sketch may lie beside the mask in a token that the mask touches.
     visible = visible.repeat(variations, *[1] * (visible.ndim - 1))

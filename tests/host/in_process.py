@@ -37,6 +37,11 @@ class Pack:
         return importlib.import_module(self.module + name)
 
     @torch.inference_mode()
+    def call_whole(self, node: str, **inputs: Any) -> Any:
+        """Run a node of ours as the host would; with what it tells the page."""
+        return self.host.NODE_CLASS_MAPPINGS[node].execute(**inputs)
+
+    @torch.inference_mode()
     def call(self, node: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """Run a node, ours or the host's, as the host would."""
         kind = self.host.NODE_CLASS_MAPPINGS[node]

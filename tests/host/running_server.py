@@ -48,6 +48,7 @@ class Execution:
 class Server:
     port: int
     folder: Path
+    process: subprocess.Popen[bytes]
 
     @property
     def address(self) -> str:
@@ -104,6 +105,11 @@ class Server:
             await asyncio.sleep(0.1)
         return execution
 
+    def kill(self) -> None:
+        """The end without a farewell."""
+        self.process.kill()
+        self.process.wait()
+
     def pictures(self, execution: Execution) -> list[Path]:
         """The files that a prompt has saved."""
         outputs = execution.history["outputs"].values()
@@ -136,7 +142,7 @@ def running(checkout: Path, folder: Path, *arguments: str, pack: Path = PACK) ->
             command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"}
         )
     try:
-        server = Server(port, folder)
+        server = Server(port, folder, process)
         for _ in range(600):
             if process.poll() is not None:
                 raise RuntimeError(f"ComfyUI did not start:\n{log.read_text()[-4000:]}")

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from .running_server import PACK
 
 FOLDER = PACK / "workflows"
+GRAPHS = Path(__file__).parent / "graphs"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 Prompt = dict[str, dict[str, Any]]  # nodes by number
 
 
 def template(name: str) -> dict[str, Any]:
     loaded: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
+    return loaded
+
+
+def first_edit() -> Prompt:
+    """One hole and one prompt, node by node, for the API: what most tests of single nodes begin with."""
+    loaded: Prompt = json.loads((GRAPHS / "first-edit.json").read_text("utf-8"))
+    return loaded
+
+
+def first_edit_opened() -> dict[str, Any]:
+    """The same as the front end opens it."""
+    loaded: dict[str, Any] = json.loads((GRAPHS / "first-edit-ui.json").read_text("utf-8"))
     return loaded
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from .front_end import READY, front_end
 from .running_server import Server
-from .templates import NAMES, template, workflow
+from .templates import NAMES, first_edit, first_edit_opened, template, workflow
 
 pytestmark = pytest.mark.host
 
@@ -50,14 +50,14 @@ def test_workflow_opens_and_is_its_api_twin(page: tuple[Any, bool], name: str) -
 def test_workflow_of_an_older_version_opens(page: tuple[Any, bool]) -> None:
     """Inputs that nodes have been given since then take their defaults, and nothing else moves."""
     tab, _ = page
-    saved = template("01-first-edit")
+    saved = first_edit_opened()
     encode = next(node for node in saved["nodes"] if node["type"] == "LazyContextEncode")
     first = ("model", "vae", "image", "mask", "grow", "feather")  # all that 0.1.0 had
     encode["inputs"] = [each for each in encode["inputs"] if each["name"] in first]
     encode["widgets_values"], _ = encode["widgets_values"][:2], encode.pop("widgets_values_named", None)
     shown = tab.evaluate(OPEN, saved)
     assert {number: each["inputs"] for number, each in shown["prompt"].items()} == {
-        number: each["inputs"] for number, each in workflow("01-first-edit").items()
+        number: each["inputs"] for number, each in first_edit().items()
     }
 
 
@@ -71,7 +71,7 @@ def test_templates_are_listed_by_their_numbers(page: tuple[Any, bool]) -> None:
 def test_context_info_keeps_its_text(page: tuple[Any, bool]) -> None:
     """After Run line by line, after a reload at once, and again from the cache; never in the prompt."""
     tab, _ = page
-    saved = template("01-first-edit")
+    saved = first_edit_opened()
     sample = next(node for node in saved["nodes"] if node["type"] == "LazySample")
     sample["widgets_values"] = ["fixed" if each == "randomize" else each for each in sample["widgets_values"]]
     tab.evaluate(OPEN, saved)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .in_process import Pack, scene
 from .running_server import PACK, Server
-from .templates import Prompt, workflow
+from .templates import Prompt, first_edit, workflow
 from .test_server import pixels
 from .tiny_models import TinyVAE, prompt, tiny
 from .tiny_vae import tiny_vae
@@ -288,13 +288,13 @@ def test_twenty_edits_in_one_graph(server: Server) -> None:
 
 
 def test_a_decode_says_what_it_did(server: Server) -> None:
-    graph = workflow("01-first-edit")
+    graph = first_edit()
     inputs = graph["8"]["inputs"]
     execution = server.run(graph)
     assert execution.end == "execution_success", execution.error
     inputs["hole"] = ["2", 1]  # the mask instead of the context
     assert server.run(graph).end == "execution_success"
-    plain_graph = workflow("01-first-edit")
+    plain_graph = first_edit()
     plain_graph["8"] = {"class_type": "VAEDecode", "inputs": {name: inputs[name] for name in ("samples", "vae")}}
     (plain,), (lazy,) = (server.pictures(each) for each in (server.run(plain_graph), execution))
     assert (pixels(plain) == pixels(lazy)).all()

@@ -153,7 +153,7 @@ def edit_prompt(latent: Tensor, seed: int) -> list[list[Any]]:
 
 
 SWAPPED = (
-    "01-first-edit", "02-one-context-many-seeds-and-prompts", "03-chain-of-four-edits", "05-sketch-guided",
+    "02-one-context-many-seeds-and-prompts", "03-chain-of-four-edits", "05-sketch-guided",
     "07-stock-sampler-custom-advanced",
 )  # fmt: skip
 

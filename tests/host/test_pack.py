@@ -54,6 +54,10 @@ NODES = {
     "LazyMask": ["mask", "threshold", "fill_islands"],
     "LazyOutpaint": ["image", "left", "top", "right", "bottom", "overlap", "mask"],
     "LazyContextView": ["context", "image"],
+    "LazyCanvasEditor": [
+        "model", "clip", "vae", "canvas", "steps", "cfg", "sampler", "scheduler", "denoise", "sketch_denoise",
+        "negative", "grow", "feather", "blend", "image",
+    ],
 }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .in_process import Pack
 from .running_server import PACK, Server
-from .templates import workflow
+from .templates import first_edit, workflow
 from .tiny_models import UNETS, TinyVAE, prompt, tiny
 
 pytestmark = pytest.mark.host
@@ -114,7 +114,7 @@ def test_a_graph_with_its_seed_gives_one_picture_whatever_ran_before(pack: Pack)
 
 
 def test_another_seed_or_prompt_does_not_encode_the_canvas_again(server: Server) -> None:
-    graph = workflow("01-first-edit")
+    graph = first_edit()
     (sampler,) = (node["inputs"] for node in graph.values() if node["class_type"] == "LazySample")
     sampler.update(seed=4001, steps=2)
     assert server.run(graph).end == "execution_success"

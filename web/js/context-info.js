@@ -11,7 +11,9 @@ const PROPERTY = 'last_text'
 
 /**
  * What is used of the front end's nodes.
- * @typedef {{ value: string, serialize?: boolean, options: Record<string, unknown>, element?: HTMLTextAreaElement }} TextWidget
+ * @typedef {{
+ *   value: string, serialize?: boolean, options: Record<string, unknown>, element?: HTMLTextAreaElement,
+ * }} TextWidget
  * @typedef {{
  *   constructor: { comfyClass?: string },
  *   properties: Record<string, unknown>,
