@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -332,6 +333,20 @@ def test_a_server_that_does_not_answer_leaves_nothing_stuck(canvas: CanvasPage) 
     canvas.server.post("/interrupt", {})
     set_steps(canvas, 4)
     assert len(canvas.generate()) == 4
+
+
+def test_a_run_that_is_over_before_the_server_has_answered_is_not_missed(canvas: CanvasPage) -> None:
+    """The answer to the request comes three seconds after all that is told of the run."""
+
+    def late(route: Any) -> None:
+        answer = route.fetch()
+        time.sleep(3)
+        route.fulfill(response=answer)
+
+    canvas.stroke(*ACROSS)
+    canvas.page.route("**/prompt", late)
+    assert len(set(canvas.generate())) == 4
+    canvas.page.unroute("**/prompt")
 
 
 def test_a_connected_picture_comes_with_run(canvas: CanvasPage, server: Server) -> None:

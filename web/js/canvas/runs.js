@@ -18,6 +18,10 @@ import { SILENT } from './server.js'
 const STOPPED = 'stopped: the canvas is as it was'
 /** @type {Map<string, { node: string, listener: Listener }>} by prompt */
 const running = new Map()
+// A short run may be over before the server's answer has said what it is called: what is told meanwhile waits.
+let asked = 0
+/** @type {[string, any][]} */
+let early = []
 
 /**
  * Queue the node that has this name in its prompt, and nothing that comes after it.
@@ -31,15 +35,18 @@ export async function start(name, listener) {
   if (!node) throw new Error('this node is muted or bypassed: switch it on')
   const missing = ['model', 'clip', 'vae'].filter((each) => !output[node].inputs[each])
   if (missing.length) throw new Error(`connect ${missing.join(', ')} to this node, as of Lazy Checkpoint Loader`)
-  /** @type {any} */
-  let answer
+  asked += 1
   try {
-    answer = await api.queuePrompt(0, { output: upTo(output, node), workflow })
+    const { prompt_id: prompt } = await api.queuePrompt(0, { output: upTo(output, node), workflow })
+    running.set(prompt, { node, listener })
+    for (const [event, told] of early.filter(([, told]) => told.prompt_id === prompt)) EVENTS[event](told)
+    return prompt
   } catch (error) {
     throw new Error(refusal(error))
+  } finally {
+    asked -= 1
+    if (!asked) early = []
   }
-  running.set(answer.prompt_id, { node, listener })
-  return answer.prompt_id
 }
 
 /**
@@ -114,5 +121,8 @@ const EVENTS = {
   reconnected: () => void lookUp().catch(() => {}),
 }
 for (const [event, listen] of Object.entries(EVENTS)) {
-  api.addEventListener(event, (/** @type {any} */ { detail }) => listen(detail))
+  api.addEventListener(event, (/** @type {any} */ { detail }) => {
+    if (asked && detail?.prompt_id && !running.has(detail.prompt_id)) early.push([event, detail])
+    else listen(detail)
+  })
 }
