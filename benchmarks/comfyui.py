@@ -11,13 +11,20 @@ import asyncio
 import importlib.util
 import os
 import runpy
+import socket
+import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+PACK = Path(__file__).resolve().parents[1]
 
 
 class StandIn(ModuleType):
@@ -81,9 +88,51 @@ def load_pack(cpu: bool) -> str:
     args.use_pytorch_cross_attention = True  # what the host takes on a GPU; its default on a CPU is for little memory
     import nodes
 
-    if not asyncio.run(nodes.load_custom_node(str(Path(__file__).resolve().parents[1]))):
+    if not asyncio.run(nodes.load_custom_node(str(PACK))):
         raise SystemExit("the host could not load the pack; its log above says why")
     return next(name for name in sys.modules if name.endswith("nodes.host.model")).removesuffix("nodes.host.model")
+
+
+@contextmanager
+def serving(
+    checkout: Path, folder: Path, *arguments: str, pack: Path = PACK
+) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    """A server of a checkout with a pack and nothing else, all of whose files lie in `folder`: its port, its process.
+
+    Errors: RuntimeError with the end of its log, if it does not start.
+    """
+    for name in ("custom_nodes", "input", "output", "temp", "user", "models/vae", "models/checkpoints"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    link, log = folder / "custom_nodes" / "lazydiffusion", folder / "server.log"
+    if not link.exists():
+        link.symlink_to(pack, target_is_directory=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        sys.executable, __file__, str(checkout), "--cpu", "--port", str(port), "--base-directory", str(folder),
+        "--disable-api-nodes", "--database-url", f"sqlite:///{folder / 'comfy.db'}", *arguments,
+    ]  # fmt: skip
+    with log.open("w") as output:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+    try:
+        for _ in range(600):
+            if process.poll() is not None:
+                raise RuntimeError(f"ComfyUI did not start:\n{log.read_text()[-4000:]}")
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/queue", timeout=30).close()
+                break
+            except OSError:
+                time.sleep(0.2)
+        yield port, process
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def accepted(kind: str, sizes: Mapping[str, Any]) -> dict[str, Any]:

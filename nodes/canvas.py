@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 from comfy_api.latest import io
 from torch import Tensor
@@ -12,7 +12,7 @@ from ..lazydiff.pipeline.decode import Blend
 from .host.encode import encode_from_canvas
 from .host.lazy_vae import edit_with, open_with
 from .host.progress import show
-from .inputs import edge_inputs, kv_settings, node_schema, recording_inputs, stock_inputs
+from .inputs import blend_input, edge_inputs, kv_settings, node_schema, recording_inputs, stock_inputs
 from .types import AnyContext, LazyCanvasIO, LazyContextIO
 
 
@@ -85,11 +85,7 @@ class LazyCanvasEdit(io.ComfyNode):
                 LazyCanvasIO.Input("canvas", tooltip="The canvas that the context was made of."),
                 io.Latent.Input("samples", tooltip="From LazySample, or any sampler that had the context's LATENT."),
                 LazyContextIO.Input("context", tooltip="From Lazy Canvas Context: it knows where the hole is."),
-                io.Combo.Input(
-                    "blend", options=list(get_args(Blend)), default="poisson",
-                    tooltip="poisson: the new part's detail, without a seam. mixed: the stronger detail of new and "
-                    "old. paste: the new part as it is.",
-                ),
+                blend_input(),
             ],
             outputs=[
                 LazyCanvasIO.Output("LAZY_CANVAS", tooltip="For the next edit."),

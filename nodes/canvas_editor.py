@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 from comfy_api.latest import io
 from torch import Tensor
@@ -11,8 +11,8 @@ from ..lazydiff.pipeline.decode import Blend
 from .host.canvas_editing import EditSettings, generate, picture_and_mask
 from .host.canvas_request import CanvasRequest
 from .host.progress import untold
-from .host.sampling import OWN, SamplerSettings
-from .inputs import advanced, cfg_input, denoise_input, edge_inputs, node_schema, sampler_inputs, steps_input
+from .host.sampling import SamplerSettings
+from .inputs import advanced, blend_input, denoise_input, edge_inputs, node_schema, own_sampler_inputs
 from .types import CanvasEditorIO
 
 SOCKETS = ("model", "clip", "vae")
@@ -34,14 +34,7 @@ class LazyCanvasEditor(io.ComfyNode):
                 CanvasEditorIO.Input(
                     "canvas", tooltip="The canvas: picture, strokes and prompt.", extra_dict={"socketless": True}
                 ),
-                steps_input("More steps, finer and slower.", default=20),
-                cfg_input("How strongly the prompt is followed. 1: small model as trained, Flux; twice as fast.", 1.0),
-                *sampler_inputs(
-                    OWN, "simple", (
-                        "The model's own sampler (of a stock model: euler), or any of the host's.",
-                        "How the steps lie between noise and picture.",
-                    ), own=(OWN,),
-                ),
+                *own_sampler_inputs(),
                 denoise_input("1 = from noise alone; less keeps more of what lies under the mask."),
                 io.Float.Input(
                     "sketch_denoise", default=0.7, min=0.0, max=1.0, step=0.01,
@@ -50,11 +43,7 @@ class LazyCanvasEditor(io.ComfyNode):
                 *advanced([
                     io.String.Input("negative", default="", tooltip="What to stay away from; not used at cfg 1."),
                     *edge_inputs(),
-                    io.Combo.Input(
-                        "blend", options=list(get_args(Blend)), default="poisson",
-                        tooltip="poisson: the new part's detail, without a seam. mixed: the stronger detail of new and "
-                        "old. paste: the new part as it is.",
-                    ),
+                    blend_input(),
                 ]),
                 io.Image.Input("image", optional=True, tooltip="A picture to begin with, when the canvas is empty."),
             ],
@@ -85,6 +74,6 @@ class LazyCanvasEditor(io.ComfyNode):
             settings = EditSettings(negative, grow, feather, blend, sketch_denoise)
             sampling = SamplerSettings(request.seed, steps, cfg, sampler, scheduler, denoise)
             with untold():
-                made = generate((model, clip, vae), request, settings, sampling)
+                made = generate((model, clip, vae), request, (picture, mask), settings, sampling)
             told |= {"name": [request.name], "variations": [each._asdict() for each in made]}
         return io.NodeOutput(picture, mask, request.prompt, ui=told)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, get_args
 
 import comfy.samplers
 from comfy_api.latest import io
 
 from ..lazydiff.cache.kv_cache import KVSettings
+from ..lazydiff.pipeline.decode import Blend
 from ..lazydiff.pipeline.fit import Zoom
+from .host.sampling import OWN
 from .types import CATEGORY
 
 REFERENCES = ["automatic", "start", "sink", "difference"]
 MODELS = "SD 1.5, SDXL, PixArt, Flux, SD3, Qwen-Image … or one of this pack's."
 ZOOMS = ["off", "around the hole"]
-STOCK = " Stock transformers only."
+STOCK = " Stock models only."
 
 
 def node_schema(node_id: str, name: str, *, aliases: Sequence[str], **given: Any) -> io.Schema:
@@ -47,6 +49,28 @@ def sampler_inputs(sampler: str, scheduler: str, tooltips: tuple[str, str], own:
         io.Combo.Input("sampler", options=[*own, *host.SAMPLERS], default=sampler, tooltip=tooltips[0]),
         io.Combo.Input("scheduler", options=host.SCHEDULERS, default=scheduler, tooltip=tooltips[1]),
     ]
+
+
+def own_sampler_inputs() -> list[Any]:
+    """Those of a sampling of a context's hole."""
+    return [
+        steps_input("More steps, finer and slower.", default=20),
+        cfg_input("How strongly the prompt is followed. 1: small model as trained, Flux; twice as fast.", 1.0),
+        *sampler_inputs(
+            OWN, "simple", (
+                "The model's own sampler (of a stock model: euler), or any of the host's.",
+                "How the steps lie between noise and picture.",
+            ), own=(OWN,),
+        ),
+    ]  # fmt: skip
+
+
+def blend_input() -> Any:
+    return io.Combo.Input(
+        "blend", options=list(get_args(Blend)), default="poisson",
+        tooltip="poisson: the new part's detail, without a seam. mixed: the stronger detail of new and old. paste: the "
+        "new part as it is.",
+    )  # fmt: skip
 
 
 def denoise_input(tooltip: str, least: float = 0.0) -> Any:
@@ -110,7 +134,8 @@ def recording_inputs() -> list[Any]:
         io.Combo.Input(
             "mode", options=["recorded", "anchors"], default="recorded", optional=True,
             tooltip="recorded: what the hole looks at is recorded before the first step, and no step computes the "
-            "whole canvas. anchors: some steps do, as many as the model needs: slower, closer to a full pass." + STOCK,
+            "whole canvas. anchors: some steps do, as many as the model needs: slower, closer to a full pass, and what "
+            "UNets always get." + STOCK,
         ),
         io.Int.Input(
             "levels", default=0, min=0, max=64, optional=True,

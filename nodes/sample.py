@@ -7,8 +7,8 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from .host.sampling import OWN, SamplerSettings, sample_context
-from .inputs import cfg_input, denoise_input, node_schema, sampler_inputs, seed_input, steps_input
+from .host.sampling import SamplerSettings, sample_context
+from .inputs import denoise_input, node_schema, own_sampler_inputs, seed_input
 from .types import AnyContext, LazyContextIO
 
 
@@ -27,14 +27,7 @@ class LazySample(io.ComfyNode):
                 io.Conditioning.Input("positive", tooltip="What to put into the hole."),
                 io.Conditioning.Input("negative", tooltip="What to stay away from; not used at cfg 1."),
                 seed_input("The noise to begin with. It belongs to places of the canvas: another mask, same noise."),
-                steps_input("More steps, finer and slower.", default=20),
-                cfg_input("How strongly the prompt is followed. 1: small model as trained, Flux; twice as fast.", 1.0),
-                *sampler_inputs(
-                    OWN, "simple", (
-                        "The model's own sampler (of a stock model: euler), or any of the host's.",
-                        "How the steps lie between noise and picture.",
-                    ), own=(OWN,),
-                ),
+                *own_sampler_inputs(),
                 denoise_input("1 = from noise alone; less keeps more of the sketch, or of what lies under the mask."),
                 io.Int.Input(
                     "variations", default=1, min=1, max=64, tooltip="Pictures to make: of seed, seed + 1, seed + 2 …"

@@ -1,39 +1,31 @@
-"""The numbers in the documents are those that were measured: every row of every table, and what the text quotes."""
+"""Every number in a table of the documents is one that was measured."""
 
 from __future__ import annotations
 
-import json
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from lazydiff.cache.module_skip import SHIPPED_GATES, load_gates
-from lazydiff.model.checkpoint import SHIPPED, load_checkpoint
-from lazydiff.training.config import CONFIGS, TrainingConfig
-from lazydiff.training.cost import TrainingCost, cost_text
-
-ROOT = Path(__file__).parents[1]
-DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-WEIGHTS, BASELINES = ROOT / "lazydiff" / "weights", ROOT / "lazydiff" / "evaluation" / "weights"
-
-
-def measured(path: str) -> Any:
-    return json.loads((ROOT / path).read_text("utf-8"))
-
-
-KV, FIGURE5 = measured("docs/kv-context.json"), measured("docs/figure5.json")
-STEP, GATES = measured("docs/step.json"), measured("docs/gates.json")
-MASKS, MANY = measured("docs/masks.json"), measured("docs/many-masks.json")
-LAZY_VAE, POISSON, CHAIN, LAUNCHES = (
-    measured(f"docs/{name}.json") for name in ("lazy-vae", "poisson", "chain", "launches")
+from measured import (
+    CANVAS,
+    COMPARED,
+    DOCUMENTS,
+    GATES,
+    KV,
+    LAUNCHES,
+    MANY,
+    MASKS,
+    MODEL,
+    ROOT,
+    STEP,
+    UNET,
+    UNET_QUALITY,
+    WEIGHTS,
+    ZOOM,
+    figure5,
+    same_vae,
 )
-DATA, PHOTOGRAPHS = measured("docs/data.json"), measured("docs/photographs.json")
-ZOOM, CANVAS, UNET = (measured(f"docs/{name}.json") for name in ("zoom", "canvas", "unet"))
-UNET_QUALITY = measured("docs/unet-quality.json")
-MODEL, COMPARED = measured("lazydiff/weights/evaluation.json"), measured("lazydiff/evaluation/weights/baselines.json")
 
 
 def line(*cells: str) -> str:
@@ -82,10 +74,6 @@ def unet_quality() -> list[str]:
     ]  # fmt: skip
 
 
-def figure5(canvas: int, percent: int) -> dict[str, Any]:
-    return next(one for one in FIGURE5["table"] if (one["canvas"], one["percent"]) == (canvas, percent))
-
-
 STEPS = ("50", "20", "8", "4", "1")
 EDITS = {
     "next edit": ("next edit", "RegenerateImage"),
@@ -103,15 +91,6 @@ def whole_edits() -> list[str]:
             ratios = [f"{edits[theirs][steps] / edits[ours][steps]:.1f}×" for steps in STEPS]
             rows.append(line(f"{canvas} px, {name}", *ratios))
     return rows
-
-
-def same_vae(percent: int, steps: int) -> tuple[float, float, float]:
-    """Times of an edit where everyone encodes and decodes all of what is generated: ours, the image's, the crop's."""
-    one = figure5(1024, percent)["stages"]
-    both = one["encode"] + one["decode"] + one["blend"]
-    crop = one["crop encode"] + one["crop decode"] + one["crop and scale"] + one["blend"]
-    ours = one["context"] + steps * one["lazy step"] + both
-    return ours, steps * one["image step"] + both, steps * one["crop step"] + crop
 
 
 def papers_protocol() -> list[str]:
@@ -143,6 +122,8 @@ def on_the_canvas() -> list[str]:
         line("to the variation on the canvas", f"{CANVAS['finished_s']:.2f} s"),
         line("the same edit by `python -m lazydiff edit`, with its start", f"{CANVAS['cli_s']:.2f} s"),
         line("the former by the latter", f"{figures['finished_over_cli']:.2f}"),
+        line(f"the last ten of {CANVAS['strokes']} strokes by the first ten",
+             f"{figures['last_over_first_strokes']:.2f}"),
         line(f"memory that {CANVAS['strokes'] - CANVAS['warm']} strokes leave on the server, of "
              f"{CANVAS['server_mb']} MB", f"{figures['server_growth_mb']:.1f} MB"),
         line(f"and in the page, of {CANVAS['page_mb']} MB", f"{figures['page_growth_mb']:.1f} MB"),
@@ -305,120 +286,3 @@ def test_no_table_has_a_number_that_was_not_measured(document: Path) -> None:
     body = [row for row, below in zip(text, [*text[1:], ""], strict=True) if row[:1] == "|" and below[:3] != "|--"]
     quantity = re.compile(r"\d\s?(×|%|dB|ms|s|MB) ")
     assert not [row for row in body if quantity.search(row) and row not in known]
-
-
-# What the text quotes
-
-
-def in_readme() -> list[str]:
-    figures = [COMPARED["figures"][f"psnr_{steps}_steps"] for steps in (20, 8, 4)]
-    text = "within {:.1f} dB of the full computation in PSNR at 20 steps, {:.1f} dB at 8 and {:.1f} dB at 4"
-    zoom = ZOOM["figures"]
-    assert zoom["outside_exact"] == 1
-    sdxl, sd15 = (one["first_ratio"] for one in UNET["samplings"])
-    return [
-        f"an edit is {sdxl:.1f} times faster on SDXL, {sd15:.1f} times on SD 1.5",
-        text.format(*figures),
-        f"take [{zoom['time_ratio']:.1f} times](docs/benchmarks.md#a-small-hole-in-a-large-picture) the time",
-    ]
-
-
-def in_benchmarks() -> list[str]:
-    whole, gates, vae = FIGURE5["figures"], GATES["figures"], LAZY_VAE["figures"]
-    unet = UNET["figures"]
-    levels = [one["grey_levels"] for one in LAZY_VAE["edits"]]
-    stale, crop_alone = (sum(one[way] for one in levels) / len(levels) for way in ("stale statistics", "crop alone"))
-    (ours, image, _), (quarter, _, crop) = same_vae(10, 50), same_vae(25, 50)
-    opencv = next(one["opencv"] for one in POISSON["table"] if one["size"] == 1024)
-    trained = load_gates(SHIPPED_GATES).settings
-    assert POISSON["figures"]["error_grey_levels"] < 0.001
-    return [
-        f"({KV['figures']['cache_over_formula']:.4f} of it)",
-        f"{100 * unet['sdxl_share_of_limit']:.0f} % is reached in SDXL",
-        f"{100 * unet['sd15_share_of_limit']:.0f} % in SD 1.5 at 512 px",
-        f"says ({unet['cache_over_formula']:.4f} of it)",
-        f"the automatic policy takes {UNET_QUALITY['figures']['full_steps_auto']:.1f}.",
-        f"{ZOOM['figures']['time_ratio']:.2f} of the time and {ZOOM['figures']['memory_ratio']:.2f} of the memory",
-        f"{image / ours:.1f} times at 50 steps",
-        f"{crop / quarter:.2f} of our time at a mask of 25 % and 50 steps",
-        f"{whole['crop_over_lazy_at_25_percent']:.2f} of the time of our next edit",
-        f"{whole['crop_over_next_variation_at_25_percent']:.2f} of our next variation",
-        f"{100 * vae['decode_flops_share_at_10_percent']:.1f} % of the work",
-        f"{len(levels)} edits of 512 px canvases",
-        f"differ from a full decode by {vae['edit_difference_grey_levels']:.1f} grey levels",
-        f"{stale:.1f} with stale statistics, {crop_alone:.1f} when a crop",
-        f"differs by {vae['edit_difference_grey_levels_worst']:.1f}",
-        f"in {POISSON['figures']['ms_1024_at_10_percent']:.0f} ms on one CPU thread",
-        f"{POISSON['figures']['scipy_over_ours']:.0f} times faster than scipy's",
-        f"({POISSON['figures']['scipy_one_factorisation_over_ours']:.0f} times, if scipy",
-        f"`seamlessClone` takes {opencv:.0f} ms",
-        f"largest difference {CHAIN['figures']['outside_max_difference']:.0f}",
-        f"medians of five edits: {CHAIN['figures']['last_over_first_time']:.2f}",
-        f"take {100 * gates['time_saved']:.0f} % of the time",
-        f"{100 * gates['full_size_time_saved']:.0f} % from a decoder of PixArt-α's size",
-        f"{trained['steps']} updates of {trained['scenes']} scenes",
-    ]
-
-
-def in_masks() -> list[str]:
-    attention, difference = (MASKS["figures"][f"{kind}_cost_steps"] for kind in ("attention", "difference"))
-    steps = f"takes {attention} denoising steps, a prompt difference mask {difference}"
-    tuned = MASKS["figures"]
-    better = "attention_minus_diffedit_tuned"
-    return [
-        f"{MASKS['scenes']} held-out scenes",
-        steps,
-        f"threshold of {MASKS['tuned_threshold']} chosen on other scenes: {tuned['diffedit_tuned_iou']:.1f} %",
-        f"is {tuned[better]:.1f} points better; a bootstrap over the {MASKS['scenes']} scenes",
-        f"between {tuned[f'{better}_low']:.1f} and {tuned[f'{better}_high']:.1f} with 95 %",
-    ]
-
-
-def in_quality() -> list[str]:
-    levels = [TrainingConfig.read(BASELINES / f"regenerate-{kind}.toml").noise_levels for kind in ("image", "crop")]
-    assert levels == [1, 1] and TrainingConfig.read(SHIPPED.with_suffix(".toml")).noise_levels == 4
-    likeness = [COMPARED["figures"][f"psnr_{steps}_steps"] for steps in (20, 8, 4)]
-    unet, by_name = UNET_QUALITY["figures"], {row["setting"]: row for row in UNET_QUALITY["rows"]}
-    corrected = unet["psnr_4"] - by_name["4 anchors, not corrected"]["psnr"]
-    return [
-        f"within {unet['psnr_auto']:.1f} dB, with {unet['full_steps_auto']:.1f} full steps",
-        f"{corrected:.1f} dB at four anchors",
-        "within {:.1f} dB of the dense one at 20 steps, {:.1f} dB at 8 and {:.1f} dB at 4".format(*likeness),
-        f"({COMPARED['figures']['psnr_other_visible_noise']:.1f} dB)",
-        f"sibling colour loses {COMPARED['figures']['sibling_colour_loss']:.1f} points".replace("-", "−"),
-        f"caption match {COMPARED['figures']['caption_loss']:.1f}".replace("-", "−"),
-    ]
-
-
-def in_model_card() -> list[str]:
-    model, training = load_checkpoint(SHIPPED), TrainingConfig.read(SHIPPED.with_suffix(".toml"))
-    return [
-        f"({SHIPPED.stat().st_size / 1e6:.1f} MB",
-        f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} million parameters",
-        f"from seed {training.seed}",
-        f"stopped at step {training.weigh_variance_from}",
-        f"{MODEL['counts']['sibling']} held-out scenes",
-    ]
-
-
-def in_training() -> list[str]:
-    config = replace(TrainingConfig.read(CONFIGS["pixart-1024"]), accumulate=2)
-    told = cost_text(TrainingCost(config, processes=8), tflops=300).splitlines()
-    assert DATA["examples_read"] >= 20_000 and DATA["figures"]["reader_growth_mb"] < 1
-    return [
-        *(" ".join(line.split()) for line in told),
-        f"{DATA['figures']['reader_over_step']:.0f} times as fast as it trains",
-        f"[{PHOTOGRAPHS['figures']['psnr']:.1f} dB in the holes]",
-    ]
-
-
-QUOTES = {
-    "README.md": in_readme, "docs/benchmarks.md": in_benchmarks, "docs/masks.md": in_masks,
-    "docs/quality.md": in_quality, "docs/model-card.md": in_model_card, "docs/training.md": in_training,
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("document", QUOTES)
-def test_the_text_quotes_what_was_measured(document: str) -> None:
-    text = " ".join((ROOT / document).read_text("utf-8").split())
-    assert not [phrase for phrase in QUOTES[document]() if phrase not in text]

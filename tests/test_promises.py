@@ -1,6 +1,7 @@
 """What the documents promise, one test for each promise, named like the sentence.
 
-Numbers are in test_figures.py; promises about nodes, which need the host, in host/test_promises_host.py.
+Numbers are in test_figures.py and test_quotes.py; promises about nodes, which need the host, in
+host/test_promises_host.py.
 """
 
 from __future__ import annotations

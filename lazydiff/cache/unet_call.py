@@ -161,7 +161,7 @@ class RecordingCall(UNetCall):
 
     def values(self, to_v: nn.Module, forward: Forward, x: Tensor) -> Tensor:
         v, level = forward(x), self.levels[self.number]
-        watched = level.places[level.inside][self.unet.watched[self.number]]
+        watched = level.targets[self.unet.watched[self.number]]
         self.action(self.latest, v, level.others, watched)
         del self.latest
         return v
@@ -233,6 +233,6 @@ def unpadded(conv: Any, forward: Forward, x: Tensor, *args: Any) -> Tensor:
 def watched_places(level: TileLevel, hole: Tensor, scale: int) -> Tensor:
     """Among the cells of a strip that are on the map, some of those that are visible, or if there are none, of all."""
     touched = nn.functional.max_pool2d(hole[None, None].float(), scale, ceil_mode=True).flatten()
-    visible = touched[level.places[level.inside]] == 0
+    visible = touched[level.targets] == 0
     places = visible.nonzero().flatten() if bool(visible.any()) else torch.arange(len(visible), device=hole.device)
     return places[:: max(-(-len(places) // PROBES), 1)]

@@ -21,7 +21,7 @@ from ..pipeline.decode import decode
 from ..scenes import CANVAS, COLOURS, SHAPES, TOKEN, Thing, describe
 from .baselines_report import Row, write_baselines
 from .edges import seam
-from .evaluate import BLEND, SEED, asked_tensors, blended, in_batches, painted, percentage
+from .evaluate import BLEND, SEED, asked_tensors, blended, how_many, in_batches, painted, percentage
 from .judge import Judge
 from .questions import Question, distant_siblings, object_questions, ordinary_questions
 from .regenerate import encode_everything, regenerate, sample_dense
@@ -110,10 +110,8 @@ def evaluate_baselines(
     Errors: ValueError for fewer than one scene, or a model that is not what it is taken for.
     """
     check_models(models)
-    if scenes < 1:
-        raise ValueError(f"{scenes} scenes: choose at least 1")
+    scenes = how_many(scenes, QUICK if quick else scenes)
     output.mkdir(parents=True, exist_ok=True)
-    scenes = min(scenes, QUICK) if quick else scenes
     judge = Judge(seed, scenes=400 if quick else 1000)
     objects = {**object_questions(seed, scenes), "sibling": distant_siblings(seed, scenes)}
     del objects["swapped"]

@@ -68,10 +68,8 @@ def evaluate(
     """
     if model.config.network.canvas != CANVAS:
         raise ValueError(f"scenes are {CANVAS} px wide, and this model is made for {model.config.network.canvas} px")
-    if scenes < 1:
-        raise ValueError(f"{scenes} scenes: choose at least 1")
+    scenes = how_many(scenes, QUICK if quick else scenes)
     output.mkdir(parents=True, exist_ok=True)
-    scenes = min(scenes, QUICK) if quick else scenes
     judge = Judge(seed, scenes=400 if quick else 1000)
     judged = object_questions(seed, scenes)
     asked: dict[str, Sequence[Question]] = {**judged, "ordinary": ordinary_questions(seed, scenes)}
@@ -106,6 +104,13 @@ def evaluate(
     counts["steps20_and_50"] = len(compared["sibling"])
     write_report(output, figures, settings, counts, asked, answers)
     return figures
+
+
+def how_many(scenes: int, most: int, least: int = 1) -> int:
+    """Errors: ValueError for fewer questions of a kind than can be measured."""
+    if scenes < least:
+        raise ValueError(f"{scenes} scenes: choose at least {least}")
+    return min(scenes, most)
 
 
 def answer(

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ..model.config import Sampling
 from ..model.lazydiffusion import LazyDiffusion
 from .baselines import JUDGED, check_models, made_of
-from .evaluate import PERCENTAGES, blended
+from .evaluate import PERCENTAGES, blended, how_many
 from .intervals import Interval, paired_difference
 from .judge import Judge
 from .questions import ObjectQuestion, distant_siblings, object_questions
@@ -61,13 +61,11 @@ def evaluate_evidence(
     quick: at most QUICK scenes, and a less trained judge
     Writes evidence.json and evidence.md into `output` at the end; what is known by then is kept in answers.json, from
     which the same command goes on.
-    Errors: ValueError for fewer than one scene, or a model that is not what it is taken for.
+    Errors: ValueError for fewer than two scenes, or a model that is not what it is taken for.
     """
     check_models(models)
-    if scenes < 1:
-        raise ValueError(f"{scenes} scenes: choose at least 1")
+    scenes = how_many(scenes, QUICK if quick else scenes, least=2)
     output.mkdir(parents=True, exist_ok=True)
-    scenes = min(scenes, QUICK) if quick else scenes
     fingerprints = {name: model.fingerprint for name, model in models.items()}
     answers = Answers(output / "answers.json", {"models": fingerprints, "scenes": scenes, "quick": quick})
     judge = Judge(DEVELOPMENT, scenes=400 if quick else 1000)

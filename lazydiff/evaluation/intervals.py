@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import bootstrap
 
 DRAWS = 10_000
 CERTAINTY = 0.95
@@ -31,13 +32,15 @@ def paired_difference(first: Sequence[np.ndarray], second: Sequence[np.ndarray],
     The bounds are those of a percentile bootstrap that draws questions of each kind (Efron 1979).
     Errors: ValueError for sides that were not asked the same.
     """
-    if [len(one) for one in first] != [len(other) for other in second] or not all(map(len, first)):
-        raise ValueError("both sides answer the same questions, at least one of each kind")
-    rng = np.random.default_rng(seed)
-    drawn, mean = np.zeros(DRAWS), 0.0
-    for one, other in zip(first, second, strict=True):
-        gain = 100 * (one.astype(float) - other.astype(float))
-        mean += gain.mean() / len(first)
-        drawn += gain[rng.integers(len(gain), size=(DRAWS, len(gain)))].mean(1) / len(first)
-    low, high = np.quantile(drawn, [(1 - CERTAINTY) / 2, (1 + CERTAINTY) / 2])
-    return Interval(float(mean), float(low), float(high), sum(map(len, first)))
+    if [len(one) for one in first] != [len(other) for other in second] or min(map(len, first), default=0) < 2:
+        raise ValueError("both sides answer the same questions, at least two of each kind")
+    gains = [100 * (one.astype(float) - other.astype(float)) for one, other in zip(first, second, strict=True)]
+
+    def mean(*gains: np.ndarray, axis: int = -1) -> np.ndarray:
+        return np.mean([gain.mean(axis) for gain in gains], axis=0)
+
+    bounds = bootstrap(
+        gains, mean, n_resamples=DRAWS, vectorized=True, confidence_level=CERTAINTY, method="percentile",
+        random_state=seed,
+    ).confidence_interval  # fmt: skip
+    return Interval(float(mean(*gains)), float(bounds.low), float(bounds.high), sum(map(len, first)))

@@ -14,7 +14,7 @@ from ..core.files import whole_file
 from ..core.pictures import from_array, grid
 from ..model.lazydiffusion import LazyDiffusion
 from ..world import random_world_sample
-from .evaluate import BLEND, SEED, Rule, answer, edge_ratios, percentages, through_autoencoder
+from .evaluate import BLEND, SEED, Rule, answer, edge_ratios, how_many, percentages, through_autoencoder
 from .item_fit import fit_figures, world_fittable
 from .photographs import PLACES, can_open_photographs, photograph_answers, photograph_figures
 from .questions import Question, stream
@@ -81,10 +81,9 @@ def evaluate_world(
     and on those that have gone through the model's autoencoder.
     Errors: ValueError for fewer than one scene.
     """
-    if scenes < 1:
-        raise ValueError(f"{scenes} scenes: choose at least 1")
+    scenes = how_many(scenes, QUICK if quick else scenes)
     output.mkdir(parents=True, exist_ok=True)
-    scenes, size, sampling = min(scenes, QUICK) if quick else scenes, model.config.network.canvas, model.config.sampling
+    size, sampling = model.config.network.canvas, model.config.sampling
     judge = WorldJudge(seed, QUICK_JUDGE) if quick else WorldJudge(seed)
     judged = world_questions(seed, scenes, size)
     asked: dict[str, Sequence[Question]] = {**judged, "ordinary": ordinary_world_questions(seed, scenes, size)}

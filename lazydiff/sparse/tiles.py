@@ -77,14 +77,16 @@ class TileLevel:
         places, inside = (each.permute(1, 0, 2).flatten() for each in self._places(0))
         self.places = places  # of the map, for every cell of the strip; where that is outside, any
         self.inside = inside.nonzero().flatten()  # places of the strip that are on the map
+        self.targets = places[self.inside]  # places of the map, of the strip's cells that are on it
         self.outside = None if bool(inside.all()) else ~inside
         self.shape = h, self.count * w
         owner = torch.full((size[0] * size[1],), -1, device=device)
-        owner[places[self.inside]] = self.inside
+        owner[self.targets] = self.inside
         self.others = (owner < 0).nonzero().flatten()  # of the map, without the tiles
         fresh = owner[self.halo[:, self.border]].masked_fill(~self.halo_inside[:, self.border], -1)
-        self.near = (fresh >= 0).nonzero().unbind(1)  # tiles and places in the border, of cells that another tile has
-        self.near_source = fresh[self.near]
+        near = (fresh >= 0).nonzero().unbind(1)
+        self.near = near[0], self.border[near[1]]  # tiles and places in them, of cells that another tile has
+        self.near_source = fresh[near]
 
     def _places(self, margin: int) -> tuple[Tensor, Tensor]:
         """Of every cell of every tile with a margin, [T, h, w]: its place in the map, and whether it is there."""
@@ -108,7 +110,7 @@ class TileLevel:
         cells = strip.flatten(2)
         if self.outside is not None:
             cells = cells.index_select(2, self.inside)
-        return x.flatten(2).index_copy(2, self.places[self.inside], cells.to(x.dtype)).unflatten(2, self.size)
+        return x.flatten(2).index_copy(2, self.targets, cells.to(x.dtype)).unflatten(2, self.size)
 
     def on_map(self, strip: Tensor) -> Tensor:
         """[B, C, n]: the cells of a strip that are on the map."""
@@ -138,7 +140,7 @@ class TileLevel:
         if len(self.near_source):
             tile, place = self.near
             fresh = strip.flatten(2).index_select(2, self.near_source)
-            x.flatten(3)[:, tile, :, self.border[place]] = fresh.permute(2, 0, 1)
+            x.flatten(3)[:, tile, :, place] = fresh.permute(2, 0, 1)
         return x.flatten(0, 1)
 
     def tiles(self, strip: Tensor) -> Tensor:

@@ -46,31 +46,29 @@ def picture_and_mask(request: CanvasRequest, image: Tensor | None) -> tuple[Canv
         opened = store_picture(pixels, kept=True)
     else:
         raise ValueError(EMPTY)
-    return opened, from_array(pixels).movedim(1, -1), painted_mask(request, pixels)
-
-
-def painted_mask(request: CanvasRequest, pixels: np.ndarray) -> Tensor:
-    """[1, H, W] in 0…1"""
     height, width = pixels.shape[:2]
-    if request.mask is None:
-        return torch.zeros(1, height, width)
-    return torch.from_numpy(request.mask.on(width, height)[..., 3].astype(np.float32) / 255)[None]
+    mask = torch.zeros(height, width)
+    if request.mask is not None:
+        mask = torch.from_numpy(request.mask.on(width, height)[..., 3].astype(np.float32) / 255)
+    return opened, from_array(pixels).movedim(1, -1), mask[None]
 
 
 def generate(
-    sockets: tuple[Any, Any, Any], request: CanvasRequest, settings: EditSettings, sampler: SamplerSettings
-) -> list[CanvasPicture]:
-    """Variations of a request's hole, each a whole canvas; not kept yet. sockets: model, clip, vae"""
-    model, clip, vae = sockets
-    canvas = canvas_at_hand(vae, request.canvas)
-    pixels = load_picture(request.canvas)
-    mask = painted_mask(request, pixels)
+    sockets: tuple[Any, Any, Any], request: CanvasRequest, painted: tuple[Tensor, Tensor], settings: EditSettings,
+    sampler: SamplerSettings,
+) -> list[CanvasPicture]:  # fmt: skip
+    """Variations of a request's hole, each a whole canvas; not kept yet.
+
+    sockets: model, clip, vae; painted: the canvas and its mask, as of `picture_and_mask`
+    """
+    (model, clip, vae), (picture, mask) = sockets, painted
+    canvas: Canvas = CANVASES_AT_HAND.get(request.canvas, (vae,), lambda: open_with(vae, picture))
     edge = settings.grow, settings.feather
     key = request.canvas, hashlib.sha256(mask.numpy().tobytes()).digest(), edge
     context, _ = CONTEXTS_AT_HAND.get(
         key, (model, vae), lambda: encode_from_canvas(model, canvas, mask, edge, KVSettings())
     )
-    sketch = painted_sketch(request, pixels)
+    sketch = painted_sketch(request, picture)
     if sketch is not None:
         sampler = sampler._replace(denoise=settings.sketch_denoise)
     prompts = prompt_at_hand(clip, request.prompt), prompt_at_hand(clip, settings.negative)
@@ -80,25 +78,16 @@ def generate(
     return [remembered(vae, edited.row(i), request.tab) for i in range(len(edited.image))]
 
 
-def canvas_at_hand(vae: Any, id: str) -> Canvas:
-    """A picture in latents: as the edit that made it has left it, or encoded anew."""
-    canvas: Canvas = CANVASES_AT_HAND.get(
-        id, (vae,), lambda: open_with(vae, from_array(load_picture(id)).movedim(1, -1))
-    )
-    return canvas
-
-
 def prompt_at_hand(clip: Any, text: str) -> Any:
     return PROMPTS_AT_HAND.get(text, (clip,), lambda: clip.encode_from_tokens_scheduled(clip.tokenize(text)))
 
 
-def painted_sketch(request: CanvasRequest, pixels: np.ndarray) -> Tensor | None:
-    """The canvas with the colours that were painted on it, [1, H, W, 3]."""
+def painted_sketch(request: CanvasRequest, picture: Tensor) -> Tensor | None:
+    """The canvas [1, H, W, 3] with the colours that were painted on it."""
     if request.sketch is None:
         return None
-    layer = request.sketch.on(pixels.shape[1], pixels.shape[0]).astype(np.float32) / 255
-    opacity = layer[..., 3:]
-    return torch.from_numpy(layer[..., :3] * opacity + pixels.astype(np.float32) / 255 * (1 - opacity))[None]
+    layer = torch.from_numpy(request.sketch.on(picture.shape[2], picture.shape[1]).astype(np.float32) / 255)
+    return torch.lerp(picture, layer[None, ..., :3], layer[None, ..., 3:])
 
 
 def remembered(vae: Any, canvas: Canvas, tab: str) -> CanvasPicture:

@@ -49,7 +49,7 @@ def in_place(layout: UNetLayout, patch: Callable[..., Any], x: Tensor, *given: A
     if level is None:
         return patch(x, *given)
     whole = x.new_zeros(len(x), level.size[0] * level.size[1], x.shape[2])
-    whole.index_copy_(1, level.places[level.inside], x.index_select(1, level.inside))
+    whole.index_copy_(1, level.targets, x.index_select(1, level.inside))
     shape = [len(x), x.shape[2], *level.size]
     answer = patch(whole, *given[:-1], {**given[-1], "activations_shape": shape})
     if isinstance(answer, tuple):  # queries, and what they meet

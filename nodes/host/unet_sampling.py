@@ -54,7 +54,8 @@ class UNetSampling(KVSampling):
         return model
 
     def anchor_bytes(self, model: Any) -> int:
-        return unet_bytes(model, self.context)
+        assert self.now is not None
+        return bytes_of(model, self.context, self.now.layout)
 
     def apply_model(
         self, executor: Any, x: Tensor, t: Tensor, c_concat: Any = None, c_crossattn: Any = None, control: Any = None,
@@ -95,6 +96,10 @@ class UNetSampling(KVSampling):
 
 def unet_bytes(model: Any, context: KVContext) -> int:
     """What one anchor of a UNet keeps for one prompt and one picture; see `TiledUNet.bytes`."""
+    return bytes_of(model, context, UNetLayout(model.model.diffusion_model, context, torch.device("cpu")))
+
+
+def bytes_of(model: Any, context: KVContext, layout: UNetLayout) -> int:
     size = (model.model.manual_cast_dtype or model.model.get_dtype()).itemsize
     kept = 1 if context.settings.precision == "fp8" else size
-    return UNetLayout(model.model.diffusion_model, context, torch.device("cpu")).unet.bytes(1, size, kept)
+    return layout.unet.bytes(1, size, kept)

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import socket
 import subprocess
-import sys
-import time
 import urllib.error
 import urllib.request
 import uuid
@@ -18,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.comfyui import serving
+
 PACK = Path(__file__).parents[2]
-BOOT = PACK / "benchmarks/comfyui.py"
 
 
 @dataclass
@@ -120,42 +117,10 @@ class Server:
 @contextmanager
 def running(checkout: Path, folder: Path, *arguments: str, pack: Path = PACK) -> Iterator[Server]:
     """A server of `checkout` with the pack and nothing else, all of whose files lie in `folder`."""
-    for name in ("custom_nodes", "input", "output", "temp", "user", "models/vae", "models/checkpoints"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
     # The front end of 0.3.64 does not know a loader that has nothing to load.
     for name in ("vae/vae-ft-mse-840000-ema-pruned.safetensors", "checkpoints/sd_xl_base_1.0.safetensors"):
-        (folder / "models" / name).touch()
-    link = folder / "custom_nodes" / "lazydiffusion"
-    if not link.exists():
-        link.symlink_to(pack, target_is_directory=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        sys.executable, str(BOOT), str(checkout), "--cpu", "--port", str(port), "--base-directory", str(folder),
-        "--preview-method", "latent2rgb", "--disable-api-nodes", "--database-url", f"sqlite:///{folder / 'comfy.db'}",
-        *arguments,
-    ]  # fmt: skip
-    log = folder / "server.log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"}
-        )
-    try:
-        server = Server(port, folder, process)
-        for _ in range(600):
-            if process.poll() is not None:
-                raise RuntimeError(f"ComfyUI did not start:\n{log.read_text()[-4000:]}")
-            try:
-                server.get("/queue")
-                break
-            except OSError:
-                time.sleep(0.2)
-        yield server
-    finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        path = folder / "models" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    with serving(checkout, folder, "--preview-method", "latent2rgb", *arguments, pack=pack) as (port, process):
+        yield Server(port, folder, process)

@@ -23,7 +23,9 @@ def test_it_writes_what_page_and_processes_have_taken(tmp_path: Path) -> None:
     canvas.main(["--output", str(tmp_path), "--quick", "--repeat", "1"])
     report = json.loads((tmp_path / "canvas.json").read_text("utf-8"))
     figures = report["figures"]
-    assert figures.keys() == {"first_preview_s", "finished_over_cli", "server_growth_mb", "page_growth_mb"}
+    assert figures.keys() == {
+        "first_preview_s", "finished_over_cli", "last_over_first_strokes", "server_growth_mb", "page_growth_mb",
+    }  # fmt: skip
     assert 0 < figures["first_preview_s"] <= report["finished_s"] < 60 and report["cli_s"] > 0
     assert report["server_mb"] > 100 and report["page_mb"] > 20
     assert report["value_bytes"] < 2000

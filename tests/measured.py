@@ -1,0 +1,40 @@
+"""What was measured, as the documents are to tell it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+WEIGHTS, BASELINES = ROOT / "lazydiff" / "weights", ROOT / "lazydiff" / "evaluation" / "weights"
+
+
+def measured(path: str) -> Any:
+    return json.loads((ROOT / path).read_text("utf-8"))
+
+
+KV, FIGURE5 = measured("docs/kv-context.json"), measured("docs/figure5.json")
+STEP, GATES = measured("docs/step.json"), measured("docs/gates.json")
+MASKS, MANY = measured("docs/masks.json"), measured("docs/many-masks.json")
+LAZY_VAE, POISSON, CHAIN, LAUNCHES = (
+    measured(f"docs/{name}.json") for name in ("lazy-vae", "poisson", "chain", "launches")
+)
+DATA, PHOTOGRAPHS = measured("docs/data.json"), measured("docs/photographs.json")
+ZOOM, CANVAS, UNET = (measured(f"docs/{name}.json") for name in ("zoom", "canvas", "unet"))
+UNET_QUALITY = measured("docs/unet-quality.json")
+MODEL, COMPARED = measured("lazydiff/weights/evaluation.json"), measured("lazydiff/evaluation/weights/baselines.json")
+
+
+def figure5(canvas: int, percent: int) -> dict[str, Any]:
+    return next(one for one in FIGURE5["table"] if (one["canvas"], one["percent"]) == (canvas, percent))
+
+
+def same_vae(percent: int, steps: int) -> tuple[float, float, float]:
+    """Times of an edit where everyone encodes and decodes all of what is generated: ours, the image's, the crop's."""
+    one = figure5(1024, percent)["stages"]
+    both = one["encode"] + one["decode"] + one["blend"]
+    crop = one["crop encode"] + one["crop decode"] + one["crop and scale"] + one["blend"]
+    ours = one["context"] + steps * one["lazy step"] + both
+    return ours, steps * one["image step"] + both, steps * one["crop step"] + crop
