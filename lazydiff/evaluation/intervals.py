@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ CERTAINTY = 0.95
 
 
 class Interval(NamedTuple):
-    """A mean in percentage points, and the bounds within which it lies with CERTAINTY; cases: questions."""
+    """A mean, or a ratio of means, and the bounds within which it lies with CERTAINTY; cases: questions."""
 
     mean: float
     low: float
@@ -39,8 +39,31 @@ def paired_difference(first: Sequence[np.ndarray], second: Sequence[np.ndarray],
     def mean(*gains: np.ndarray, axis: int = -1) -> np.ndarray:
         return np.mean([gain.mean(axis) for gain in gains], axis=0)
 
+    return bootstrapped(gains, mean, seed, paired=False)
+
+
+def paired_ratio(first: np.ndarray, second: np.ndarray, seed: int = 0) -> Interval:
+    """The mean of the first over that of the second; both [S], of the same questions.
+
+    The bounds are those of a percentile bootstrap that draws questions.
+    Errors: ValueError for sides that were not asked the same.
+    """
+    if len(first) != len(second) or len(first) < 2:
+        raise ValueError("both sides answer the same questions, at least two")
+
+    def ratio(first: np.ndarray, second: np.ndarray, axis: int = -1) -> np.ndarray:
+        return first.mean(axis) / second.mean(axis)
+
+    return bootstrapped([first, second], ratio, seed, paired=True)
+
+
+def bootstrapped(
+    samples: Sequence[np.ndarray], statistic: Callable[..., np.ndarray], seed: int, *, paired: bool
+) -> Interval:
+    """A statistic of samples with the bounds of a percentile bootstrap; paired: they are of the same questions"""
     bounds = bootstrap(
-        gains, mean, n_resamples=DRAWS, vectorized=True, confidence_level=CERTAINTY, method="percentile",
-        random_state=seed,
+        samples, statistic, n_resamples=DRAWS, vectorized=True, paired=paired, confidence_level=CERTAINTY,
+        method="percentile", random_state=seed,
     ).confidence_interval  # fmt: skip
-    return Interval(float(mean(*gains)), float(bounds.low), float(bounds.high), sum(map(len, first)))
+    cases = len(samples[0]) if paired else sum(map(len, samples))
+    return Interval(float(statistic(*samples)), float(bounds.low), float(bounds.high), cases)

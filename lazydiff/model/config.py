@@ -96,10 +96,15 @@ class NetworkConfig:
         """Multiply-adds of one decoder call on `n` tokens with cached text keys, one sample; the embedding of the time
         step is left out. keys: tokens that they attend to, with those kept from an earlier call; `n` if not given"""
         d, patch = self.width, self.channels * self.patch**2
-        linear = (6 + 2 * self.mlp_ratio) * d**2 * n  # four of self-attention, two of cross-attention, the MLP
-        attention = 2 * d * n * (keys or n) + 2 * d * text_length * n
+        cross = 2 * d**2 * n + 2 * d * text_length * n
         outputs = patch * (2 if self.learned_variance else 1)
-        return self.decoder_depth * (linear + attention) + n * d * (patch + outputs) + 2 * d**2 * n
+        blocks = self.decoder_depth * (sum(self.module_macs(n, keys)) + cross)
+        return blocks + n * d * (patch + outputs) + 2 * d**2 * n
+
+    def module_macs(self, n: int, keys: int | None = None) -> tuple[int, int]:
+        """Multiply-adds of one block's self-attention and of its MLP, as in `macs`."""
+        d = self.width
+        return 4 * d**2 * n + 2 * d * n * (keys or n), 2 * self.mlp_ratio * d**2 * n
 
     def encoder_macs(self, n: int) -> int:
         """Multiply-adds of one encoder call on a canvas of `n` tokens all of which are hole; with fewer, the last block

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -100,12 +101,29 @@ def test_a_chain_compares_the_same_places_and_takes_the_worse_model():
     }  # fmt: skip
 
 
-def test_the_rival_of_gates_has_at_least_their_time():
-    rows = [gates.Row(f"{steps} steps", steps, 0.0, 10.0 * steps, 0, 0) for steps in (10, 9, 8, 7)]
-    gated = gates.Row("gates", 10, 0.4, 75.0, 0, 0)
-    assert gates.rival(gated, [*rows, gated]).steps == 8
-    assert gates.rival(replace(gated, milliseconds=80.0), [*rows, gated]).steps == 8
-    assert gates.rival(replace(gated, milliseconds=120.0), [*rows, gated]).steps == 10  # nothing takes so long
+def test_equal_work_lies_between_whole_numbers_of_steps():
+    """Of errors that fall as 1 / steps; and skipping every module of every second step halves all but what is never
+    skipped."""
+    plain = {steps: np.array([1.0, 3.0]) / steps for steps in (8, 7, 6, 5)}
+    assert np.allclose(gates.of_equal_work(6.4, plain), np.array([1.0, 3.0]) / 6.4)
+    assert np.array_equal(gates.of_equal_work(7.0, plain), plain[7])
+    table = torch.zeros(10, 2 * TINY.decoder_depth, dtype=torch.bool)
+    full, tokens = gates.work_of(table, TINY, [5, 9]), [5, 9]
+    table[1::2] = True
+    never = replace(TINY, decoder_depth=0)
+    rest = sum(never.macs(n, TINY.text_length) for n in tokens)
+    cross = sum(2 * TINY.width * n * (TINY.width + TINY.text_length) for n in tokens)
+    assert full - gates.work_of(table, TINY, tokens) == (full - 10 * (rest + TINY.decoder_depth * cross)) / 2
+
+
+@pytest.mark.parametrize("whole_steps", [False, True])
+def test_controls_are_drawn_from_what_may_be_skipped(whole_steps):
+    odd = (torch.arange(10) % 2 == 1)[:, None].expand(10, 12)
+    drawn = [gates.at_random(odd, 0.3, np.random.default_rng(seed), whole_steps) for seed in range(40)]
+    assert all(table.sum() == 36 and not table[::2].any() for table in drawn)
+    assert all((table.all(1) == table.any(1)).all() for table in drawn) == whole_steps
+    often = torch.stack(drawn).double().mean(0)[1::2]  # 0.6 of each, within what 40 draws of it scatter
+    assert abs(float(often.mean()) - 0.6) < 1e-9 and 0.2 < often.min() < often.max() < 0.95
 
 
 def test_masks_are_asked_for_one_object_that_no_other_is_like():

@@ -84,14 +84,14 @@ SMOKES = {
         ["--size", "128"],
     ),
     "gates": Smoke(
-        {"skip_ratio": (0.4, 0.4), "quality_loss": (-100, 100), "time_saved": ANY, "full_size_time_saved": ANY,
-         "gain_over_fewer_steps": (-100, 100), "distance": (0, 255), "distance_of_fewer_steps": (0, 255),
-         "fewer_steps": (1, 10)},
+        {"time_saved": ANY, **{f"gates_beat_equal_macs_50{bound}": POSITIVE for bound in ("", "_low", "_high")},
+         **{f"{kind}_equal_macs_40{bound}": POSITIVE for bound in ("", "_low", "_high")
+            for kind in ("gates_beat", "module_by_module_over", "trained_over", "random_over", "random_steps_over")},
+         **{f"all_odd_over_equal_macs_50{bound}": POSITIVE for bound in ("", "_low", "_high")}},
         lambda gates: {
-            "PIXART_1024": TINY, "EXACT": 4,
-            "ways": lambda model, scenes, all=gates.ways: [all(model, 10)[i] for i in (0, -1, -4)],
+            "EXACT": 12, "DRAWS": 1, "CALIBRATED_ON": 2,
+            "trained_gates": lambda folder: {0.4: gates.load_gates(gates.SHIPPED_GATES)},
             "object_questions": lambda seed, scenes, make=gates.object_questions: make(seed, 2),
-            "Judge": lambda seed, scenes, train=gates.Judge: train(seed, scenes=40),
         },
     ),
     "data": Smoke(
