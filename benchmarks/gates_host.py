@@ -51,6 +51,7 @@ def samplings(module: str, network: NetworkConfig, harness: Harness) -> list[Cal
         save_checkpoint(random_model(network, harness), Path(folder) / FILE, harness.dtype)
         folder_paths.add_model_folder_path("lazydiffusion", folder)
         model, clip, vae = run("load", "LazyCheckpointLoader", FILE)
+        folder_paths.folder_names_and_paths["lazydiffusion"][0].remove(folder)
     image, mask = torch.rand(1, network.canvas, network.canvas, 3), square_mask(network.canvas, PERCENT)[:, 0]
     [prompt] = nodes.CLIPTextEncode().encode(clip, PROMPT)
     context = run("context", "LazyContextEncode", model, vae, image, mask, 0, 0)[0]

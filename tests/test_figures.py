@@ -151,23 +151,13 @@ def launches() -> list[str]:
     ]  # fmt: skip
 
 
-GATED = {one["name"]: one for one in GATES["table"]}
-
-
-def gates_by_time() -> list[str]:
-    whole = GATED["10 steps"]["milliseconds"]
-    return [
-        line(name, f"{one['ratio']:.0%}", f"{one['milliseconds'] / whole:.0%}", f"{one['quality']:.1f} %",
-             f"{one['distance']:.2f}")
-        for name, one in GATED.items()
-    ]  # fmt: skip
-
-
-def gates_by_work() -> list[str]:
-    rows = []
-    for percent in (30, 40, 50):
-        names = (f"trained gates, {percent} %", f"calibrated skips, {percent} %", f"{10 - percent // 10} steps")
-        rows.append(line(f"{percent} %", *(f"{GATED[name]['distance']:.2f}" for name in names)))
+def gates() -> list[str]:
+    rows, whole = [], GATES["table"][0]["milliseconds"]
+    for one in GATES["table"]:
+        over = one["over_equal_work"]
+        told = "–" if over is None else f"{over['mean']:.2f} ({over['low']:.2f} to {over['high']:.2f})"
+        shares = (f"{share:.0%}" for share in (one["ratio"], one["work"], one["milliseconds"] / whole))
+        rows.append(line(one["name"], *shares, f"{one['distance']:.2f}", told))
     return rows
 
 
@@ -262,8 +252,7 @@ TABLES: list[tuple[str, list[str]]] = [
     ("docs/benchmarks.md", many_masks()),
     ("docs/benchmarks.md", zoomed()),
     ("docs/benchmarks.md", on_the_canvas()),
-    ("docs/benchmarks.md", gates_by_time()),
-    ("docs/benchmarks.md", gates_by_work()),
+    ("docs/benchmarks.md", gates()),
     ("docs/benchmarks.md", launches()),
     ("docs/masks.md", masks()),
     ("docs/quality.md", comparison()),

@@ -86,10 +86,11 @@ SMOKES = {
     "gates": Smoke(
         {"time_saved": ANY, **{f"gates_beat_equal_macs_50{bound}": POSITIVE for bound in ("", "_low", "_high")},
          **{f"{kind}_equal_macs_40{bound}": POSITIVE for bound in ("", "_low", "_high")
-            for kind in ("gates_beat", "module_by_module_over", "trained_over", "random_over", "random_steps_over")},
+            for kind in ("gates_beat", "calibrated_over", "module_by_module_over", "trained_over", "random_over",
+                         "random_steps_over")},
          **{f"all_odd_over_equal_macs_50{bound}": POSITIVE for bound in ("", "_low", "_high")}},
         lambda gates: {
-            "EXACT": 12, "DRAWS": 1, "CALIBRATED_ON": 2,
+            "EXACT": 12, "DRAWS": 1, "CHOSEN_ON": 2,
             "trained_gates": lambda folder: {0.4: gates.load_gates(gates.SHIPPED_GATES)},
             "object_questions": lambda seed, scenes, make=gates.object_questions: make(seed, 2),
         },
