@@ -65,6 +65,13 @@ def unet_samplings() -> list[str]:
             for one in UNET["samplings"]]  # fmt: skip
 
 
+def unet_by_words() -> list[str]:
+    return [
+        line(one["network"], f"{one['diffedit_s']:.0f} s", f"{one['fisedit_s']:.0f} s", f"{one['ratio']:.2f}×")
+        for one in UNET["by words"]
+    ]
+
+
 def unet_quality() -> list[str]:
     return [
         line(one["setting"], f"{one['full_steps']:.1f}", "–" if one["setting"] == "dense" else f"{one['psnr']:.1f} dB",
@@ -256,6 +263,7 @@ TABLES: list[tuple[str, list[str]]] = [
     ("docs/benchmarks.md", kv_steps()),
     ("docs/benchmarks.md", unet_calls()),
     ("docs/benchmarks.md", unet_samplings()),
+    ("docs/benchmarks.md", unet_by_words()),
     ("docs/benchmarks.md", whole_edits()),
     ("docs/benchmarks.md", papers_protocol()),
     ("docs/benchmarks.md", step_alone()),
