@@ -229,11 +229,11 @@ HEAD = f"{'':26} {'skipped':>8} {'work':>9} {'ms/edit':>9} {'distance':>9} over 
 
 def plot(rows: Sequence[Row], title: str) -> Figure:
     """Distance against multiply-adds, and against the time of an edit."""
-    figure = Figure(figsize=(11, 5), layout="constrained")
+    figure = Figure(figsize=(11, 5.5), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for number, kind in enumerate((PLAIN, *FIGURES)):
         some = [row for row in rows if row.kind == kind]
-        style = {"marker": "osD^vx+*"[number], "color": "0.4" if kind == PLAIN else f"C{number}"}
+        style = {"marker": "osD^vx+*"[number], "color": {PLAIN: "0.4", ODD: "k"}.get(kind, f"C{number}")}
         distances = [row.distance for row in some]
         left.plot([100 * row.work for row in some], distances, label="fewer steps" if kind == PLAIN else kind, **style)
         right.plot([row.milliseconds for row in some], distances, **style)
@@ -242,7 +242,7 @@ def plot(rows: Sequence[Row], title: str) -> Figure:
     right.set_xlabel("ms per edit")
     for axes in (left, right):
         axes.grid(alpha=0.3)
-    left.legend()
+    figure.legend(loc="outside lower center", ncols=4)
     figure.suptitle(title, fontsize=9)
     return figure
 

@@ -11,11 +11,9 @@ saved; writes `gates_host.json`. On a CPU, times are processor time of one threa
 from __future__ import annotations
 
 import importlib
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -47,11 +45,11 @@ def samplings(module: str, network: NetworkConfig, harness: Harness) -> list[Cal
     def run(room: str, node: str, *inputs: Any) -> tuple[Any, ...]:
         return getattr(importlib.import_module(f"{module}nodes.{room}"), node).execute(*inputs).result
 
-    with tempfile.TemporaryDirectory() as folder:
-        save_checkpoint(random_model(network, harness), Path(folder) / FILE, harness.dtype)
-        folder_paths.add_model_folder_path("lazydiffusion", folder)
-        model, clip, vae = run("load", "LazyCheckpointLoader", FILE)
-        folder_paths.folder_names_and_paths["lazydiffusion"][0].remove(folder)
+    harness.output.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(random_model(network, harness), harness.output / FILE, harness.dtype)
+    folder_paths.add_model_folder_path("lazydiffusion", str(harness.output))
+    model, clip, vae = run("load", "LazyCheckpointLoader", FILE)
+    (harness.output / FILE).unlink()
     image, mask = torch.rand(1, network.canvas, network.canvas, 3), square_mask(network.canvas, PERCENT)[:, 0]
     [prompt] = nodes.CLIPTextEncode().encode(clip, PROMPT)
     context = run("context", "LazyContextEncode", model, vae, image, mask, 0, 0)[0]
