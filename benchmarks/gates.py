@@ -55,6 +55,7 @@ from .harness import Harness, arguments
 EXACT = 40  # steps
 FEWEST = 5
 TRAINING = GateTraining(3e-3, 3e-3, steps=500, scenes=16)
+QUICK_UPDATES = 4
 CHOSEN_ON, DRAWS = 20, 5  # scenes; controls of each kind for each share
 BOX = slice(16, 72), slice(24, 72)  # 42 of 144 tokens
 
@@ -154,14 +155,14 @@ def at_random(allowed: Tensor, ratio: float, rng: np.random.Generator, whole_ste
     return lowest(luck.masked_fill(~allowed, torch.inf), ratio)
 
 
-def trained_gates(folder: Path) -> dict[float, Gates]:
+def trained_gates(folder: Path, updates: int) -> dict[float, Gates]:
     """Gates for about three and four tenths of the modules, by the penalties of two trainings."""
-    path = folder / f"penalty-{TRAINING.attention_penalty:g}{SUFFIX}"
+    path = folder / f"penalty-{TRAINING.attention_penalty:g}-{updates}-updates{SUFFIX}"
     shipped = load_gates(SHIPPED_GATES)
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         model = load_checkpoint(SHIPPED, attention=explicit_attention).requires_grad_(False)
-        train_gates(model, Sampling(**shipped.settings["sampling"]), TRAINING, path)
+        train_gates(model, Sampling(**shipped.settings["sampling"]), replace(TRAINING, steps=updates), path)
     return {0.3: load_gates(path), 0.4: shipped}
 
 
@@ -258,11 +259,11 @@ def figures_of(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = arguments(__doc__, "10 scenes", repeat=7)
+    parser = arguments(__doc__, "10 scenes, gates that have hardly been trained", repeat=7)
     parser.add_argument("--scenes", type=int, default=80, help="questions (%(default)s)")
     args = parser.parse_args(argv)
     harness, scenes = Harness.of(args), 10 if args.quick else args.scenes
-    gates = trained_gates(harness.output)
+    gates = trained_gates(harness.output, QUICK_UPDATES if args.quick else TRAINING.steps)
     model = load_checkpoint(SHIPPED).to(harness.device)
     print(f"{harness.conditions}\n{HEAD}")
     rows = measure(model, ways(model, gates), scenes, harness)
