@@ -15,6 +15,7 @@ Edits are timed from pixels to pixels, without the text encoder, which is the sa
     first edit        opening the canvas (encode and decode all of it, once per picture), then the next edit
     next variation    other seed or prompt on the same mask: steps, lazy decode, blend
     chained edit      the same after an edit elsewhere: the lazy encode has that one's hole to look at as well
+    shared VAE        the paper's own protocol: the next edit with the full encode and decode that the others have
 
 On a GPU whole edits are measured, in half precision. On a CPU (processor time of one thread, float32) they are composed
 of stages, and these of calls that a CPU can do, as `benchmarks/stages.py` says.
@@ -46,6 +47,7 @@ EDITS = {
     "next variation": ("lazy step", "lazy decode", "blend"),
     "first edit": ("open encode", "open decode", "lazy encode", "context", "lazy step", "lazy decode", "blend"),
     "chained edit": ("lazy encode", "context", "lazy step", "lazy decode", "blend", "lazy encode"),
+    "shared VAE": ("encode", "context", "lazy step", "decode", "blend"),
     "RegenerateImage": ("encode", "image step", "decode", "blend"),
     "RegenerateImage, next variation": ("image step", "decode", "blend"),
     "RegenerateCrop": ("crop and scale", "crop encode", "crop step", "crop decode", "blend"),
@@ -153,6 +155,8 @@ def figures(rows: Sequence[Row]) -> dict[str, float]:
         **{f"chained_edit_{k}_steps": over(ten, "chained edit", k) for k in (20, 4)},
         **{f"next_variation_{k}_steps": over(ten, "next variation", k, "RegenerateImage, next variation")
            for k in (20, 4)},
+        "figure5_shared_vae_50_steps": over(ten, "shared VAE", 50),
+        "crop_over_shared_vae_at_25_percent": over(quarter, "shared VAE", 50, "RegenerateCrop"),
         "crop_over_lazy_at_25_percent": over(quarter, "next edit", 20, "RegenerateCrop"),
         "crop_over_next_variation_at_25_percent": over(quarter, "next variation", 20, "RegenerateCrop"),
         "crop_step_over_lazy_at_25_percent": quarter.stages["crop step"] / quarter.stages["lazy step"],

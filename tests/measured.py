@@ -29,12 +29,3 @@ MODEL, COMPARED = measured("lazydiff/weights/evaluation.json"), measured("lazydi
 
 def figure5(canvas: int, percent: int) -> dict[str, Any]:
     return next(one for one in FIGURE5["table"] if (one["canvas"], one["percent"]) == (canvas, percent))
-
-
-def same_vae(percent: int, steps: int) -> tuple[float, float, float]:
-    """Times of an edit where everyone encodes and decodes all of what is generated: ours, the image's, the crop's."""
-    one = figure5(1024, percent)["stages"]
-    both = one["encode"] + one["decode"] + one["blend"]
-    crop = one["crop encode"] + one["crop decode"] + one["crop and scale"] + one["blend"]
-    ours = one["context"] + steps * one["lazy step"] + both
-    return ours, steps * one["image step"] + both, steps * one["crop step"] + crop

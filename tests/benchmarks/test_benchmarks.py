@@ -63,7 +63,8 @@ SMOKES = {
             "step_ratio_at_10_percent", "step_ratio_at_5_percent", "image_step_over_lazy_at_10_percent",
             "image_step_over_lazy_at_5_percent", "guided_step_ms_at_10_percent", "end_to_end_20_steps",
             "end_to_end_4_steps", "first_edit_20_steps", "first_edit_4_steps", "chained_edit_20_steps",
-            "chained_edit_4_steps", "next_variation_20_steps", "next_variation_4_steps", "crop_over_lazy_at_25_percent",
+            "chained_edit_4_steps", "figure5_shared_vae_50_steps", "crop_over_shared_vae_at_25_percent",
+            "next_variation_20_steps", "next_variation_4_steps", "crop_over_lazy_at_25_percent",
             "crop_over_next_variation_at_25_percent", "crop_step_over_lazy_at_25_percent",
         )},
         lambda figure5: {
