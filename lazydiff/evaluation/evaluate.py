@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -208,7 +208,7 @@ def percentages(
 
 def obeyed(
     judge: Any, rules: Mapping[str, tuple[str, Rule]], asked: Mapping[str, Sequence[Question]],
-    pictures: Mapping[str, np.ndarray],
+    pictures: Mapping[str, Iterable[np.ndarray]],
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """Which of the pictures obey each figure's rule, bool [S]."""
     return {

@@ -21,7 +21,7 @@ from ..model.config import Sampling
 from ..model.lazydiffusion import LazyDiffusion
 from ..scenes import CANVAS
 from .baselines import JUDGED, check_models, made_of
-from .evaluate import PERCENTAGES, blended, how_many
+from .evaluate import PERCENTAGES, blended, how_many, obeyed
 from .evidence_report import EvidenceRow, write_evidence
 from .hard_questions import hard_questions
 from .intervals import Interval, paired_difference
@@ -169,18 +169,15 @@ def ceiling(questions: Questions, judge: Judge) -> Obeyed:
 
 def judged(questions: Questions, pictures: Mapping[str, Iterable[np.ndarray]], judge: Judge) -> Obeyed:
     rules = {figure: PERCENTAGES[figure] for figure in JUDGED if PERCENTAGES[figure][0] in questions}
-    return {
-        figure: np.array([rule(judge, *pair) for pair in zip(questions[kind], pictures[kind], strict=True)])
-        for figure, (kind, rule) in rules.items()
-    }
+    return obeyed(judge, rules, questions, pictures)
 
 
-def mean(obeyed: Obeyed) -> float:
-    return float(np.mean([each.mean() for each in obeyed.values()]))
+def mean(answers: Obeyed) -> float:
+    return float(np.mean([each.mean() for each in answers.values()]))
 
 
-def percent(obeyed: Obeyed) -> dict[str, float]:
-    return {figure: round(100 * float(each.mean()), 2) for figure, each in obeyed.items()}
+def percent(answers: Obeyed) -> dict[str, float]:
+    return {figure: round(100 * float(each.mean()), 2) for figure, each in answers.items()}
 
 
 def all_differences(best: Answered) -> dict[str, Interval]:
