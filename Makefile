@@ -33,8 +33,8 @@ train: $(stamp)  ## train the small model, or ARGS="--config FILE"
 evaluate: $(stamp)  ## measure the small model on held-out scenes
 	@$(python) -m lazydiff evaluate --output output/evaluation $(ARGS)
 
-evidence: $(stamp)  ## compare it with the paper's baselines, each at its best; goes on where it was stopped
-	@$(python) -m lazydiff evaluate --evidence --output output/evidence $(ARGS)
+evidence: $(stamp)  ## measure all that is claimed of the papers, in hours (ARGS=--quick: minutes); goes on where it was stopped
+	@$(python) -m benchmarks.evidence --output output/evidence $(ARGS)
 
 clean:  ## remove caches and build products, keep .venv
 	@rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

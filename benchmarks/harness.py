@@ -18,6 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from lazydiff.core.files import whole_file
+
 Call = Callable[[], object]
 QUICK_REPEAT = 2  # with --quick, at most
 
@@ -97,7 +99,8 @@ class Harness:
         }  # fmt: skip
         print(json.dumps(figures, indent=2))
         self.output.mkdir(parents=True, exist_ok=True)
-        (self.output / f"{name}.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        with whole_file(self.output / f"{name}.json") as unfinished:
+            unfinished.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", "utf-8")
         if picture is not None:
             picture.savefig(self.output / f"{name}.png", dpi=120)
 

@@ -93,6 +93,10 @@ class Bench:
         settings["reuse"] = True
         return self.kv.kv_context(self.model, self.latent, self.pixels, KVSettings(**settings), None)
 
+    def cache_of(self, context: Any) -> Any:
+        """What samplings on a context have kept, by the pack's own module, which goes by another name in the host."""
+        return importlib.import_module(type(context).__module__).cache_of(context)
+
     def lazy(self, context: Any) -> Any:
         return self.kv.KVSampling(self.model, context).attach(self.model)
 
@@ -194,7 +198,7 @@ class Bench:
             context = self.context(anchors=1, precision=precision)
             self.call(self.lazy(context))
             with_anchor = tensor_bytes()
-            self.kv.cache_of(context).clear()
+            self.cache_of(context).clear()
             measured, formula = with_anchor - tensor_bytes(), self.kv.anchor_bytes(self.model, context)
             rows.append(Memory(self.shape.name, precision, measured / MEGABYTE, formula / MEGABYTE, measured / formula))
         return rows
@@ -203,7 +207,7 @@ class Bench:
         """A sampling every other step of which is an anchor, under a limit that holds two and a half of them."""
         limit = math.ceil(2.5 * self.kv.anchor_bytes(self.model, self.context()) / MEGABYTE)
         context = self.context(anchors=ANCHORS, limit=limit)
-        cache, sizes = self.kv.cache_of(context), []
+        cache, sizes = self.cache_of(context), []
         self.sample(self.lazy(context), 2 * ANCHORS, lambda *step: sizes.append(cache.bytes))
         return Limit(self.shape.name, limit, max(sizes) / MEGABYTE, ANCHORS, cache.count)
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from lazydiff.cache.kv_cache import MEGABYTE, KVSettings
+from lazydiff.cache.recording import automatic_levels
 
 from .comfyui import load_pack
 from .harness import Harness, arguments, tensor_bytes
@@ -64,6 +65,7 @@ class Case(NamedTuple):
     name: str  # of its figures
 
 
+MODES: dict[str, dict[str, Any]] = {"recorded": {}, f"{ANCHORS} anchors": {"anchors": ANCHORS}}
 CASES = (Case(SDXL, 1024, "sdxl"), Case(SD15, 512, "sd15"), Case(SD15, 768, "sd15_768"))
 
 
@@ -83,9 +85,10 @@ class Row(NamedTuple):
 
 
 class Whole(NamedTuple):
-    """A whole sampling of 20 steps, the first of which has ANCHORS that compute everything."""
+    """A whole sampling of STEPS, with its recordings or with ANCHORS of its steps computing everything."""
 
     network: str
+    mode: str
     dense_s: float
     first_s: float
     first_ratio: float
@@ -127,8 +130,8 @@ HEADS = {
         "lazy, ms": "{:.0f}", "faster": "{:.2f}×", "by multiply-adds": "{:.2f}×", "share reached": "{:.0%}",
     },
     Whole: {
-        "whole sampling": "{}", "dense, s": "{:.1f}", "first edit, s": "{:.1f}", "first edit": "{:.2f}×",
-        "next variation, s": "{:.1f}", "next variation": "{:.2f}×",
+        "whole sampling": "{}", "context": "{}", "dense, s": "{:.1f}", "first edit, s": "{:.1f}",
+        "first edit": "{:.2f}×", "next variation, s": "{:.1f}", "next variation": "{:.2f}×",
     },
     ByWords: {
         "edit by two prompts": "{}", "DiffEdit's mask, dense, s": "{:.1f}", "FISEdit's mask, lazy, s": "{:.1f}",
@@ -212,7 +215,7 @@ class UNetBench(Bench):
             call()
         return counter.get_total_flops() // 2 + sum(attention)
 
-    def whole(self) -> Whole:
+    def wholes(self) -> list[Whole]:
         self.use("compact")
 
         def seconds(model: Any) -> float:
@@ -220,18 +223,27 @@ class UNetBench(Bench):
             self.sample(model, STEPS)
             return self.stopwatch.clock() - start
 
-        lazy = self.lazy(self.context(anchors=ANCHORS))
-        dense, first, following = (seconds(model) for model in (self.model, lazy, lazy))
-        return Whole(self.name, dense, first, dense / first, following, dense / following)
+        dense, found = seconds(self.model), []
+        for mode, settings in MODES.items():
+            lazy = self.lazy(self.context(**settings))
+            first, following = seconds(lazy), seconds(lazy)
+            found.append(Whole(self.name, mode, dense, first, dense / first, following, dense / following))
+        return found
 
-    def composed(self, rows: Sequence[Row]) -> Whole:
+    def composed(self, rows: Sequence[Row]) -> list[Whole]:
         """The same, put together from the times of calls."""
         self.use("compact")
         row = next(row for row in rows if (row.hole, row.ring) == ("compact", KVSettings().ring))
         (first,) = self.harness.medians([lambda: self.call(self.lazy(self.context(anchors=1)))], self.stopwatch)
         dense, one, lazy = row.dense_ms / 1000, first / 1000, row.lazy_ms / 1000
-        edit, following = ANCHORS * one + (STEPS - ANCHORS) * lazy, STEPS * lazy
-        return Whole(self.name, STEPS * dense, edit, STEPS * dense / edit, following, dense / lazy)
+        edits = {
+            "recorded": automatic_levels(STEPS) * one + STEPS * lazy,
+            f"{ANCHORS} anchors": ANCHORS * one + (STEPS - ANCHORS) * lazy,
+        }
+        return [
+            Whole(self.name, mode, STEPS * dense, edit, STEPS * dense / edit, STEPS * lazy, dense / lazy)
+            for mode, edit in edits.items()
+        ]
 
     def kept(self) -> list[Kept]:
         rows = []
@@ -240,7 +252,7 @@ class UNetBench(Bench):
             context = self.context(anchors=1, precision=precision, ring=0)
             self.call(self.lazy(context))
             with_anchor = tensor_bytes()
-            self.kv.cache_of(context).clear()
+            self.cache_of(context).clear()
             measured, formula = with_anchor - tensor_bytes(), self.unet.unet_bytes(self.model, context)
             sizes = measured / MEGABYTE, formula / MEGABYTE, measured / formula
             rows.append(Kept(self.name, hole, precision, *sizes))
@@ -276,9 +288,11 @@ def figures(
         found[f"macs_limit_{case.name}"] = compact.limit
         found[f"{case.name}_share_of_limit"] = compact.reached
         found[f"{case.name}_step_ratio_specks"] = scattered.ratio
-    for whole in wholes[:1]:
-        found[f"end_to_end_{STEPS}_steps"], found[f"next_variation_{STEPS}_steps"] = whole.first_ratio, whole.next_ratio
-        found["diffedit_over_fisedit"] = ByWords.of(whole).ratio
+    recorded, anchors, *_ = wholes  # of the first network
+    for whole, beginning in ((recorded, ""), (anchors, "anchors_")):
+        found[f"{beginning}end_to_end_{STEPS}_steps"] = whole.first_ratio
+        found[f"{beginning}next_variation_{STEPS}_steps"] = whole.next_ratio
+    found["diffedit_over_fisedit"] = ByWords.of(recorded).ratio
     found["cache_over_formula"] = max((row.over_formula for row in kept), key=lambda ratio: abs(ratio - 1))
     return {name: round(value, 4) for name, value in found.items()}
 
@@ -294,7 +308,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     kept: list[Kept] = []
     notes = [
         f"{harness.conditions}, {'fp32' if harness.on_cpu else 'bf16'}, torch {torch.__version__}; random weights, "
-        f"true blocks, a hole of {PERCENT} %, one prompt; a first edit has {ANCHORS} anchors",
+        f"true blocks, a hole of {PERCENT} %, one prompt",
     ]
     for case in CASES:
         bench = UNetBench(lambda part: importlib.import_module(name + part), case, harness)
@@ -302,9 +316,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         own = bench.rows()
         rows += own
         if case is not CASES[2]:
-            wholes.append(bench.composed(own) if harness.quick else bench.whole())
+            wholes += bench.composed(own) if harness.quick else bench.wholes()
         kept += bench.kept()
-    results = {"calls": rows, "samplings": wholes, "by words": [ByWords.of(whole) for whole in wholes], "memory": kept}
+    by_words = [ByWords.of(whole) for whole in wholes[:: len(MODES)]]
+    results = {"calls": rows, "samplings": wholes, "by words": by_words, "memory": kept}
     markdown = "\n\n".join([
         "\n".join(f"- {note}" for note in notes), *(table(each, HEADS[type(each[0])]) for each in results.values()),
     ])  # fmt: skip

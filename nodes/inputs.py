@@ -134,8 +134,8 @@ def recording_inputs() -> list[Any]:
         io.Combo.Input(
             "mode", options=["recorded", "anchors"], default="recorded", optional=True,
             tooltip="recorded: what the hole looks at is recorded before the first step, and no step computes the "
-            "whole canvas. anchors: some steps do, as many as the model needs: slower, closer to a full pass, and what "
-            "UNets always get." + STOCK,
+            "whole canvas. anchors: some steps do, as many as the model needs: slower, and closer to a full pass."
+            + STOCK,
         ),
         io.Int.Input(
             "levels", default=0, min=0, max=64, optional=True,

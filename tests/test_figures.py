@@ -61,7 +61,7 @@ def unet_calls() -> list[str]:
 
 
 def unet_samplings() -> list[str]:
-    return [line(one["network"], *(f"{one[key]:.2f}×" for key in ("first_ratio", "next_ratio")))
+    return [line(f"{one['network']}, {one['mode']}", *(f"{one[key]:.2f}×" for key in ("first_ratio", "next_ratio")))
             for one in UNET["samplings"]]  # fmt: skip
 
 
@@ -74,8 +74,8 @@ def unet_by_words() -> list[str]:
 
 def unet_quality() -> list[str]:
     return [
-        line(one["setting"], f"{one['full_steps']:.1f}", "–" if one["setting"] == "dense" else f"{one['psnr']:.1f} dB",
-             f"{one['seam_ratio']:.2f}")
+        line(one["setting"], f"{one['full_steps']:.1f}", "–" if one["psnr"] == 100 else f"{one['psnr']:.1f} dB",
+             f"{one['sibling_colour']:.0f} %", f"{one['caption']:.0f} %", f"{one['seam_ratio']:.2f}")
         for one in UNET_QUALITY["rows"]
     ]  # fmt: skip
 

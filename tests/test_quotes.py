@@ -36,7 +36,7 @@ def in_readme() -> list[str]:
     text = "within {:.1f} dB of the full computation in PSNR at 20 steps, {:.1f} dB at 8 and {:.1f} dB at 4"
     zoom = ZOOM["figures"]
     assert zoom["outside_exact"] == 1
-    sdxl, sd15 = (one["first_ratio"] for one in UNET["samplings"])
+    sdxl, sd15 = (one["first_ratio"] for one in UNET["samplings"] if one["mode"] == "recorded")
     return [
         f"an edit is {sdxl:.1f} times faster on SDXL, {sd15:.1f} times on SD 1.5",
         text.format(*figures),
@@ -104,9 +104,16 @@ def in_quality() -> list[str]:
     assert levels == [1, 1] and TrainingConfig.read(SHIPPED.with_suffix(".toml")).noise_levels == 4
     likeness = [COMPARED["figures"][f"psnr_{steps}_steps"] for steps in (20, 8, 4)]
     unet, by_name = UNET_QUALITY["figures"], {row["setting"]: row for row in UNET_QUALITY["rows"]}
-    corrected = unet["psnr_4"] - by_name["4 anchors, not corrected"]["psnr"]
+    corrected = unet["psnr_4"] - by_name["4 anchors, not corrected *"]["psnr"]
+    lost = [
+        f"{unet[figure]:.1f} points ({unet[f'{figure}_low']:.1f} to {unet[f'{figure}_high']:.1f})".replace("-", "−")
+        for figure in ("sibling_colour_loss", "caption_loss", "sibling_colour_loss_recorded", "caption_loss_recorded")
+    ]
     return [
         f"within {unet['psnr_auto']:.1f} dB, with {unet['full_steps_auto']:.1f} full steps",
+        f"recorded within {unet['psnr_recorded']:.1f} dB",
+        f"loses {lost[0]} of sibling colour and {lost[1]} of captions",
+        f"loses {lost[2]} and {lost[3]}",
         f"{corrected:.1f} dB at four anchors",
         "within {:.1f} dB of the dense one at 20 steps, {:.1f} dB at 8 and {:.1f} dB at 4".format(*likeness),
         f"({COMPARED['figures']['psnr_other_visible_noise']:.1f} dB)",

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..model.config import SHIPPED
 from .devices import add_device, add_dtype, add_parts, load, load_parts
 
-ON_SCENES = ("scenes", "quick", "baselines", "evidence")
+ON_SCENES = ("scenes", "quick", "baselines", "evidence", "iddpm")
 ON_PICTURES = ("samples", "seed", "baseline_image", "baseline_crop", "vae", "text_encoder", "inception", "clip")
 
 
@@ -25,6 +25,7 @@ def add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     scenes.add_argument("--quick", action="store_true", help="few scenes, to see that it runs")
     scenes.add_argument("--baselines", action="store_true", help="compare with the two that compute every token")
     scenes.add_argument("--evidence", action="store_true", help="the same, each at its best, with bounds; goes on")
+    scenes.add_argument("--iddpm", type=Path, metavar="FILE", help="evidence: beside them a model trained by IDDPM")
     pictures = evaluate.add_argument_group("on pictures")
     pictures.add_argument("--data", help="prepared shards held out of training, such as 'held-out/{00000..00003}.tar'")
     pictures.add_argument("--samples", type=int, help="the first so many pictures (all)")
@@ -57,15 +58,20 @@ def evaluate_on_scenes(options: argparse.Namespace) -> None:
 
     if options.scenes is not None and options.scenes < 1:
         raise ValueError(f"{options.scenes} scenes: choose at least 1")
+    if options.baselines and options.evidence:
+        raise ValueError("--baselines and --evidence are two comparisons: ask for one at a time")
+    if options.iddpm is not None and not options.evidence:
+        raise ValueError("--iddpm: only with --evidence")
     folder = writable_folder(options.output)
     model, report = load(options.checkpoint, options), folder / "evaluation.md"
     number = {} if options.scenes is None else {"scenes": options.scenes}
-    if options.baselines and options.evidence:
-        raise ValueError("--baselines and --evidence are two comparisons: ask for one at a time")
     if options.baselines or options.evidence:
-        image, crop = (load(WEIGHTS / f"regenerate-{kind}.safetensors", options) for kind in ("image", "crop"))
+        others = {kind: WEIGHTS / f"regenerate-{kind}.safetensors" for kind in ("image", "crop")}
+        if options.iddpm is not None:
+            others["iddpm"] = options.iddpm
+        models = {"lazy": model, **{name: load(path, options) for name, path in others.items()}}
         compare = evaluate_baselines if options.baselines else evaluate_evidence
-        compare({"lazy": model, "image": image, "crop": crop}, folder, quick=options.quick, **number)
+        compare(models, folder, quick=options.quick, **number)
         report = folder / ("baselines.md" if options.baselines else "evidence.md")
     else:
         measure = evaluate if model.config.network.canvas == CANVAS else evaluate_world

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -202,9 +202,17 @@ def percentages(
     pictures: Mapping[str, np.ndarray], ending: str = "",
 ) -> dict[str, float]:  # fmt: skip
     """How many of the pictures obey each figure's rule, in percent. ending: of the figures' names"""
-    obey = {
-        figure: [rule(judge, *pair) for pair in zip(asked[kind], pictures[kind], strict=True)]
+    found = obeyed(judge, rules, asked, pictures)
+    return {f"{figure}{ending}": 100 * float(each.mean()) for figure, each in found.items()}
+
+
+def obeyed(
+    judge: Any, rules: Mapping[str, tuple[str, Rule]], asked: Mapping[str, Sequence[Question]],
+    pictures: Mapping[str, Iterable[np.ndarray]],
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """Which of the pictures obey each figure's rule, bool [S]."""
+    return {
+        figure: np.array([rule(judge, *pair) for pair in zip(asked[kind], pictures[kind], strict=True)])
         for figure, (kind, rule) in rules.items()
     }
-    return {f"{figure}{ending}": 100 * float(np.mean(each)) for figure, each in obey.items()}
 

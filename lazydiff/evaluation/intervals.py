@@ -21,7 +21,8 @@ class Interval(NamedTuple):
     cases: int
 
     def figures(self, name: str) -> dict[str, float]:
-        return {name: round(self.mean, 2), f"{name}_low": round(self.low, 2), f"{name}_high": round(self.high, 2)}
+        rounded = {name: round(self.mean, 2), f"{name}_low": round(self.low, 2), f"{name}_high": round(self.high, 2)}
+        return {**rounded, f"{name}_cases": self.cases}
 
 
 def paired_difference(first: Sequence[np.ndarray], second: Sequence[np.ndarray], seed: int = 0) -> Interval:

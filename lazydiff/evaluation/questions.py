@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import count, islice
 
 import numpy as np
 import torch
@@ -50,7 +52,7 @@ class ObjectQuestion(Question):
     """A question about one object: `placed` should be there, or in a removal should be gone.
 
     light: the side it comes from; former: the colour it had before its siblings were recoloured, "" if they were not
-    siblings: the visible objects that equal it; scene, target: the answer, and its place there (not of removals)
+    siblings: the visible objects that it is one of; scene, target: the answer, and its place there (not of removals)
     """
 
     placed: Placed
@@ -61,7 +63,7 @@ class ObjectQuestion(Question):
     target: int = 0
 
 
-def _family(rng: np.random.Generator) -> tuple[Scene, int]:
+def family(rng: np.random.Generator) -> tuple[Scene, int]:
     """A scene with at least EQUAL equal objects, and one of them."""
     scene = random_scene(rng, siblings=EQUAL)
     return scene, int(rng.choice([i for i in range(len(scene.things)) if len(siblings(scene, i)) >= EQUAL - 1]))
@@ -74,20 +76,25 @@ def _about(scene: Scene, target: int, mask: np.ndarray, caption: str, former: st
 
 
 def sibling_pair(rng: np.random.Generator, number: int) -> tuple[ObjectQuestion, ObjectQuestion]:
-    """One of equal objects is hidden, and the caption keeps its colour to itself, every other time its shape too; and
-    the same hole with "another one" among siblings of another colour: only the context has changed."""
-    scene, target = _family(rng)
-    hidden = scene.things[target]
-    kind, shape = hidden.thing, hidden.thing.shape
-    mask = object_mask(rng, scene, hidden, spare=1)
-    named = f"another {shape}" if number % 4 == 1 else describe(kind, texture=False, colour=False)
-    caption = "another one" if number % 2 == 0 else named
+    """One of equal objects is hidden; and the same hole with "another one" among siblings of another colour: only the
+    context has changed."""
+    scene, target = family(rng)
+    question = ask_for_another(rng, scene, target, number)
+    kind = question.placed.thing
 
     unseen = sorted(COLOURS.keys() - {p.thing.colour for p in scene.things})
     recoloured = replace(kind, colour=str(rng.choice(unseen)))
     things = tuple(replace(p, thing=recoloured) if p.thing == kind else p for p in scene.things)
     swapped = replace(scene, things=things)
-    return _about(scene, target, mask, caption), _about(swapped, target, mask, "another one", former=kind.colour)
+    return question, _about(swapped, target, question.mask, "another one", former=kind.colour)
+
+
+def ask_for_another(rng: np.random.Generator, scene: Scene, target: int, number: int) -> ObjectQuestion:
+    """An object is hidden, and the caption keeps its colour to itself, every other time its shape too."""
+    hidden = scene.things[target]
+    named = f"another {hidden.thing.shape}" if number % 4 == 1 else describe(hidden.thing, texture=False, colour=False)
+    caption = "another one" if number % 2 == 0 else named
+    return _about(scene, target, object_mask(rng, scene, hidden, spare=1), caption)
 
 
 def blank(rng: np.random.Generator) -> ObjectQuestion:
@@ -100,7 +107,11 @@ def blank(rng: np.random.Generator) -> ObjectQuestion:
 
 def against_siblings(rng: np.random.Generator) -> ObjectQuestion:
     """The place of one of equal objects, but in words another shape and another colour."""
-    scene, target = _family(rng)
+    return ask_for_other(rng, *family(rng))
+
+
+def ask_for_other(rng: np.random.Generator, scene: Scene, target: int) -> ObjectQuestion:
+    """In an object's place, in words, one of another shape and another colour."""
     kind = scene.things[target].thing
     thing = kind
     while thing.shape == kind.shape or thing.colour == kind.colour:
@@ -113,7 +124,11 @@ def against_siblings(rng: np.random.Generator) -> ObjectQuestion:
 def removal(rng: np.random.Generator) -> ObjectQuestion:
     """The ground where an object of the layout stood: among siblings, the place where one would be expected."""
     scene = random_scene(rng, siblings=1)
-    target = int(rng.integers(len(scene.things)))
+    return ask_for_ground(rng, scene, int(rng.integers(len(scene.things))))
+
+
+def ask_for_ground(rng: np.random.Generator, scene: Scene, target: int) -> ObjectQuestion:
+    """The ground in an object's place."""
     sample = removal_sample(rng, scene, target)
     return ObjectQuestion(sample.image, sample.mask, sample.caption, scene.things[target], scene.light)
 
@@ -143,16 +158,19 @@ def object_questions(seed: int, scenes: int) -> dict[str, list[ObjectQuestion]]:
 
 def distant_siblings(seed: int, scenes: int) -> list[ObjectQuestion]:
     """The first `scenes` sibling questions whose siblings, shadows included, lie outside the square around the hole."""
-    rng, number = stream(seed, 1), 0
-    found: list[ObjectQuestion] = []
-    while len(found) < scenes:
-        question, _ = sibling_pair(rng, number)
+    rng = stream(seed, 1)
+    return unseen_by_crop((sibling_pair(rng, number)[0] for number in count()), scenes)
+
+
+def unseen_by_crop(questions: Iterable[ObjectQuestion], scenes: int) -> list[ObjectQuestion]:
+    """The first `scenes` of them whose siblings, shadows included, lie outside the square around the hole."""
+
+    def distant(question: ObjectQuestion) -> bool:
         crop = Crop.around(torch.from_numpy(question.mask)[None])
         places = [torch.from_numpy(footprint(sibling, question.light)) for sibling in question.siblings]
-        if not any(crop.of(place).any() for place in places):
-            found.append(question)
-        number += 1
-    return found
+        return not any(crop.of(place).any() for place in places)
+
+    return list(islice(filter(distant, questions), scenes))
 
 
 def ordinary_questions(seed: int, scenes: int) -> list[Question]:

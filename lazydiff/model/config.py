@@ -187,6 +187,7 @@ PRESETS = {
     "pixart-1024": PIXART_1024,
     "pixart-2048": replace(PIXART_1024, canvas=2048),
     "small": SMALL,
+    "small-iddpm": replace(SMALL, learned_variance=True),
     "lazydiffusion-512": LARGE,
     # Of the paper's baselines, which compute every token: RegenerateImage of the canvas, RegenerateCrop of a crop.
     "pixart-1024-image": replace(PIXART_1024, encoder_depth=0),

@@ -9,7 +9,7 @@ import numpy as np
 from .backgrounds import CANVAS, TOKEN, half
 from .captions import EMPTY, describe, random_object_caption, siblings, surface_caption
 from .masks import object_mask
-from .scene import Placed, Scene, footprint, random_scene, random_thing, render
+from .scene import Placed, Scene, footprint, is_clear, random_scene, random_thing, render
 from .sprites import BOX
 
 KINDS: dict[str, float] = {"object": 0.62, "background": 0.20, "surface": 0.06, "blank": 0.12}
@@ -57,10 +57,7 @@ def _free_place(rng: np.random.Generator, scene: Scene) -> Placed | None:
     """An object that could stand in the scene without overlapping another's box."""
     thing = scene.things[0].thing if scene.things else random_thing(rng)
     steps = range(0, CANVAS - BOX + 1, TOKEN)
-    free = [
-        (x, y) for y in steps for x in steps
-        if all(max(abs(x - p.x), abs(y - p.y)) >= BOX for p in scene.things)
-    ]
+    free = [(x, y) for y in steps for x in steps if is_clear(x, y, scene.things)]
     return Placed(thing, *free[int(rng.integers(len(free)))]) if free else None
 
 

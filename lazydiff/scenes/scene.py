@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
@@ -29,7 +30,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Placed:
-    """An object and the pixel corner of its 24 x 24 box, a multiple of 8."""
+    """An object and the pixel corner of its 24 x 24 box, a multiple of 8 in all that is drawn at random here."""
 
     thing: Thing
     x: int
@@ -43,6 +44,11 @@ class Scene:
     background: Background
     light: str
     things: tuple[Placed, ...]
+
+
+def is_clear(x: int, y: int, things: Iterable[Placed]) -> bool:
+    """Whether an object's box at this corner overlaps none of theirs."""
+    return all(max(abs(x - p.x), abs(y - p.y)) >= BOX for p in things)
 
 
 def blank_canvas() -> np.ndarray:

@@ -1,4 +1,7 @@
-"""Recordings of a stock transformer: calls of the model without the hole, made before a sampling's first step."""
+"""Recordings of a stock model: calls of it that are no steps, made before a sampling's first one.
+
+Those of a transformer leave the hole out. A UNet's convolutions need something there: it sees noise on zeros.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,11 @@ import comfy.model_management as mm
 import torch
 from torch import Tensor
 
-from ...lazydiff.cache.kv_cache import MEGABYTE, Level
+from ...lazydiff.cache.kv_cache import MEGABYTE, CacheWriter, Level
 from ...lazydiff.cache.recording import RecordingSession, recorded_noise
-from .architectures import Architecture, Dense
+from .architectures import Dense
 from .controlnets import chain
-from .kv_call import KVCall, Layout, NoRoom, Places, digest
+from .kv_call import KVCall, NoRoom, Places, digest
 from .token_patches import distinct
 
 ROOM = 1.5  # times what the host thinks that a batch needs, as it asks for itself before it makes one
@@ -126,11 +129,11 @@ class ModelCall(NamedTuple):
         return max((len(pictures) for pictures in given if pictures is not None), default=0)
 
 
-# Makes a call of the model, in which tokens are left out as the KVCall says.
-Run = Callable[[KVCall, ModelCall], Any]
+# Makes a call of the model that records.
+Run = Callable[[CacheWriter, ModelCall], None]
 
 
-class VisibleRecorder:
+class CanvasRecorder:
     """Records for one sampling what no sampling on its canvas has recorded before.
 
     model: of the host's
@@ -139,11 +142,8 @@ class VisibleRecorder:
     bytes: what a noise level of one canvas keeps for all of the sampling's prompts
     """
 
-    def __init__(
-        self, shape: Architecture, model: Any, layout: Layout, session: RecordingSession, canvas: Tensor,
-        canvases: int, bytes: int,
-    ):  # fmt: skip
-        self.shape, self.model, self.layout, self.session = shape, model, layout, session
+    def __init__(self, model: Any, session: RecordingSession, canvas: Tensor, canvases: int, bytes: int):
+        self.model, self.session = model, session
         self.canvas, self.canvases, self.bytes = canvas, canvases, bytes
         self.names: dict[Hashable, Hashable] = {}  # of prompts, by the host's ids of them
 
@@ -209,11 +209,8 @@ class VisibleRecorder:
         options = {**own.options, "sigmas": t}
         for told in ("cond_or_uncond", "uuids"):
             options[told] = [own.options[told][number]] * times
-        call = VisibleCall(self.shape, self.model.diffusion_model, self.layout, writer, options)
         try:
-            run(call, batch._replace(x=torch.cat(x).to(own.x.dtype), t=t))
+            run(writer, batch._replace(x=torch.cat(x).to(own.x.dtype), t=t, options=options))
         except mm.OOM_EXCEPTION as error:
             raise NoRoom("there is not enough memory to record") from error
-        if not call.seen:
-            raise Dense("its blocks are not called")
         writer.end()

@@ -8,10 +8,8 @@ self-attention is handed the kept keys and values of all other tokens.
 
 from __future__ import annotations
 
-import logging
 import operator
 import weakref
-from collections import defaultdict
 from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Any
@@ -22,28 +20,24 @@ from comfy.patcher_extension import WrappersMP
 from comfy.sampler_helpers import prepare_mask
 from torch import Tensor
 
-from ...lazydiff.cache.kv_cache import MEGABYTE, AnchorSession, CacheReader, KVCache, KVSettings, dilate
-from ...lazydiff.cache.kv_context import ContextKey, KVContext, cache_of
+from ...lazydiff.cache.kv_cache import MEGABYTE, AnchorSession, CacheReader, CacheWriter, KVSettings, dilate
+from ...lazydiff.cache.kv_context import ContextKey, KVContext
 from ...lazydiff.cache.recording import RecordingSession
 from ...lazydiff.core.tokens import HoleTokens
 from ...lazydiff.pipeline.decode import composite_latents
 from .architectures import ARCHITECTURES, Dense, architecture, token_size
-from .controlnets import Residuals, ask, at_tokens, conds_of, net_of, of_the_host
-from .kv_call import REFERENCES, KVCall, Layout, NoRoom, digest
-from .kv_recording import ModelCall, VisibleRecorder
+from .controlnets import Residuals, ask, at_tokens, conds_of, net_of
+from .kv_call import REFERENCES, KVCall, NoRoom
+from .kv_recording import CanvasRecorder, ModelCall, VisibleCall
+from .kv_state import KVSamplingState
 from .model import check_numbers
 from .prompts import check_stock_prompts
 from .steps import Steps, count_evaluations
-from .token_patches import control_attentions, distinct, notes, patched, unknown
+from .token_patches import control_attentions, patched
 from .unet import UNET, is_unet
 
 KEY = "lazydiffusion_kv"
-# What other packs and the host's own step-skipping nodes leave in a call's options, and tokens pass through.
-STEP_SKIPPING = ("easycache", "lazycache", "teacache", "magcache", "fbcache", "wavespeed")
 EXPECTED = 4  # automatic anchors of a sampling, for the estimate of memory
-# What else than words a conditioning may hold: it changes every token, so that anchors are of it alone.
-BESIDE_WORDS = ("guidance", "concat_latent_image", "concat_mask", "reference_latents", "reference_latents_method")
-WORDS = ("cross_attn", "attention_mask", "conditioning_llama3", "conditioning_byt5small")
 
 
 def kv_context(model: Any, latent: Tensor, mask: Tensor, settings: KVSettings, vae: Any) -> KVContext:
@@ -57,8 +51,6 @@ def kv_context(model: Any, latent: Tensor, mask: Tensor, settings: KVSettings, v
     hole = HoleTokens.from_mask(mask, token).to(home)
     if shape is not None:
         settings = settings._replace(ring=max(settings.ring, shape.ring))
-    elif is_unet(model):  # whose convolutions need the hole: nothing can be recorded without it
-        settings = settings._replace(mode="anchors")
     name = shape.name if shape else UNET if is_unet(model) else ""
     network = weakref.ref(model.model)
     return KVContext(ContextKey(), network, name, hole, latent.to(home), mask.to(home), token, settings, vae)
@@ -86,108 +78,6 @@ def anchor_bytes(model: Any, context: KVContext, text: int = 0) -> int:
     return 2 * sum(sequences) * int(operator.attrgetter(shape.width)(network)) * size
 
 
-class KVSamplingState:
-    """One sampling on a KV context: what was found out when it began."""
-
-    def __init__(self, context: KVContext, guider: Any, steps: Steps):
-        patcher, self.guider, conds = guider.model_patcher, guider, conds_of(guider)
-        self.context, self.cache = context, cache_of(context)
-        self.layout = self.make_layout(patcher)
-        self.steps: Steps = steps
-        self.session: AnchorSession | RecordingSession = self.cache.session(steps.levels)
-        self.patches = patcher.patches_uuid
-        self.orders: dict[int, list[Any]] = defaultdict(list)  # of the prompts of each role
-        names = (*BESIDE_WORDS, *WORDS) if self.layout.keep_text else BESIDE_WORDS
-        nets = [cond.get("control") for cond in conds]  # the host hands on the positive prompt's to the negative one
-        self.beside = {}
-        if context.settings.reuse:  # within one sampling, their ids tell prompts apart
-            self.beside = {cond["uuid"]: digest([[cond.get(name) for name in names], nets]) for cond in conds}
-        self.hooked = {cond["uuid"] for cond in conds if cond.get("hooks")}  # that change the weights
-        self.why_dense = ""
-        self.told: set[str] = set()
-        if not all(map(of_the_host, nets)):
-            self.use_anchors("another node pack's ControlNet may answer otherwise outside of a sampling")
-
-    def make_layout(self, patcher: Any) -> Any:
-        """Which part of the canvas is computed."""
-        shape, network = architecture(patcher), patcher.model.diffusion_model
-        return Layout(self.context.hole, self.context.settings, patcher.load_device, shape, network)
-
-    def use_anchors(self, reason: str) -> None:
-        """Nothing can be recorded for this sampling."""
-        if isinstance(self.session, RecordingSession):
-            self.cache = KVCache(self.context.settings)
-            self.session = self.cache.session(self.steps.levels)
-            self.tell(f"some steps compute the whole canvas, because {reason}")
-
-    def prompts(self, given: weakref.ref[Any], options: dict[str, Any]) -> list[Hashable]:
-        """Which prompt each part of a batch is of: positive or negative, which of them, and what it holds beside words.
-
-        Samplings with other words in the same places share anchors, unless text tokens are kept.
-        given: as in `owner`; patches of tokens are its alone
-        """
-        keys: list[Hashable] = []
-        others = self.patches, given if distinct(options) else None
-        for role, uuid in zip(options["cond_or_uncond"], options["uuids"], strict=True):
-            known = self.orders[role]
-            if uuid not in known:
-                known.append(uuid)
-            keys.append((*others, role, known.index(uuid), self.beside.get(uuid)))
-        return keys
-
-    def can_be_lazy(self, x: Tensor, known: Tensor, options: dict[str, Any]) -> bool:
-        if self.why_dense or self.layout.everything or self.session.dense:
-            return False
-        if x.shape[1:] != known.shape[1:]:
-            self.tell("a part of the canvas is computed whole, because Conditioning (Set Area) cuts it out")
-            return False
-        skipping = [name for name in options if any(known in str(name).lower() for known in STEP_SKIPPING)]
-        if skipping:
-            self.stay_dense(f"{skipping[0]} skips steps of its own")
-        elif reason := self.obstacle(options):
-            self.stay_dense(reason)
-        else:
-            for line in notes(options):
-                self.tell(line)
-        return not self.why_dense
-
-    def obstacle(self, options: dict[str, Any]) -> str:
-        """Why other nodes' changes to the model need all of the canvas, if they do."""
-        if options.get("patches_replace", {}).get("dit"):
-            return "another node replaces the model's blocks"
-        places = unknown(options)
-        return f"another node's patch ({places[0]}) needs all tokens" if places else ""
-
-    def owner(self, given: weakref.ref[Any], options: dict[str, Any]) -> Hashable:
-        """What recorded keys depend on beside what the model is told: its weights, and what others do to attention.
-
-        given: the MODEL that the context was attached to
-        """
-        hooked = tuple(uuid for uuid in options["uuids"] if uuid in self.hooked)
-        return given, self.patches, options.get("optimized_attention_override"), hooked
-
-    def stay_dense(self, reason: str) -> None:
-        """The rest of this sampling computes every token."""
-        self.why_dense = reason
-        self.tell(f"every step computes the whole canvas, because {reason}")
-
-    def tell(self, line: str) -> None:
-        if line not in self.told:
-            logging.info("Lazy Diffusion: %s", line)
-            self.told.add(line)
-
-    def end(self, whole: bool) -> None:
-        """Keep what later samplings may reuse, in main memory; of a sampling that was stopped, nothing."""
-        if isinstance(self.session, AnchorSession) and (self.why_dense or not whole):
-            self.session.abandon()
-            return
-        self.session.finish()
-        home = mm.unet_offload_device()
-        if isinstance(self.session, RecordingSession) and self.cache.bytes > mm.get_free_memory(home):
-            self.cache.clear()  # the next sampling records it again
-        self.session.to(home)
-
-
 class KVSampling:
     """A context attached to a MODEL: what happens around its samplings and around the calls of the model in them."""
 
@@ -199,7 +89,7 @@ class KVSampling:
         self.now: KVSamplingState | None = None
         self.hole: Tensor  # of the sampling in progress, [B, 1, h, w] bool: cells that may change
         self.known: Tensor  # and its canvas as samplers see it
-        self.recorder: VisibleRecorder
+        self.recorder: CanvasRecorder
         self.call: KVCall | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> KVSampling:
@@ -270,10 +160,10 @@ class KVSampling:
         mm.free_memory(self.now.cache.bytes, device)
         if isinstance(self.now.session, AnchorSession):
             self.now.session.to(device)
-        elif self.shape is not None:
-            place, size = (self.shape, patcher.model, self.now.layout), len(conds) * self.anchor_bytes(patcher)
+        elif context.name:
+            size = len(conds) * self.anchor_bytes(patcher)
             visible = torch.where(self.hole, torch.zeros_like(self.known), self.known)
-            self.recorder = VisibleRecorder(*place, self.now.session, visible, len(context.canvas), size)
+            self.recorder = CanvasRecorder(patcher.model, self.now.session, visible, len(context.canvas), size)
         try:
             out = executor(noise, latent, sampler, sigmas, mask, *args, **kwargs)
         finally:
@@ -319,15 +209,10 @@ class KVSampling:
             return dense()
         if shape.references == "before":  # other networks tell this themselves
             options = {**options, REFERENCES: [self.tokens(each) for each in kwargs.get("ref_latents") or ()]}
-        sigma = now.steps.sigma(t)
         given = ModelCall(x, t, c_concat, c_crossattn, options, kwargs, net_of(now.guider, options))
-        if isinstance(now.session, RecordingSession):
-            prompts = self.recorded(executor, given, sigma)
-            if now.why_dense:
-                return dense()
-        if isinstance(now.session, AnchorSession):
-            prompts = now.prompts(self.given, options)
-        action = now.session.call(sigma, prompts)
+        action = self.action(executor, given, now.steps.sigma(t))
+        if action is None:
+            return dense()
         call = KVCall(shape, self.network, now.layout, action, options)
         try:
             denoised = self.make(call, executor, given, control)
@@ -353,15 +238,26 @@ class KVSampling:
         finally:
             self.call = None
 
+    def action(self, executor: Any, given: ModelCall, sigma: float) -> CacheWriter | CacheReader | None:
+        """What a call is to do with keys and values; None where it has to compute everything and keeps nothing."""
+        now = self.now
+        assert now is not None
+        prompts = self.recorded(executor, given, sigma) if isinstance(now.session, RecordingSession) else []
+        if now.why_dense:
+            return None
+        if isinstance(now.session, AnchorSession):
+            prompts = now.prompts(self.given, given.options)
+        return now.session.call(sigma, prompts)
+
     def recorded(self, executor: Any, given: ModelCall, sigma: float) -> list[Hashable]:
         """The names of the prompts of a call, all of which are recorded; none where they cannot be."""
         now = self.now
         assert now is not None
 
-        def run(call: KVCall, given: ModelCall) -> None:
+        def run(writer: CacheWriter, given: ModelCall) -> None:
             told = {**given.others, "c_crossattn": given.text, "c_concat": given.concat}
             control = given.net and ask(given.net, given.x, given.t, told, given.options)
-            self.make(call, executor, given, control)
+            self.record(writer, executor, given, control)
 
         try:
             return self.recorder(given, sigma, now.owner(self.given, given.options), run)
@@ -370,6 +266,14 @@ class KVSampling:
         except Dense as reason:
             now.use_anchors(str(reason))
         return []
+
+    def record(self, writer: CacheWriter, executor: Any, given: ModelCall, control: Residuals | None) -> None:
+        """Make a call of the model that records."""
+        assert self.now is not None and self.shape is not None
+        call = VisibleCall(self.shape, self.network, self.now.layout, writer, given.options)
+        self.make(call, executor, given, control)
+        if not call.seen:
+            raise Dense("its blocks are not called")
 
     def tokens(self, latent: Tensor) -> int:
         """How many tokens a reference latent is of."""

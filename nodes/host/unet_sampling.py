@@ -1,4 +1,4 @@
-"""KV contexts of a UNet: its steps compute tiles around the hole, or the whole canvas to record what these need.
+"""KV contexts of a UNet: its steps compute tiles around the hole; calls of the whole canvas record what these need.
 
 Nothing of the host's network is copied or replaced, and nothing is left on it between two calls.
 """
@@ -15,10 +15,14 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...lazydiff.cache.kv_cache import AnchorSession, CacheFull, CacheReader
+from ...lazydiff.cache.kv_cache import CacheFull, CacheReader, CacheWriter
 from ...lazydiff.cache.kv_context import KVContext
 from .architectures import Dense
-from .kv_sampling import KEY, KVSampling, KVSamplingState
+from .controlnets import Residuals, net_of
+from .kv_call import NoRoom
+from .kv_recording import ModelCall
+from .kv_sampling import KEY, KVSampling
+from .kv_state import KVSamplingState
 from .steps import count_evaluations
 from .unet import UNetLayout
 from .unet_patches import carried, obstacle
@@ -57,6 +61,14 @@ class UNetSampling(KVSampling):
         assert self.now is not None
         return bytes_of(model, self.context, self.now.layout)
 
+    def record(self, writer: CacheWriter, executor: Any, given: ModelCall, control: Residuals | None) -> None:
+        assert self.now is not None
+        try:
+            with self.now.layout.unet.calling(writer):
+                executor(given.x, given.t, given.concat, given.text, control, given.options, **given.others)
+        except CacheFull as reason:
+            raise NoRoom(str(reason)) from reason
+
     def apply_model(
         self, executor: Any, x: Tensor, t: Tensor, c_concat: Any = None, c_crossattn: Any = None, control: Any = None,
         transformer_options: dict[str, Any] | None = None, **kwargs: Any,
@@ -68,9 +80,11 @@ class UNetSampling(KVSampling):
         dense = partial(executor, x, t, c_concat, c_crossattn, residuals, options, **kwargs)
         if now is None or not now.can_be_lazy(x, self.known, options):
             return dense()
-        assert isinstance(now.session, AnchorSession)
         layout: UNetLayout = now.layout
-        action = now.session.call(now.steps.sigma(t), now.prompts(self.given, options))
+        given = ModelCall(x, t, c_concat, c_crossattn, options, kwargs, net_of(now.guider, options))
+        action = self.action(executor, given, now.steps.sigma(t))
+        if action is None:
+            return dense()
         lazy = isinstance(action, CacheReader)
         try:
             if lazy:

@@ -108,7 +108,8 @@ SMOKES = {
         # On 200 scenes they are above 60 % (docs/masks.json); four may be worse, but chance is a few percent.
         {"attention_iou": (35, 100), "diffedit_iou": (5, 100), "difference_iou": (35, 100),
          "attention_cost_steps": (1, 100), "difference_cost_steps": (1, 100), "diffedit_tuned_iou": (5, 100),
-         **{f"attention_minus_diffedit_tuned{bound}": (-100, 100) for bound in ("", "_low", "_high")}},
+         **{f"attention_minus_diffedit_tuned{bound}": (-100, 100) for bound in ("", "_low", "_high")},
+         "attention_minus_diffedit_tuned_cases": (4, 4)},
         lambda masks: {"QUICK": 4, "METHODS": tuple(method for method in masks.METHODS if method.part == 1)},
     ),
 }  # fmt: skip

@@ -35,10 +35,14 @@ def test_a_training_that_was_stopped_ends_as_one_that_was_not(weights: Path) -> 
 def test_quality_is_measured_and_written(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unet_quality, "SAMPLING", unet_quality.Sampling("ancestral", 3, 1.0, 0.8))
     path = weights / "whole" / "scene-unet.safetensors"
-    unet_quality.main(["--output", str(tmp_path), "--weights", str(path), "--scenes", "1", "--quick"])
+    unet_quality.main(["--output", str(tmp_path), "--weights", str(path), "--scenes", "2", "--quick"])
     report = json.loads((tmp_path / "unet-quality.json").read_text("utf-8"))
     rows = {row["setting"]: row for row in report["rows"]}
-    assert rows["dense"]["psnr"] == rows["4 anchors"]["psnr"] == 100  # more anchors than steps: every step whole
-    assert 1 <= rows["automatic"]["full_steps"] <= 3 and rows["1 anchor"]["full_steps"] == 1
-    assert rows["1 anchor"]["psnr"] < 100
-    assert report["figures"]["psnr_1"] == pytest.approx(rows["1 anchor"]["psnr"], abs=1e-3)
+    assert rows["dense"]["psnr"] == rows["4 anchors *"]["psnr"] == 100  # more anchors than steps: every step whole
+    assert rows["automatic"]["scenes"] == 2 and rows["automatic *"]["scenes"] == rows["1 anchor *"]["scenes"] == 1
+    assert 1 <= rows["automatic"]["full_steps"] <= 3 and rows["1 anchor *"]["full_steps"] == 1
+    assert rows["1 anchor *"]["psnr"] < 100
+    assert report["figures"]["psnr_1"] == pytest.approx(rows["1 anchor *"]["psnr"], abs=1e-3)
+    assert report["figures"]["caption_loss"] == pytest.approx(rows["dense"]["caption"] - rows["automatic"]["caption"])
+    low, high = (report["figures"][f"caption_loss_{bound}"] for bound in ("low", "high"))
+    assert low <= report["figures"]["caption_loss"] <= high

@@ -34,14 +34,14 @@ def edit(pack: Pack) -> Edit:
 
 def recorded(edit: Edit, lazy: Any, **how: Any) -> int:
     """How many calls of a sampling record."""
-    begin, calls = edit.pack.part("nodes.host.kv_recording").VisibleRecorder.record, []
+    begin, calls = edit.pack.part("nodes.host.kv_recording").CanvasRecorder.record, []
 
     def record(self: Any, own: Any, number: int, levels: Any, *rest: Any) -> None:
         calls.append(levels)
         begin(self, own, number, levels, *rest)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(edit.pack.part("nodes.host.kv_recording").VisibleRecorder, "record", record)
+        patched.setattr(edit.pack.part("nodes.host.kv_recording").CanvasRecorder, "record", record)
         edit.sample(lazy, **how)
     return len(calls)
 
@@ -88,9 +88,9 @@ def masked_class(pack: Pack) -> type:
 
 
 def check_recorded_keys(edit: Edit, monkeypatch: pytest.MonkeyPatch, model: Any = None, **settings: Any) -> None:
-    recording, found = edit.pack.part("nodes.host.kv_recording"), []
-    for kind in (recording.VisibleCall, masked_class(edit.pack)):
-        monkeypatch.setattr(recording, "VisibleCall", kind)
+    sampling, found = edit.pack.part("nodes.host.kv_sampling"), []
+    for kind in (sampling.VisibleCall, masked_class(edit.pack)):
+        monkeypatch.setattr(sampling, "VisibleCall", kind)
         context = edit.context("recorded", **settings)
         edit.sample(edit.attach(context, model), sigmas=edit.sigmas(4)[:3])
         found.append(edit.cache(context))
@@ -276,7 +276,7 @@ def test_what_cannot_be_recorded(
     def refuse(self: Any, *args: Any) -> None:
         raise edit.pack.part("nodes.host.architectures").Dense("the reason")
 
-    monkeypatch.setattr(edit.pack.part("nodes.host.kv_recording").VisibleRecorder, "record", refuse)
+    monkeypatch.setattr(edit.pack.part("nodes.host.kv_recording").CanvasRecorder, "record", refuse)
     check_anchors(edit, caplog, "the reason")
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from .in_process import Pack
+from .test_kv_recording import check_history, recorded
 from .tiny_models import UNetEdit
 from .tiny_sizes import UNETS
 
@@ -27,6 +28,11 @@ def test_a_lazy_step_equals_the_whole_one(pack: Pack, name: str) -> None:
     assert UNetEdit(pack, name, rows=2).replay_error() <= CLOSE
 
 
+@pytest.mark.parametrize("name", UNETS)
+def test_a_step_at_a_recorded_level_equals_the_whole_one(pack: Pack, name: str) -> None:
+    assert UNetEdit(pack, name).recording_error() <= CLOSE
+
+
 def test_odd_sizes_and_several_holes(pack: Pack) -> None:
     edit = UNetEdit(pack, "sd15")
     edit.canvas = torch.randn(2, 4, 33, 39)
@@ -38,6 +44,7 @@ def test_odd_sizes_and_several_holes(pack: Pack) -> None:
 def test_kept_in_main_memory_and_in_fp8(edit: UNetEdit) -> None:
     assert edit.replay_error(place="host") <= CLOSE
     assert CLOSE < edit.replay_error(precision="fp8") < 0.03
+    assert edit.recording_error(place="host") <= CLOSE < edit.recording_error(precision="fp8") < 0.03
 
 
 @pytest.mark.parametrize("sampler", ["euler", "heun"])
@@ -77,11 +84,34 @@ def test_several_variations_go_on_from_the_anchors_of_one(edit: UNetEdit, sessio
     assert torch.equal(out[~edit.hole], edit.canvas[~edit.hole]) and not torch.equal(out[0], out[1])
 
 
-def test_the_default_of_the_nodes_has_anchors(edit: UNetEdit, sessions: list[Any]) -> None:
-    """Recordings leave the hole out, which convolutions cannot."""
-    context = edit.context(mode="recorded")
-    edit.sample(edit.attach(context), steps=4)
-    assert sessions[0].recorded and sessions[0].replayed
+def test_the_default_of_the_nodes_is_recorded(edit: UNetEdit) -> None:
+    """Each prompt by one call of the whole map; all steps are lazy."""
+    _, cells = edit.counted(edit.attach(edit.context("recorded")), steps=4)
+    whole = [count >= edit.canvas[0, 0].numel() for count in cells]
+    assert sum(whole) == 2 and len(whole) == 2 + 2 * 4
+
+
+@pytest.mark.parametrize("name", ["sd15", "sdxl", "sd15-inpaint"])
+def test_what_ran_before_a_recording_does_not_matter(pack: Pack, name: str) -> None:
+    before = ["another prompt", "an interrupted sampling", "more pictures"] if name == "sd15" else []
+    check_history(UNetEdit(pack, name), ["another seed", *before], steps=2)
+
+
+def test_a_recording_that_does_not_fit(
+    edit: UNetEdit, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of one level there is room, of two not: they are recorded one after the other. Of none, every step is whole."""
+    size = edit.pack.part("nodes.host.unet_sampling").unet_bytes(edit.model, edit.context())
+    free, stock = edit.sample(edit.attach(edit.context("recorded", levels=2))), edit.sample()
+    for part in ("lazydiff.cache.kv_cache", "lazydiff.cache.recording", "nodes.host.kv_recording"):
+        monkeypatch.setattr(edit.pack.part(part), "MEGABYTE", 1)
+    little = edit.context("recorded", levels=2, limit=round(2.2 * size))  # two prompts
+    assert recorded(edit, lazy := edit.attach(little)) == 4
+    assert (edit.sample(lazy) - free).abs().max() <= CLOSE * free.abs().max()
+    with caplog.at_level("INFO"):
+        out = edit.sample(edit.attach(edit.context("recorded", levels=2, limit=size // 2)))
+    assert torch.equal(out, torch.where(edit.hole, stock, edit.canvas))
+    assert "every step computes the whole canvas, because one recorded noise level needs more" in caplog.text
 
 
 def test_memory_is_that_of_the_formula(pack: Pack) -> None:

@@ -33,7 +33,7 @@ def test_everything_is_measured_and_written(pack: Pack, tmp_path: Path, monkeypa
     assert min(row["tiles"] for row in report["calls"]) == 1 < max(row["tiles"] for row in report["calls"])
     for row in report["samplings"]:
         assert row["first_ratio"] == pytest.approx(row["dense_s"] / row["first_s"])
-    for sampling, edit in zip(report["samplings"], report["by words"], strict=True):
+    for sampling, edit in zip(report["samplings"][::2], report["by words"], strict=True):
         assert edit["diffedit_s"] == pytest.approx(70 / 20 * sampling["dense_s"])  # a mask's 20 calls and 50 steps
         assert edit["diffedit_s"] / edit["fisedit_s"] == pytest.approx(edit["ratio"])
     # Bytes, not times: what is kept is no more and no less than what the formula says.

@@ -50,7 +50,7 @@ def test_ip_adapter(edit: UNetEdit) -> None:
     for block in (1, 2, 4, 7, 8):
         model.set_model_attn2_replace(image_prompt, "input", block)
     model.set_model_attn2_replace(image_prompt, "middle", 0)
-    assert edit.replay_error(model) <= CLOSE
+    assert edit.replay_error(model) <= CLOSE and edit.recording_error(model) <= CLOSE
     assert not torch.allclose(edit.sample(model, steps=1), edit.sample(steps=1))
 
 
@@ -72,7 +72,7 @@ def test_patches_of_cross_attention(edit: UNetEdit) -> None:
     model = edit.model.clone()
     model.set_model_attn2_patch(steered)
     model.set_model_attn2_output_patch(weaker)
-    assert edit.replay_error(model) <= CLOSE
+    assert edit.replay_error(model) <= CLOSE and edit.recording_error(model) <= CLOSE
 
 
 def test_lora(edit: UNetEdit) -> None:
@@ -80,7 +80,7 @@ def test_lora(edit: UNetEdit) -> None:
     for name in ("input_blocks.1.0.in_layers.2", "input_blocks.1.1.transformer_blocks.0.attn1.to_k"):
         key = f"diffusion_model.{name}.weight"
         model.add_patches({key: ("diff", (torch.randn(weights[key].shape),))}, 0.1)
-    assert edit.replay_error(model) <= CLOSE
+    assert edit.replay_error(model) <= CLOSE and edit.recording_error(model) <= CLOSE
     assert not torch.allclose(edit.sample(model, steps=1), edit.sample(steps=1))
 
 
@@ -98,7 +98,7 @@ def test_controlnet(edit: UNetEdit) -> None:
     net.set_cond_hint(torch.rand(1, 3, 256, 320), 0.5, (0.0, 1.0))
     edit.positive = prompt("sd15", 9, 1, control=net, control_apply_to_uncond=True)
     assert not torch.allclose(edit.sample(steps=1), plain)
-    assert edit.replay_error() <= CLOSE
+    assert edit.replay_error() <= CLOSE and edit.recording_error() <= CLOSE
 
 
 def test_free_u(edit: UNetEdit, host: ModuleType, caplog: pytest.LogCaptureFixture) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -233,3 +234,22 @@ class UNetEdit(Edit):
             return self.sample(model, **how), counts
         finally:
             del last._conv_forward
+
+    def recording_error(self, model: Any = None, **settings: Any) -> float:
+        """A step whose recording has its very own canvas, noise and noise level: of one picture, 0 in the hole.
+
+        Returns its error in the hole, relative to the largest value of the stock sampler's result.
+        """
+        import comfy.sample
+
+        sigmas, hole = self.sigmas(2)[1:], self.hole
+        self.canvas = torch.where(hole, torch.zeros_like(self.canvas), self.canvas)
+        noise = comfy.sample.prepare_noise(self.canvas, 5)
+        expected, lazy = self.sample(model, sigmas=sigmas), self.attach(self.context("recorded", **settings), model)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(self.pack.part("nodes.host.kv_recording"), "recorded_noise", lambda shape: noise)
+            out, cells = self.counted(lazy, sigmas=sigmas)
+        whole = math.prod(hole.shape[-2:])
+        assert max(cells) >= whole > cells[-1], "the step itself is lazy"
+        assert torch.equal(out[~hole], self.canvas[~hole])
+        return float((out - expected)[hole].abs().max() / expected[hole].abs().max())

@@ -1,0 +1,106 @@
+"""All that is claimed of the papers' methods, measured one after the other, and their figures in one file.
+
+    python -m benchmarks.evidence --output DIR [--device cpu] [--quick] [--iddpm FILE]
+
+Each part has a folder of its own in DIR:
+
+    models     LazyDiffusion beside the paper's baselines: python -m lazydiff evaluate --evidence
+    masks      attention masks against DiffEdit's:         python -m benchmarks.masks
+    gates      gates against fewer steps at equal work:    python -m benchmarks.gates
+    figure5    whole edits by the paper's protocol:        python -m benchmarks.figure5
+
+A part that is complete, for the same weights, is not measured again: the same command goes on where it was stopped (the
+models in the middle, too). `evidence.json` is written at the end. It takes hours, with --quick some minutes; a quick
+run shows that everything works, and its figures say nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lazydiff.cache.module_skip import SHIPPED_GATES
+from lazydiff.cli import main as lazydiff
+from lazydiff.core.files import whole_file
+from lazydiff.model.config import SHIPPED
+
+from . import figure5, gates, masks
+from .harness import Harness, arguments
+
+MODELS = "models"
+KEPT = "parts.json"
+
+
+class Part(NamedTuple):
+    """A benchmark, how the names of those figures of it begin that count, and the weights that it measures."""
+
+    main: Callable[[Sequence[str]], None]
+    prefix: str
+    weights: Sequence[Path] = ()
+
+
+PARTS = {
+    "masks": Part(masks.main, "attention_minus_diffedit_tuned", (masks.MODEL,)),
+    "gates": Part(gates.main, "gates_beat_equal_macs", (SHIPPED, *sorted(SHIPPED_GATES.parent.glob("*.safetensors")))),
+    "figure5": Part(figure5.main, "figure5_shared_vae"),
+}
+
+
+def measured(name: str, part: Part, harness: Harness) -> dict[str, float]:
+    """A part's figures, from an earlier run if that is complete and was of the same weights.
+
+    Errors: ValueError for a part that has no such figure.
+    """
+    path = harness.output / KEPT
+    kept: dict[str, Any] = read(path) if path.exists() else {}
+    measures = {"quick": harness.quick, "device": harness.device, "weights": [*map(digest, part.weights)]}
+    if kept.get(name, {}).get("measures") != measures:
+        folder = harness.output / name
+        part.main(["--output", str(folder), "--device", harness.device, *["--quick"] * harness.quick])
+        found = {figure: value for figure, value in read(folder / f"{name}.json")["figures"].items()
+                 if figure.startswith(part.prefix)}  # fmt: skip
+        if not found:
+            raise ValueError(f"benchmarks.{name} has measured no {part.prefix}")
+        kept[name] = {"measures": measures, "figures": found}
+        with whole_file(path) as unfinished:
+            unfinished.write_text(json.dumps(kept, indent=2), "utf-8")
+    figures: dict[str, float] = kept[name]["figures"]
+    return figures
+
+
+def compared(harness: Harness, iddpm: Path | None) -> Mapping[str, Any]:
+    """What the comparison of models has written; it keeps its own account of what it knows."""
+    folder = harness.output / MODELS
+    further = [] if iddpm is None else ["--iddpm", str(iddpm)]
+    command = ["evaluate", "--evidence", "--output", str(folder), "--device", harness.device]
+    if status := lazydiff([*command, *["--quick"] * harness.quick, *further]):
+        raise SystemExit(status)  # it has said why
+    return read(folder / "evidence.json")
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text("utf-8"))
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = arguments(__doc__, "every part as its own --quick")
+    parser.add_argument("--iddpm", type=Path, metavar="FILE", help="a model trained by IDDPM, to compare with too")
+    args = parser.parse_args(argv)
+    harness = Harness.of(args)
+    harness.output.mkdir(parents=True, exist_ok=True)
+    models = compared(harness, args.iddpm)
+    figures = dict(models["figures"])
+    for name, part in PARTS.items():
+        figures |= measured(name, part, harness)
+    harness.write("evidence", figures, settings=models["settings"], table=models["table"])
+
+
+if __name__ == "__main__":
+    main()
