@@ -23,6 +23,7 @@ TINY = replace(
     PIXART_1024, canvas=128, width=48, heads=4, decoder_depth=3, encoder_depth=3, text_width=32, text_length=5
 )
 ANY, POSITIVE = (-math.inf, math.inf), (1e-9, math.inf)
+BOUNDS = ("", "_low", "_high", "_cases")  # endings of a figure with an interval
 
 
 @dataclass(frozen=True)
@@ -85,11 +86,11 @@ SMOKES = {
         ["--size", "128"],
     ),
     "gates": Smoke(
-        {"time_saved": ANY, **{f"gates_beat_equal_macs_50{bound}": POSITIVE for bound in ("", "_low", "_high")},
-         **{f"{kind}_equal_macs_40{bound}": POSITIVE for bound in ("", "_low", "_high")
+        {"time_saved": ANY, **{f"gates_beat_equal_macs_50{bound}": POSITIVE for bound in BOUNDS},
+         **{f"{kind}_equal_macs_40{bound}": POSITIVE for bound in BOUNDS
             for kind in ("gates_beat", "calibrated_over", "module_by_module_over", "trained_over", "random_over",
                          "random_steps_over")},
-         **{f"all_odd_over_equal_macs_50{bound}": POSITIVE for bound in ("", "_low", "_high")}},
+         **{f"all_odd_over_equal_macs_50{bound}": POSITIVE for bound in BOUNDS}},
         lambda gates: {
             "EXACT": 12, "DRAWS": 1, "CHOSEN_ON": 2,
             "trained_gates": lambda folder, updates: {0.4: gates.load_gates(gates.SHIPPED_GATES)},
