@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lazydiff.cache.kv_cache import CacheReader, CacheWriter, KVSettings, dilate
+from lazydiff.cache.kv_cache import UNET_THRESHOLD, CacheReader, CacheWriter, KVSettings, dilate
 from lazydiff.cache.recording import RecordingSession, empty_cache, recorded_noise
 from lazydiff.cache.unet_call import TiledUNet
 from lazydiff.cache.unet_parts import UNetParts
@@ -45,7 +45,7 @@ MAIN, FEWER = 3, 5  # settings that answer all questions, what the nodes do; the
 SAMPLING = Sampling(sampler="ancestral", steps=20, guidance=1.0, temperature=0.8)
 # Of a map of 24 cells what 16 is of SD 1.5's 64: three resolutions of four in tiles.
 SMALLEST = 6
-AUTOMATIC = KVSettings(mode="anchors")
+AUTOMATIC = KVSettings(mode="anchors", threshold=UNET_THRESHOLD)
 PROMPT = "the caption"  # by which a cache knows it
 
 
@@ -64,6 +64,7 @@ SETTINGS = (
     Setting("recorded", KVSettings()),
     Setting("automatic", AUTOMATIC),
     *(Setting(f"{count} anchor{'s'[: count > 1]}", KVSettings(count)) for count in (1, 2, 4, 8)),
+    Setting("automatic by the threshold of transformers", KVSettings(mode="anchors")),
     Setting("automatic, not corrected", AUTOMATIC, corrected=False),
     Setting("4 anchors, not corrected", KVSettings(4), corrected=False),
     *(

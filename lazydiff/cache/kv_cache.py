@@ -25,8 +25,9 @@ from ..core.tokens import HoleTokens
 from ..core.transfer import to_main_memory
 
 # Automatic anchors: relative change of the probed keys, see `CacheSession.moved`. On the trained RegenerateImage 0.25
-# takes 4 of 20 steps, 0.15 takes 5.4 and 0.4 takes 3.
-THRESHOLD = 0.25
+# takes 4 of 20 steps, 0.15 takes 5.4 and 0.4 takes 3. On the small UNet 0.25 takes 5.5, and is 7 dB farther from the
+# full computation than 0.12, which takes 8.6; who is in a hurry has recordings.
+THRESHOLD, UNET_THRESHOLD = 0.25, 0.12
 PROBES = 32  # tokens whose keys are compared
 FP8 = torch.float8_e4m3fn
 MEGABYTE = 2**20
@@ -44,6 +45,7 @@ class KVSettings(NamedTuple):
     reuse: bool = False  # whether samplings go on from the anchors that earlier ones on their canvas have left
     mode: Literal["recorded", "anchors"] = "recorded"  # unless a number of anchors is given
     levels: int = 0  # noise levels to record; 0: as many as the number of steps asks for
+    threshold: float = THRESHOLD  # of automatic anchors
 
     @property
     def recorded(self) -> bool:
@@ -226,7 +228,7 @@ class AnchorSession(CacheSession):
     def moved(self, sigma: float) -> bool:
         """Whether at the step before this level some prompt's keys had changed by more than the threshold."""
         changes = [change for level, change in self.changes if level > sigma]
-        return bool(changes) and float(torch.stack(changes).max()) > THRESHOLD
+        return bool(changes) and float(torch.stack(changes).max()) > self.settings.threshold
 
     def make_room(self, writer: CacheWriter) -> None:
         self.cache.make_room(writer.bytes, self.levels.get(writer.levels[0]))

@@ -20,7 +20,15 @@ from comfy.patcher_extension import WrappersMP
 from comfy.sampler_helpers import prepare_mask
 from torch import Tensor
 
-from ...lazydiff.cache.kv_cache import MEGABYTE, AnchorSession, CacheReader, CacheWriter, KVSettings, dilate
+from ...lazydiff.cache.kv_cache import (
+    MEGABYTE,
+    UNET_THRESHOLD,
+    AnchorSession,
+    CacheReader,
+    CacheWriter,
+    KVSettings,
+    dilate,
+)
 from ...lazydiff.cache.kv_context import ContextKey, KVContext
 from ...lazydiff.cache.recording import RecordingSession
 from ...lazydiff.core.tokens import HoleTokens
@@ -51,6 +59,8 @@ def kv_context(model: Any, latent: Tensor, mask: Tensor, settings: KVSettings, v
     hole = HoleTokens.from_mask(mask, token).to(home)
     if shape is not None:
         settings = settings._replace(ring=max(settings.ring, shape.ring))
+    elif is_unet(model):
+        settings = settings._replace(threshold=UNET_THRESHOLD)
     name = shape.name if shape else UNET if is_unet(model) else ""
     network = weakref.ref(model.model)
     return KVContext(ContextKey(), network, name, hole, latent.to(home), mask.to(home), token, settings, vae)
