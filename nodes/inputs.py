@@ -154,12 +154,11 @@ def advanced(inputs: list[Any]) -> list[Any]:
 
 def kv_settings(given: dict[str, Any]) -> KVSettings:
     """The values of `stock_inputs` and `recording_inputs`; what is not given has its default."""
-    names = (
-        "anchors", "ring", "keep_text", "cache_precision", "cache_place", "cache_limit", "reuse_anchors", "mode",
-        "levels",
-    )  # fmt: skip
-    fields = zip(KVSettings._fields, names, strict=True)
-    return KVSettings(**{field: given[name] for field, name in fields if name in given})
+    inputs = {
+        "anchors": "anchors", "ring": "ring", "text": "keep_text", "precision": "cache_precision",
+        "place": "cache_place", "limit": "cache_limit", "reuse": "reuse_anchors", "mode": "mode", "levels": "levels",
+    }  # fmt: skip
+    return KVSettings(**{field: given[name] for field, name in inputs.items() if name in given})
 
 
 def zoom_inputs() -> list[Any]:

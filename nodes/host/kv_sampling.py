@@ -45,7 +45,6 @@ from .token_patches import control_attentions, patched
 from .unet import UNET, is_unet
 
 KEY = "lazydiffusion_kv"
-EXPECTED = 4  # automatic anchors of a sampling, for the estimate of memory
 
 
 def kv_context(model: Any, latent: Tensor, mask: Tensor, settings: KVSettings, vae: Any) -> KVContext:
@@ -92,6 +91,7 @@ class KVSampling:
     """A context attached to a MODEL: what happens around its samplings and around the calls of the model in them."""
 
     state: type[KVSamplingState] = KVSamplingState
+    expected = 4  # automatic anchors of 20 steps, for the estimate of memory
 
     def __init__(self, model: Any, context: KVContext):
         self.context, self.shape, self.network = context, architecture(model), model.model.diffusion_model
@@ -193,7 +193,7 @@ class KVSampling:
         settings, real, now = self.context.settings, model.model, self.now
         needed = 0
         if now is not None and settings.place == "device" and not (now.layout.everything or now.session.dense):
-            anchors = min(settings.anchors or EXPECTED, len(now.session.schedule) - 1)
+            anchors = min(settings.anchors or self.expected, len(now.session.schedule) - 1)
             recorded = isinstance(now.session, RecordingSession)
             count = len(now.session.levels) * len(self.context.canvas) if recorded else anchors * shape[0]
             needed = 2 * count * self.anchor_bytes(model)

@@ -46,6 +46,7 @@ class UNetSampling(KVSampling):
     """A context attached to a MODEL that is a UNet."""
 
     state = UNetSamplingState
+    expected = 9
 
     def attach(self, model: Any) -> Any:
         model = super().attach(model)
