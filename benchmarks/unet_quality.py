@@ -3,7 +3,7 @@
     python -m benchmarks.unet_quality --output DIR --weights FILE [--scenes 60] [--quick]
 
 Asks the questions that the paper's baselines are asked on the built-in scenes. Likeness is measured in the hole, before
-blending, against the same network with the same noise and every step whole. Rows marked * answer the first fifth of the
+blending, against the same network with the same noise and every step whole. Rows marked * answer the first tenth of the
 questions. What the nodes' policies lose of the answers has bounds, by a bootstrap over pairs. Writes
 `unet-quality.json` and `.md`.
 """
@@ -41,7 +41,7 @@ from .scene_unet import CELL, GRID, SceneUNet
 SEED = 31000  # of scenes that no training has seen
 CAPTIONS = "caption_blank", "caption_against_siblings"
 RULES = {figure: PERCENTAGES[figure] for figure in ("sibling_colour", *CAPTIONS)}
-MAIN, FEWER = 3, 5  # settings that answer all questions, what the nodes do; the others answer one in so many
+MAIN, FEWER = 3, 10  # settings that answer all questions, what the nodes do; the others answer one in so many
 SAMPLING = Sampling(sampler="ancestral", steps=20, guidance=1.0, temperature=0.8)
 # Of a map of 24 cells what 16 is of SD 1.5's 64: three resolutions of four in tiles.
 SMALLEST = 6
