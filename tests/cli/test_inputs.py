@@ -324,7 +324,7 @@ def test_help_is_readable_on_a_terminal_without_our_letters() -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="needs signals")
 def test_ctrl_c_while_it_begins_is_no_traceback(folder: Path) -> None:
-    for after in (0.3, 0.8):  # while torch is being imported
+    for after in (0.2, 0.3):  # while torch is being imported, which takes a quick machine less than a second
         run = command(*edit(folder))
         time.sleep(after)
         run.send_signal(signal.SIGINT)
