@@ -36,7 +36,8 @@ PICTURE = PACK / "workflows" / "pictures" / "lazydiffusion-table.png"
 STROKES, QUICK_STROKES, WARM = 100, 3, 10
 ACROSS = (0.3, 0.45), (0.7, 0.5), (0.35, 0.6)  # of the picture's sides
 EDITOR = "window.app.graph._nodes.find(node => node.type === 'LazyCanvasEditor').lazyCanvas"
-# Notes when Enter is released, when the first preview is on the screen, and when the variation is.
+# Notes when Enter is released, when the first preview is on the screen (the variation itself, if it was as soon), and
+# when the variation is.
 WATCH = """() => {
     const canvas = %s, times = window.times = {}
     addEventListener('keyup', function released({key}) {
@@ -45,8 +46,9 @@ WATCH = """() => {
         times.enter = performance.now()
     }, true)
     const look = () => {
-        if (times.enter && canvas.generation.preview) times.preview ??= performance.now()
-        if (times.enter && canvas.generation.choice) times.finished ??= performance.now()
+        const {preview, choice} = canvas.generation
+        if (times.enter && (preview || choice)) times.preview ??= performance.now()
+        if (times.enter && choice) times.finished ??= performance.now()
         if (!times.finished) requestAnimationFrame(look)
     }
     look()

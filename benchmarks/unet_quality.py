@@ -148,7 +148,25 @@ def paint(model: SceneUNet, parts: UNetParts, setting: Setting, question: Questi
 
 
 Asked = Mapping[str, Sequence[Question]]
-Answers = Mapping[str, Sequence[Painted]]
+
+
+class Answers(NamedTuple):
+    """To as many questions of each kind, in one setting."""
+
+    painted: Mapping[str, Sequence[Painted]]
+    finished: Mapping[str, np.ndarray]  # by kind: blended
+    obeyed: Mapping[str, np.ndarray]  # by figure: which of its questions are answered as they ask, bool [S]
+
+    @property
+    def number(self) -> int:
+        return len(self.painted["ordinary"])
+
+    def first(self, number: int) -> Answers:
+        return Answers(*({name: some[:number] for name, some in part.items()} for part in self))
+
+    def pictures(self, kind: str) -> Tensor:
+        """[S, 3, 96, 96] in 0…1, not blended"""
+        return torch.cat([each.picture for each in self.painted[kind]])
 
 
 class Measurement:
@@ -163,48 +181,40 @@ class Measurement:
 
     def answers(self, setting: Setting, number: int) -> Answers:
         """To the first questions of each kind."""
-        return {
-            kind: [paint(self.model, self.parts, setting, question, i) for i, question in enumerate(some[:number])]
-            for kind, some in self.asked.items()
+        asked = {kind: some[:number] for kind, some in self.asked.items()}
+        painted = {
+            kind: [paint(self.model, self.parts, setting, question, i) for i, question in enumerate(some)]
+            for kind, some in asked.items()
         }
-
-    def obeyed(self, answers: Answers) -> dict[str, np.ndarray]:
-        """For each figure, which of its questions are answered as they ask, bool [S]."""
-        return obeyed(self.judge, RULES, first(self.asked, len(answers["ordinary"])), self.finished(answers))
-
-    def finished(self, answers: Answers) -> dict[str, np.ndarray]:
-        return {
-            kind: blended(self.asked[kind][: len(some)], torch.cat([each.picture for each in some]))
-            for kind, some in answers.items()
+        finished = {
+            kind: blended(asked[kind], torch.cat([each.picture for each in some])) for kind, some in painted.items()
         }
+        return Answers(painted, finished, obeyed(self.judge, RULES, asked, finished))
 
     def row(self, name: str, answers: Answers, dense: Answers) -> Row:
         """dense: answers to at least the same questions"""
+        number = answers.number
+        dense = dense.first(number)
         likeness = np.concatenate([
-            psnr(self.asked[kind][: len(some)], *(torch.cat([each.picture for each in pictures]) for pictures in pair))
-            for kind, some in answers.items() for pair in [(some, dense[kind][: len(some)])]
+            psnr(some[:number], answers.pictures(kind), dense.pictures(kind)) for kind, some in self.asked.items()
         ])  # fmt: skip
-        steps = float(np.mean([each.full_steps for some in answers.values() for each in some]))
-        share = {figure: 100 * float(each.mean()) for figure, each in self.obeyed(answers).items()}
-        words, number = float(np.mean([share[figure] for figure in CAPTIONS])), len(answers["ordinary"])
-        seam = seam_ratio(self.asked["ordinary"][:number], self.finished(answers)["ordinary"])
+        steps = float(np.mean([each.full_steps for some in answers.painted.values() for each in some]))
+        share = {figure: 100 * float(each.mean()) for figure, each in answers.obeyed.items()}
+        words = float(np.mean([share[figure] for figure in CAPTIONS]))
+        seam = seam_ratio(self.asked["ordinary"][:number], answers.finished["ordinary"])
         tenth = float(np.percentile(likeness, 10))
         found = Row(name, number, steps, float(likeness.mean()), tenth, share["sibling_colour"], words, seam)
         print(found, flush=True)
         return found
 
-    def losses(self, dense: Answers, lazy: Answers) -> dict[str, Interval]:
-        """Percentage points that are lost against every step whole."""
-        whole, part = self.obeyed(dense), self.obeyed(lazy)
-        kinds = {"sibling_colour_loss": ("sibling_colour",), "caption_loss": CAPTIONS}
-        return {
-            name: paired_difference([whole[figure] for figure in figures], [part[figure] for figure in figures])
-            for name, figures in kinds.items()
-        }
 
-
-def first(asked: Asked, number: int) -> Asked:
-    return {kind: some[:number] for kind, some in asked.items()}
+def lost(dense: Answers, lazy: Answers) -> dict[str, Interval]:
+    """Percentage points that are lost against every step whole."""
+    kinds = {"sibling_colour_loss": ("sibling_colour",), "caption_loss": CAPTIONS}
+    return {
+        name: paired_difference(*([answers.obeyed[figure] for figure in figures] for answers in (dense, lazy)))
+        for name, figures in kinds.items()
+    }
 
 
 def measure(measurement: Measurement, scenes: int) -> tuple[list[Row], dict[str, Interval]]:
@@ -213,13 +223,12 @@ def measure(measurement: Measurement, scenes: int) -> tuple[list[Row], dict[str,
     answers = {each.name: measurement.answers(each, scenes) for each in SETTINGS[:MAIN]}
     whole = answers["dense"]
     rows = [measurement.row(name, all_of_them, whole) for name, all_of_them in answers.items()]
-    starred = {name: {kind: some[:few] for kind, some in each.items()} for name, each in answers.items()}
-    rows += [measurement.row(f"{name} *", some, whole) for name, some in starred.items()]
+    rows += [measurement.row(f"{name} *", some.first(few), whole) for name, some in answers.items()]
     rows += [measurement.row(f"{each.name} *", measurement.answers(each, few), whole) for each in SETTINGS[MAIN:]]
     losses = {
         f"{figure}{ending}": loss
         for name, ending in (("automatic", ""), ("recorded", "_recorded"))
-        for figure, loss in measurement.losses(whole, answers[name]).items()
+        for figure, loss in lost(whole, answers[name]).items()
     }
     return rows, losses
 

@@ -13,6 +13,7 @@ over as in InstGenIE (2505.20600) and RegionE (2510.25590).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -25,8 +26,8 @@ from ..core.tokens import HoleTokens
 from ..core.transfer import to_main_memory
 
 # Automatic anchors: relative change of the probed keys, see `CacheSession.moved`. On the trained RegenerateImage 0.25
-# takes 4 of 20 steps, 0.15 takes 5.4 and 0.4 takes 3. On the small UNet 0.25 takes 5.5, and is 7 dB farther from the
-# full computation than 0.12, which takes 8.6; who is in a hurry has recordings.
+# takes 4 of 20 steps, 0.15 takes 5.4 and 0.4 takes 3. On the small UNet 0.25 takes 5 and comes within 34.8 dB of the
+# full computation, 0.12 takes 8.2 for 42.5 dB (docs/unet-quality.json); who is in a hurry has recordings.
 THRESHOLD, UNET_THRESHOLD = 0.25, 0.12
 PROBES = 32  # tokens whose keys are compared
 FP8 = torch.float8_e4m3fn
@@ -177,7 +178,7 @@ class KVCache:
         self.complete.clear()
 
 
-class CacheSession:
+class CacheSession(ABC):
     """One sampling's use of what is kept, whichever way that is made."""
 
     def __init__(self, settings: KVSettings, schedule: tuple[float, ...]):
@@ -188,13 +189,13 @@ class CacheSession:
         self.recorded = 0  # calls of the model that computed everything
         self.replayed = 0
 
+    @abstractmethod
     def make_room(self, writer: CacheWriter) -> None:
         """Forget what is needed least until what a call writes is within the limit. Errors: `CacheFull`"""
-        raise NotImplementedError
 
+    @abstractmethod
     def keep(self, writer: CacheWriter) -> None:
         """A call is over, and what it has written serves those that follow."""
-        raise NotImplementedError
 
 
 class AnchorSession(CacheSession):
@@ -239,6 +240,10 @@ class AnchorSession(CacheSession):
         for level, prompt, entry in writer.written:
             if entry.keys:
                 self.levels.setdefault(level, {})[prompt] = entry
+                if not self.settings.reuse:  # of one sampling, whose noise falls, only the latest is read again
+                    for passed in [*self.levels]:
+                        if passed != level:
+                            del self.levels[passed]
 
     def to(self, device: torch.device | str) -> None:
         """Move what is kept, unless it is to wait in main memory anyway."""

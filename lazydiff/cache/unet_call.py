@@ -15,6 +15,7 @@ Sources: FISEdit (Yu et al. 2024), SIGE (Li et al. 2022).
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -98,7 +99,7 @@ class TiledUNet:
 StandIn = Callable[..., Any]  # called with a module, its forward and what that is called with
 
 
-class UNetCall:
+class UNetCall(ABC):
     """What stands in for the modules of a UNet in one call."""
 
     def __init__(self, unet: TiledUNet):
@@ -117,17 +118,18 @@ class UNetCall:
                 yield attention.to_k, partial(self.keys, level, attention.to_v)
                 yield attention.to_v, self.values
 
-    def conv(self, level: TileLevel, number: int, conv: Any, forward: Forward, x: Tensor, *args: Any) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def conv(self, level: TileLevel, number: int, conv: Any, forward: Forward, x: Tensor, *args: Any) -> Tensor: ...
 
-    def norm(self, level: TileLevel, norm: Any, forward: Forward, x: Tensor) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def norm(self, level: TileLevel, norm: Any, forward: Forward, x: Tensor) -> Tensor: ...
 
+    @abstractmethod
     def keys(self, number: int, to_v: nn.Module, to_k: nn.Module, forward: Forward, x: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Of a self-attention on resolution `number`; its values are asked for next."""
 
-    def values(self, to_v: nn.Module, forward: Forward, x: Tensor) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def values(self, to_v: nn.Module, forward: Forward, x: Tensor) -> Tensor: ...
 
     def affine_of(self, norm: Any, like: Tensor, forward: Forward) -> tuple[Tensor, Tensor]:
         if norm not in self.unet.affine:

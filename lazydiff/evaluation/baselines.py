@@ -208,7 +208,7 @@ def through_cache(
     assert setting.kv is not None
     device = next(model.parameters()).device
     context = encode_everything(model, *asked_tensors(questions[number : number + 1], device))
-    cache, network = empty_cache(setting.kv), model.config.network
+    cache, network = empty_cache(setting.kv._replace(reuse=True)), model.config.network  # its anchors are counted
     if setting.reuse:
         seed = number + (ANOTHER if setting.reuse == "seed" else 0)
         sample_dense(model, context, [OTHER[number % len(OTHER)]], [seed], sampling, cache)

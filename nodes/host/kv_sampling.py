@@ -194,6 +194,7 @@ class KVSampling:
         needed = 0
         if now is not None and settings.place == "device" and not (now.layout.everything or now.session.dense):
             anchors = min(settings.anchors or self.expected, len(now.session.schedule) - 1)
+            anchors = anchors if settings.reuse else min(anchors, 2)  # while the next is made, the last is there
             recorded = isinstance(now.session, RecordingSession)
             count = len(now.session.levels) * len(self.context.canvas) if recorded else anchors * shape[0]
             needed = 2 * count * self.anchor_bytes(model)

@@ -97,8 +97,25 @@ def test_probes_are_visible_tokens_where_there_are_any() -> None:
     ("count", "levels"), [(1, [1.0]), (2, [1.0, 0.6]), (4, [1.0, 0.8, 0.6, 0.4]), (5, SIGMAS[:5]), (9, SIGMAS[:5])]
 )
 def test_fixed_anchors_are_spread_over_the_steps(count: int, levels: list[float]) -> None:
-    cache = KVCache(KVSettings(anchors=count))
+    cache = KVCache(KVSettings(anchors=count, reuse=True))
     assert recorded(cache, [1] * 5) == levels and cache.count == len(levels)
+
+
+@pytest.mark.parametrize("settings", [KVSettings(anchors=4), KVSettings()])
+def test_without_reuse_an_anchor_stays_until_the_next(settings: KVSettings) -> None:
+    """What the steps see is what they see when all are kept."""
+    alone, all_kept = KVCache(settings), KVCache(settings._replace(reuse=True))
+    kept, (k, v) = [], keys()
+    one, other = alone.session(SIGMAS), all_kept.session(SIGMAS)
+    for i, sigma in enumerate(SIGMAS[:5]):
+        assert step(one, sigma, (1 + i) * k, v) == step(other, sigma, (1 + i) * k, v)
+        seen = [session.call(sigma, ("a",))((1 + i) * k[..., 4:, :], v[..., 4:, :], torch.tensor([0, 1]))[0]
+                for session in (one, other)]  # fmt: skip
+        assert torch.equal(*seen)
+        kept.append((alone.count, all_kept.count))
+    assert {few for few, _ in kept} == {1} and kept[-1][1] > 1
+    assert step(one, 0.9, k, v)  # a sampler that goes back up
+    assert alone.count == 1
 
 
 def test_each_step_replays_the_nearest_anchor_that_is_no_less_noisy() -> None:
@@ -158,14 +175,14 @@ def test_anchors_do_not_depend_on_which_prompts_share_a_call() -> None:
 
 
 def test_later_samplings_of_the_schedule_record_nothing() -> None:
-    cache = KVCache(KVSettings())
+    cache = KVCache(KVSettings(reuse=True))
     recorded(cache, [1, 1.5, 1.5, 1, 1])
     kept = cache.bytes
     assert recorded(cache, [3, 1, 5, 1, 7]) == [] and cache.bytes == kept
 
 
 def test_a_sampling_that_was_stopped_leaves_the_rest_to_the_next() -> None:
-    cache = KVCache(KVSettings())
+    cache = KVCache(KVSettings(reuse=True))
     assert recorded(cache, [1, 1], finish=False) == [1.0]
     assert recorded(cache, [1, 1.5, 1.5, 1.5, 1.5]) == [0.6]
     assert recorded(cache, [1, 9, 9, 9, 9]) == []
@@ -189,7 +206,7 @@ def test_a_block_that_is_left_out_takes_its_attentions_with_it() -> None:
 
 
 def test_another_schedule_has_anchors_of_its_own() -> None:
-    cache = KVCache(KVSettings(anchors=2))
+    cache = KVCache(KVSettings(anchors=2, reuse=True))
     recorded(cache, [1] * 5)
     session = cache.session([1.0, 0.5, 0.0])
     assert step(session, 1.0, *keys()) and step(session, 0.5, *keys()) and cache.count == 4
@@ -220,7 +237,7 @@ def test_fewer_pictures_serve_more_and_more_serve_fewer() -> None:
 
 def test_bytes_are_those_of_keys_and_values() -> None:
     """2 heads × 8 channels × 4 tokens × 4 bytes, twice, for each anchor; and when exploring the keys of 2 probes."""
-    fixed, automatic = KVCache(KVSettings(anchors=5)), KVCache(KVSettings())
+    fixed, automatic = KVCache(KVSettings(anchors=5, reuse=True)), KVCache(KVSettings(reuse=True))
     recorded(fixed, [1] * 5)
     recorded(automatic, [1] * 5)
     assert fixed.bytes == 5 * 2 * (2 * 8 * 4 * 4) == sum(
@@ -279,7 +296,7 @@ def record_large(session: CacheSession, sigma: float) -> None:
 
 
 def test_within_the_limit_the_noisiest_anchor_of_the_least_used_schedule_goes_first() -> None:
-    cache = KVCache(KVSettings(anchors=2, limit=3))
+    cache = KVCache(KVSettings(anchors=2, limit=3, reuse=True))
     for schedule in (SIGMAS, [1.0, 0.5, 0.0]):
         session = cache.session(schedule)
         for level in session.planned:
