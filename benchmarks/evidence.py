@@ -1,6 +1,6 @@
 """All that is claimed of the papers' methods, measured one after the other, and their figures in one file.
 
-    python -m benchmarks.evidence --output DIR [--device cpu] [--quick] [--iddpm FILE]
+    python -m benchmarks.evidence --output DIR [--device cpu] [--quick] [--longer FILE] [--iddpm FILE]
 
 Each part has a folder of its own in DIR:
 
@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 from lazydiff.cache.module_skip import SHIPPED_GATES
 from lazydiff.cli import main as lazydiff
+from lazydiff.cli.evaluation import FURTHER
 from lazydiff.core.files import whole_file
 from lazydiff.model.config import SHIPPED
 
@@ -71,10 +72,12 @@ def measured(name: str, part: Part, harness: Harness) -> dict[str, float]:
     return figures
 
 
-def compared(harness: Harness, iddpm: Path | None) -> Mapping[str, Any]:
-    """What the comparison of models has written; it keeps its own account of what it knows."""
+def compared(harness: Harness, further: Sequence[str]) -> Mapping[str, Any]:
+    """What the comparison of models has written; it keeps its own account of what it knows.
+
+    further: words of the command that name further models
+    """
     folder = harness.output / MODELS
-    further = [] if iddpm is None else ["--iddpm", str(iddpm)]
     command = ["evaluate", "--evidence", "--output", str(folder), "--device", harness.device]
     if status := lazydiff([*command, *["--quick"] * harness.quick, *further]):
         raise SystemExit(status)  # it has said why
@@ -91,11 +94,13 @@ def digest(path: Path) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = arguments(__doc__, "every part as its own --quick")
-    parser.add_argument("--iddpm", type=Path, metavar="FILE", help="a model trained by IDDPM, to compare with too")
+    for name, what in FURTHER.items():
+        parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=what)
     args = parser.parse_args(argv)
     harness = Harness.of(args)
     harness.output.mkdir(parents=True, exist_ok=True)
-    models = compared(harness, args.iddpm)
+    given = {name: getattr(args, name) for name in FURTHER}
+    models = compared(harness, [word for name, path in given.items() if path for word in (f"--{name}", str(path))])
     figures = dict(models["figures"])
     for name, part in PARTS.items():
         figures |= measured(name, part, harness)

@@ -8,7 +8,11 @@ from pathlib import Path
 from ..model.config import SHIPPED
 from .devices import add_device, add_dtype, add_parts, load, load_parts
 
-ON_SCENES = ("scenes", "quick", "baselines", "evidence", "iddpm")
+FURTHER = {
+    "longer": "beside them a RegenerateImage that was trained longer",
+    "iddpm": "beside them a model trained by IDDPM",
+}  # checkpoints for the evidence
+ON_SCENES = ("scenes", "quick", "baselines", "evidence", *FURTHER)
 ON_PICTURES = ("samples", "seed", "baseline_image", "baseline_crop", "vae", "text_encoder", "inception", "clip")
 
 
@@ -25,7 +29,8 @@ def add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     scenes.add_argument("--quick", action="store_true", help="few scenes, to see that it runs")
     scenes.add_argument("--baselines", action="store_true", help="compare with the two that compute every token")
     scenes.add_argument("--evidence", action="store_true", help="the same, each at its best, with bounds; goes on")
-    scenes.add_argument("--iddpm", type=Path, metavar="FILE", help="evidence: beside them a model trained by IDDPM")
+    for name, what in FURTHER.items():
+        scenes.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"evidence: {what}")
     pictures = evaluate.add_argument_group("on pictures")
     pictures.add_argument("--data", help="prepared shards held out of training, such as 'held-out/{00000..00003}.tar'")
     pictures.add_argument("--samples", type=int, help="the first so many pictures (all)")
@@ -60,16 +65,15 @@ def evaluate_on_scenes(options: argparse.Namespace) -> None:
         raise ValueError(f"{options.scenes} scenes: choose at least 1")
     if options.baselines and options.evidence:
         raise ValueError("--baselines and --evidence are two comparisons: ask for one at a time")
-    if options.iddpm is not None and not options.evidence:
-        raise ValueError("--iddpm: only with --evidence")
+    further = {name: path for name in FURTHER if (path := getattr(options, name)) is not None}
+    if further and not options.evidence:
+        raise ValueError(f"--{next(iter(further))}: only with --evidence")
     folder = writable_folder(options.output)
     model, report = load(options.checkpoint, options), folder / "evaluation.md"
     number = {} if options.scenes is None else {"scenes": options.scenes}
     if options.baselines or options.evidence:
         others = {kind: WEIGHTS / f"regenerate-{kind}.safetensors" for kind in ("image", "crop")}
-        if options.iddpm is not None:
-            others["iddpm"] = options.iddpm
-        models = {"lazy": model, **{name: load(path, options) for name, path in others.items()}}
+        models = {"lazy": model, **{name: load(path, options) for name, path in (others | further).items()}}
         compare = evaluate_baselines if options.baselines else evaluate_evidence
         compare(models, folder, quick=options.quick, **number)
         report = folder / ("baselines.md" if options.baselines else "evidence.md")

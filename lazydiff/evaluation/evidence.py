@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..model.config import Sampling
-from ..model.lazydiffusion import LazyDiffusion
+from ..model.lazydiffusion import LazyDiffusion, fingerprint
 from ..scenes import CANVAS
 from .baselines import JUDGED, check_models, made_of
 from .evaluate import PERCENTAGES, blended, how_many, obeyed
@@ -56,6 +56,7 @@ TRIALS = {
     "lazy": Trial("LazyDiffusion"),
     "image": Trial("RegenerateImage"),
     "crop": Trial("RegenerateCrop"),
+    "longer": Trial("RegenerateImage, trained longer"),
     "iddpm": Trial("LazyDiffusion by IDDPM", (20, 50), ("iddpm",), (1.0, 1.5, 2.0, 3.0, 4.5)),
 }
 
@@ -93,8 +94,8 @@ def evaluate_evidence(
 ) -> dict[str, float]:
     """Compare LazyDiffusion with the paper's baselines, each with the settings that suit it best; returns the figures.
 
-    models: “lazy”, “image” (RegenerateImage) and “crop” (RegenerateCrop); “iddpm”, a LazyDiffusion that was trained by
-        the paper's objective, may be missing
+    models: “lazy”, “image” (RegenerateImage) and “crop” (RegenerateCrop); “longer”, a RegenerateImage that was trained
+        longer, and “iddpm”, a LazyDiffusion that was trained by the paper's objective, may be missing
     scenes: questions of each kind that are reported; settings are chosen on a quarter as many others
     quick: at most QUICK scenes, and a less trained judge
     Writes evidence.json and evidence.md into `output` at the end; what is known by then is kept in answers.json, from
@@ -102,6 +103,8 @@ def evaluate_evidence(
     Errors: ValueError for fewer than two scenes, or a model that is not what it is taken for.
     """
     check_models(models)
+    if "longer" in models:
+        check_models({**models, "image": models["longer"]})
     if "iddpm" in models:
         check_iddpm(models["iddpm"])
     scenes = how_many(scenes, QUICK if quick else scenes, least=2)
@@ -110,10 +113,12 @@ def evaluate_evidence(
     judge = Judge(DEVELOPMENT, scenes=400 if quick else 1000)
     on = {"development": asked(DEVELOPMENT, -(-scenes // 4)), "test": asked(TEST, scenes)}
 
+    weights = {name: fingerprint(model.config, model.state_dict()) for name, model in models.items()}
+
     def answered(name: str, sampling: Sampling, kind: str, part: str) -> Obeyed:
         way = f"{sampling.sampler}, {sampling.steps} steps, guidance {sampling.guidance:g}"
         bar.set_postfix_str(f"{name}, {way}")
-        title = f"{name} {models[name].fingerprint}, {way}, {kind}, {part}"
+        title = f"{name} {weights[name]}, {way}, {kind}, {part}"
         known = answers.get(title)
         if known is None:
             known = obey(models[name], sampling, on[part][kind], judge)
@@ -191,6 +196,9 @@ def all_differences(best: Answered) -> dict[str, Interval]:
             found[f"lazy_minus_crop_sibling_colour{hard}{ending}"] = difference(lazy, crop, SIBLING_COLOUR)
             found[f"lazy_minus_crop{hard}{ending}"] = difference(lazy, crop)
             found[f"lazy_minus_dense{hard}{ending}"] = difference(lazy, image)
+            if longer := best.get(("longer", kind, steps)):
+                found[f"longer_minus_dense{hard}{ending}"] = difference(longer.obeyed, image)
+                found[f"lazy_minus_longer{hard}{ending}"] = difference(lazy, longer.obeyed)
         for steps in TRIALS["iddpm"].steps:
             if one := best.get(("iddpm", kind, steps)):
                 name = f"iddpm_{steps}_steps_minus_lazy{hard}"

@@ -99,13 +99,13 @@ class LazyDiffusion(nn.Module):
         self.decoder.initialise()
 
 
-def fingerprint(config: ModelConfig, encoder: Mapping[str, Tensor]) -> str:
-    """A name of an encoder's weights and of a model's sizes.
+def fingerprint(config: ModelConfig, weights: Mapping[str, Tensor]) -> str:
+    """A name of weights, an encoder's or others, and of a model's sizes.
 
     Weights count in half precision, in which checkpoints are stored.
     """
     named = {"prediction": config.prediction, **{name: getattr(config.network, name) for name in FINGERPRINTED}}
     digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode())
-    for name, tensor in sorted(encoder.items()):
+    for name, tensor in sorted(weights.items()):
         digest.update(name.encode() + tensor.detach().cpu().half().numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -176,21 +177,23 @@ def test_every_difference_has_bounds_and_a_number_of_cases(
     models: dict[str, LazyDiffusion], iddpm: LazyDiffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of answers that are made up: LazyDiffusion obeys always, RegenerateCrop never, the others every other time."""
-    shares = {"lazy": [1, 1], "crop": [0, 0], "image": [0, 1], "iddpm": [1, 0]}
-    owners = {id(model): shares[name] for name, model in {**models, "iddpm": iddpm}.items()}
+    shares = {"lazy": [1, 1], "crop": [0, 0], "image": [0, 1], "longer": [1, 0], "iddpm": [1, 0]}
+    compared = {**models, "longer": copy.copy(models["image"]), "iddpm": iddpm}
+    owners = {id(model): shares[name] for name, model in compared.items()}
 
     def made_up(model: LazyDiffusion, _: object, questions: evidence.Questions, judge: Judge) -> evidence.Obeyed:
         figures = evidence.ceiling(questions, judge)
         return dict.fromkeys(figures, np.array(owners[id(model)], bool))
 
     monkeypatch.setattr(evidence, "obey", made_up)
-    figures = evaluate_evidence({**models, "iddpm": iddpm}, tmp_path, scenes=2, quick=True, progress=False)
+    figures = evaluate_evidence(compared, tmp_path, scenes=2, quick=True, progress=False)
     expected = {
         f"{name}{hard}{few}": value
         for hard in ("", "_hard")
         for few in ("", "_4_steps", "_2_steps")
         for name, value in {
-            "lazy_minus_crop_sibling_colour": 100, "lazy_minus_crop": 100, "lazy_minus_dense": 50
+            "lazy_minus_crop_sibling_colour": 100, "lazy_minus_crop": 100, "lazy_minus_dense": 50,
+            "longer_minus_dense": 0, "lazy_minus_longer": 50,
         }.items()
     } | {f"iddpm_{steps}_steps_minus_lazy{hard}": -50 for steps in (20, 50) for hard in ("", "_hard")}  # fmt: skip
     bounds = [f"{name}{ending}" for name in expected for ending in ("", "_low", "_high", "_cases")]
@@ -200,13 +203,35 @@ def test_every_difference_has_bounds_and_a_number_of_cases(
     assert figures["lazy_minus_dense_low"] < 50 < figures["lazy_minus_dense_high"]
 
 
+def test_answers_are_of_all_weights(
+    models: dict[str, LazyDiffusion], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: dict[str, Trial]
+) -> None:
+    """A changed decoder is asked again, the others are not."""
+    asked_of: list[LazyDiffusion] = []
+
+    def made_up(model: LazyDiffusion, _: object, questions: evidence.Questions, judge: Judge) -> evidence.Obeyed:
+        asked_of.append(model)
+        return evidence.ceiling(questions, judge)
+
+    monkeypatch.setattr(evidence, "obey", made_up)
+    evaluate_evidence(models, tmp_path, scenes=2, quick=True, progress=False)
+    asked_of.clear()
+    changed = copy.deepcopy(models["lazy"])
+    with torch.no_grad():
+        changed.decoder.final_layer.linear.bias += 1
+    evaluate_evidence({**models, "lazy": changed}, tmp_path, scenes=2, quick=True, progress=False)
+    assert asked_of and all(model is changed for model in asked_of)
+
+
 def test_a_model_of_another_training_is_refused(models: dict[str, LazyDiffusion], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="trained by IDDPM"):
         evaluate_evidence({**models, "iddpm": models["lazy"]}, tmp_path, scenes=2)
+    with pytest.raises(ValueError, match="kind “image”"):
+        evaluate_evidence({**models, "longer": models["crop"]}, tmp_path, scenes=2)
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command_takes_a_further_checkpoint(
+def test_the_command_takes_further_checkpoints(
     models: dict[str, LazyDiffusion], iddpm: LazyDiffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     few: dict[str, Trial],
 ) -> None:  # fmt: skip
@@ -216,9 +241,11 @@ def test_the_command_takes_a_further_checkpoint(
     monkeypatch.setattr("lazydiff.evaluation.regenerate.WEIGHTS", tmp_path)
     monkeypatch.setattr(evidence, "TRIALS", {name: trial._replace(steps=(1,)) for name, trial in few.items()})
     command = ["evaluate", "--evidence", "--quick", "--scenes", "2", "--output", str(tmp_path / "out")]
-    files = ["--checkpoint", str(tmp_path / "lazy.safetensors"), "--iddpm", str(tmp_path / "iddpm.safetensors")]
+    named = {"checkpoint": "lazy", "iddpm": "iddpm", "longer": "regenerate-image"}
+    files = [word for name, file in named.items() for word in (f"--{name}", str(tmp_path / f"{file}.safetensors"))]
     assert main([*command, *files]) == 0
-    assert "iddpm_1_steps_minus_lazy" in json.loads((tmp_path / "out" / "evidence.json").read_text())["figures"]
+    figures = json.loads((tmp_path / "out" / "evidence.json").read_text())["figures"]
+    assert {"iddpm_1_steps_minus_lazy", "lazy_minus_longer"} <= figures.keys()
 
 
 def test_two_comparisons_at_once_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
