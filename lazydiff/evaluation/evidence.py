@@ -142,7 +142,10 @@ def evaluate_evidence(
     ]
     rows += [EvidenceRow("the true pictures", kind, 0, "", 0, percent(ceiling(on["test"][kind], judge)))
              for kind in (PLAIN, HARD)]  # fmt: skip
-    told = {"scenes": scenes, "development_seed": DEVELOPMENT, "test_seed": TEST, "quick": quick}
+    told = {
+        "scenes": scenes, "development_seed": DEVELOPMENT, "test_seed": TEST, "quick": quick,
+        "precision": {name: str(model.precision).removeprefix("torch.") for name, model in models.items()},
+    }  # fmt: skip
     write_evidence(output, differences, rows, told)
     return {figure: value for name, one in differences.items() for figure, value in one.figures(name).items()}
 

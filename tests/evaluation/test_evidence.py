@@ -170,6 +170,7 @@ def test_a_run_that_was_stopped_goes_on_and_ends_alike(
             and key.endswith(f"{row['questions']}, development")
         }  # fmt: skip
         assert len(kept) == 2 and kept[f"{row['guidance']:g}"] == max(kept.values())
+    assert record["settings"]["precision"] == dict.fromkeys(("lazy", "image", "crop", "iddpm"), "float32")
     assert record["figures"] == whole and "RegenerateCrop" in (tmp_path / "whole" / "evidence.md").read_text("utf-8")
 
 
