@@ -101,7 +101,7 @@ def in_masks() -> list[str]:
 
 def in_quality() -> list[str]:
     levels = [TrainingConfig.read(BASELINES / f"regenerate-{kind}.toml").noise_levels for kind in ("image", "crop")]
-    assert levels == [1, 1] and TrainingConfig.read(SHIPPED.with_suffix(".toml")).noise_levels == 4
+    assert levels == [1, 4] and TrainingConfig.read(SHIPPED.with_suffix(".toml")).noise_levels == 4
     likeness = [COMPARED["figures"][f"psnr_{steps}_steps"] for steps in (20, 8, 4)]
     unet, by_name = UNET_QUALITY["figures"], {row["setting"]: row for row in UNET_QUALITY["rows"]}
     corrected = unet["psnr_4"] - by_name["4 anchors, not corrected *"]["psnr"]

@@ -96,7 +96,7 @@ def test_what_the_hole_covers_is_not_seen(dense_model: LazyDiffusion) -> None:
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_anchors_at_every_step_change_nothing(dense_model: LazyDiffusion, sampler: str, guidance: float) -> None:
     context, sampling = canvas(dense_model), Sampling(sampler, steps=4, guidance=guidance)
-    cache = KVCache(KVSettings(anchors=99))
+    cache = KVCache(KVSettings(anchors=99, reuse=True))
     with spied() as calls:
         lazy = sample_dense(dense_model, context, PROMPTS, SEEDS, sampling, cache=cache)
     assert {hole.count for _, hole in calls} == {context.hole.total} and cache.count == len(calls)
@@ -165,7 +165,7 @@ def test_replay_is_a_full_pass_with_the_kept_keys(dense_model: LazyDiffusion, ri
 
 
 def test_other_prompts_and_seeds_use_the_anchors_that_are_there(dense_model: LazyDiffusion) -> None:
-    context, cache = canvas(dense_model), KVCache(KVSettings())
+    context, cache = canvas(dense_model), KVCache(KVSettings(reuse=True))
     sample_dense(dense_model, context, PROMPTS, SEEDS, cache=cache)
     kept = cache.bytes
     for prompts, seeds in ((["a boat"], [8]), (["a boat", "background", "a tree"], [8, 9, 10])):
@@ -176,7 +176,7 @@ def test_other_prompts_and_seeds_use_the_anchors_that_are_there(dense_model: Laz
 
 
 def test_a_stopped_sampling_is_not_taken_for_a_whole_one(dense_model: LazyDiffusion) -> None:
-    context, cache = canvas(dense_model), KVCache(KVSettings(anchors=3))
+    context, cache = canvas(dense_model), KVCache(KVSettings(anchors=3, reuse=True))
     forward, calls = LazyDecoder.forward, [0]
 
     def stop(*args: object) -> Tensor:
@@ -207,7 +207,7 @@ def test_kept_in_eight_bits_it_is_nearly_the_same(dense_model: LazyDiffusion, pr
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_what_is_kept_is_known_by_the_samplers_schedule(dense_model: LazyDiffusion, sampler: str) -> None:
     sampling = Sampling(sampler, steps=5, guidance=1.0)
-    cache, (_, sigmas) = KVCache(KVSettings(anchors=99)), make_sampler(sampling)
+    cache, (_, sigmas) = KVCache(KVSettings(anchors=99, reuse=True)), make_sampler(sampling)
     sample_dense(dense_model, canvas(dense_model), PROMPTS, SEEDS, sampling, cache)
     assert list(cache.kept) == [tuple(sigmas)] and list(cache.kept[tuple(sigmas)]) == sigmas[:-1]
 
