@@ -25,7 +25,7 @@ demo: $(stamp)  ## draw two chains of edits into output/demo
 test: $(stamp)  ## lint, type-check and test
 	@$(python) -m ruff check
 	@$(python) -m mypy
-	@$(python) -m pytest $(ARGS)
+	@$(python) -m pytest -n 2 --dist loadfile $(ARGS)
 
 train: $(stamp)  ## train the small model, or ARGS="--config FILE"
 	@$(python) -m lazydiff train $(ARGS)
