@@ -11,6 +11,7 @@ from measured import (
     CANVAS,
     COMPARED,
     DOCUMENTS,
+    EVIDENCE,
     GATES,
     KV,
     LAUNCHES,
@@ -239,6 +240,38 @@ def compared(name: str, text: str) -> str:
     return line(text, f"{one['dense_steps']:.1f}", f"{one['cost']:.0%}", likeness, *percent, seam)
 
 
+DIFFERENCES = {
+    "lazy_minus_crop_sibling_colour": "LazyDiffusion − RegenerateCrop, sibling colour",
+    "lazy_minus_crop": "LazyDiffusion − RegenerateCrop, all questions",
+    "lazy_minus_dense": "LazyDiffusion − RegenerateImage, all questions",
+}
+
+
+def differences() -> list[str]:
+    figures = EVIDENCE["figures"]
+
+    def bounds(name: str) -> str:
+        mean, low, high = (figures[f"{name}{ending}"] for ending in ("", "_low", "_high"))
+        return f"{mean:+.1f} ({low:.1f} to {high:.1f})".replace("-", "−")
+
+    steps = "", "_4_steps", "_2_steps"
+    return [
+        line(f"{text}{', harder' if hard else ''}", *(bounds(f"{name}{hard}{few}") for few in steps))
+        for hard in ("", "_hard") for name, text in DIFFERENCES.items()
+    ]  # fmt: skip
+
+
+def rates() -> list[str]:
+    """Of models at their best, and of the true pictures."""
+    asked = "sibling_colour", "sibling_shape", "caption_blank", "caption_against_siblings", "removal"
+    rows = []
+    for one in EVIDENCE["table"]:
+        way = f"{one['steps']} steps, {one['sampler']}, guidance {one['guidance']:g}" if one["steps"] else "–"
+        cells = (f"{one['figures'][name]:.1f} %" if name in one["figures"] else "–" for name in asked)
+        rows.append(line(f"{one['model']}{', harder' if one['questions'] == 'harder' else ''}", way, *cells))
+    return rows
+
+
 def evaluation() -> list[str]:
     """As the evaluation itself has written it."""
     text = (WEIGHTS / "evaluation.md").read_text("utf-8")
@@ -265,6 +298,8 @@ TABLES: list[tuple[str, list[str]]] = [
     ("docs/masks.md", masks()),
     ("docs/quality.md", comparison()),
     ("docs/quality.md", unet_quality()),
+    ("docs/quality.md", differences()),
+    ("docs/quality.md", rates()),
     ("docs/quality.md", comparison_of_few_steps()),
     ("docs/model-card.md", evaluation()),
 ]

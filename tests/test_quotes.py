@@ -10,6 +10,7 @@ from measured import (
     CHAIN,
     COMPARED,
     DATA,
+    EVIDENCE,
     FIGURE5,
     GATES,
     GATES_HOST,
@@ -109,7 +110,10 @@ def in_quality() -> list[str]:
         f"{unet[figure]:.1f} points ({unet[f'{figure}_low']:.1f} to {unet[f'{figure}_high']:.1f})".replace("-", "−")
         for figure in ("sibling_colour_loss", "caption_loss", "sibling_colour_loss_recorded", "caption_loss_recorded")
     ]
+    dense = [-EVIDENCE["figures"][f"lazy_minus_dense{bound}"] for bound in ("", "_high", "_low")]
     return [
+        "is {:.1f} points better than LazyDiffusion at 20 steps ({:.1f} to {:.1f})".format(*dense),
+        f"{EVIDENCE['settings']['scenes']} scenes of seed {EVIDENCE['settings']['test_seed']} for each question",
         f"within {unet['psnr_auto']:.1f} dB, with {unet['full_steps_auto']:.1f} full steps",
         f"recorded within {unet['psnr_recorded']:.1f} dB",
         f"loses {lost[0]} of sibling colour and {lost[1]} of captions",
