@@ -35,9 +35,6 @@ def add_train(commands: Any) -> None:
     train.add_argument(
         "--sharded", action="store_true", help="each process keeps a part of the weights (FSDP2) instead of all"
     )
-    train.add_argument(
-        "--compile", action="store_true", help="torch compiles the blocks first: steps take less time"
-    )
     train.add_argument("--tracker", help="one of accelerate's beside log.csv, e.g. tensorboard")
     add_device(train)
     train.set_defaults(run=run_train)
@@ -51,7 +48,7 @@ def run_train(options: argparse.Namespace) -> None:
 
     changes = {name: getattr(options, name) for name in ("steps", "precision", "accumulate")}
     config = TrainingConfig.read(find_config(options.config), **changes)
-    launch = Launch(choose_device(options.device), options.sharded, options.tracker, options.compile)
+    launch = Launch(choose_device(options.device), options.sharded, options.tracker)
     material = chosen_material(options, config)
     print(train(config, writable_folder(options.output), material, launch))
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -37,18 +35,11 @@ class Launch:
     device: the GPU where there is one, if not given
     sharded: every process keeps a part of weights, gradients and moments (FSDP2) instead of a copy (DDP)
     tracker: one of accelerate's, e.g. tensorboard
-    compiled: torch makes kernels of the blocks first, which then take less time; losses differ by round-off
     """
 
     device: torch.device | None = None
     sharded: bool = False
     tracker: str | None = None
-    compiled: bool = False
-
-    @staticmethod
-    def compiler() -> str | None:
-        """What torch makes kernels for a CPU with, if it is there."""
-        return next(filter(None, map(shutil.which, (os.environ.get("CXX", "g++"), "clang++", "cl"))), None)
 
     def accelerator(self, config: TrainingConfig, output: Path) -> Accelerator:
         """Errors: ValueError for what cannot be computed here, or a tracker that is not there."""
@@ -58,11 +49,7 @@ class Launch:
             check_choice("tracker", self.tracker, list(LOGGER_TYPE_TO_CLASS))
             if self.tracker not in map(str, get_available_trackers()):
                 raise ValueError(f"the tracker {self.tracker} has no package here: pip install {self.tracker}")
-        if self.compiled and self.sharded:
-            raise ValueError("--compile: a model that is sharded is not compiled")
         cpu = not torch.cuda.is_available() if self.device is None else self.device.type == "cpu"
-        if self.compiled and cpu and self.compiler() is None:
-            raise ValueError("--compile: there is no C++ compiler here (g++, clang++ or cl)")
         accelerator = Accelerator(
             cpu=cpu, mixed_precision=config.precision, log_with=self.tracker, project_dir=output,
             kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
@@ -74,14 +61,11 @@ class Launch:
 class Engine:
     """An objective on the devices of a training, with its optimiser."""
 
-    def __init__(self, objective: Objective, config: TrainingConfig, accelerator: Accelerator, launch: Launch):
+    def __init__(self, objective: Objective, config: TrainingConfig, accelerator: Accelerator, sharded: bool):
         self.accelerator, self.clip = accelerator, config.clip
-        self.sharded = launch.sharded and accelerator.num_processes > 1
+        self.sharded = sharded and accelerator.num_processes > 1
         if config.checkpointing:
             checkpoint_blocks(objective.model)
-        if launch.compiled:
-            for block in blocks_of(objective.model):
-                block.compile(dynamic=True)  # holes vary from step to step
         if self.sharded:
             shard(objective, accelerator, config.precision)
         optimiser = torch.optim.AdamW(
@@ -124,16 +108,12 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
-def blocks_of(model: LazyDiffusion) -> list[nn.Module]:
-    return [*model.encoder.blocks, *model.decoder.blocks]
-
-
 def checkpoint_blocks(model: LazyDiffusion) -> None:
     """Let encoder and decoder keep the inputs of their blocks alone, and compute all else again in the backward pass.
 
     Nothing is drawn at random in a block. Source: Chen et al. 2016.
     """
-    for block in blocks_of(model):
+    for block in [*model.encoder.blocks, *model.decoder.blocks]:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
 
 

@@ -50,14 +50,14 @@ def train(
     accelerator = launch.accelerator(config, output)
     output.mkdir(parents=True, exist_ok=True)
     with alone(output, "training") if accelerator.is_main_process else nullcontext():
-        return Training(config, output, material, accelerator, launch).run()
+        return Training(config, output, material, accelerator, launch.sharded).run()
 
 
 class Training:
     """One run: its model, its optimiser, and the files that it leaves."""
 
     def __init__(
-        self, config: TrainingConfig, output: Path, material: Material, accelerator: Accelerator, launch: Launch
+        self, config: TrainingConfig, output: Path, material: Material, accelerator: Accelerator, sharded: bool
     ):
         self.config, self.output, self.material, self.accelerator = config, output, material, accelerator
         attention = explicit_attention if accelerator.device.type == "cpu" else sdpa
@@ -66,7 +66,7 @@ class Training:
         self.blank = blank_copy(self.model)
         header = material.examples.header
         uncropped = config if header is None or not header.crop else replace(config, crop=False)
-        self.engine = Engine(Objective(self.model, uncropped), config, accelerator, launch)
+        self.engine = Engine(Objective(self.model, uncropped), config, accelerator, sharded)
         self.average = Average(self.model, config.ema)
         optimiser: torch.optim.Optimizer = self.engine.optimiser.optimizer
         self.state = State(self.model, self.average, optimiser, accelerator.scaler)

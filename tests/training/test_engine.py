@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import replace
-from functools import partialmethod
-from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -43,11 +41,9 @@ def batches(config: TrainingConfig, parts: int = 1) -> list[Batch]:
     return next(read_batches(ExampleStream(SceneExamples(0), plan, range(config.readers)), parts))
 
 
-def gradients(
-    model: LazyDiffusion, config: TrainingConfig, steps: list[Batch], launch: Launch = Launch()  # noqa: B008
-) -> dict[str, Tensor]:
+def gradients(model: LazyDiffusion, config: TrainingConfig, steps: list[Batch]) -> dict[str, Tensor]:
     """Of a step, which are taken away before the optimiser sees them."""
-    engine = Engine(Objective(model, config), config, Accelerator(cpu=True), launch)
+    engine = Engine(Objective(model, config), config, Accelerator(cpu=True), sharded=False)
     found = {}
 
     def keep(*unused: object) -> None:
@@ -73,28 +69,6 @@ def test_two_times_sixteen_equals_thirty_two(config: TrainingConfig) -> None:
     parts = gradients(deepcopy(model), config, batches(config, 2))
     assert [len(batch.seeds) for batch in batches(config, 2)] == [16, 16]
     assert_close(whole, parts, 1e-5)
-
-
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_compiled_blocks_have_the_same_gradients_and_names(
-    config: TrainingConfig, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """But for round-off, and whatever the number of tokens. All is traced; C++ would take a minute to be compiled."""
-    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="aot_eager"))
-    config = replace(config, checkpointing=checkpointing, batch=4)
-    model = start.new_model(config, SceneExamples(0))
-    with torch.no_grad():
-        model.decoder.final_layer.linear.weight.normal_(std=0.02)  # else nothing before it has a gradient
-    names, plan = list(model.state_dict()), ReadingPlan(0, 4, 1, model.config.network.token)
-    several = list(islice(read_batches(ExampleStream(SceneExamples(0), plan, range(1)), 1), 3))
-    assert len({int(batch.mask.sum()) for [batch] in several}) == 3
-    compiled = deepcopy(model)
-    for batch in several:
-        expected = gradients(deepcopy(model), config, batch)
-        found = gradients(compiled, config, batch, Launch(compiled=True))
-        assert_close(expected, found, 1e-4)
-        compiled.zero_grad()
-    assert list(compiled.state_dict()) == names
 
 
 def test_checkpointing_changes_no_gradient_and_no_name(config: TrainingConfig) -> None:
@@ -220,24 +194,22 @@ def test_processes_that_cannot_share_a_step_are_told(
         (Launch(tracker="diary"), "tracker is diary: choose .*tensorboard"),
         (Launch(tracker="tensorboard"), "the tracker tensorboard has no package here: pip install tensorboard"),
         (Launch(sharded=True), "precision is fp16: a model that is sharded is trained in bf16 or no"),
-        (Launch(compiled=True), "there is no C\\+\\+ compiler here"),
-        (Launch(sharded=True, compiled=True), "a model that is sharded is not compiled"),
     ],
 )
 def test_launches_that_cannot_be_are_told(
     config: TrainingConfig, launch: Launch, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lazydiff.training.engine.get_available_trackers", lambda: [])
-    monkeypatch.setattr("lazydiff.training.engine.shutil.which", lambda name: None)
-    config = replace(config, precision="fp16" if launch.sharded and not launch.compiled else "no")
+    config = replace(config, precision="fp16" if launch.sharded else "no")
     with pytest.raises(ValueError, match=words):
         train(config, tmp_path / "run", launch=launch)
     assert not (tmp_path / "run").exists()
 
 
 def test_one_process_has_nothing_to_share(config: TrainingConfig) -> None:
-    objective = Objective(start.new_model(config, SceneExamples(0)), config)
-    engine = Engine(objective, config, Accelerator(cpu=True), Launch(sharded=True))
+    engine = Engine(
+        Objective(start.new_model(config, SceneExamples(0)), config), config, Accelerator(cpu=True), sharded=True
+    )
     assert not engine.sharded and isinstance(engine.objective, nn.Module)
 
 
