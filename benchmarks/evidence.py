@@ -99,8 +99,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     harness = Harness.of(args)
     harness.output.mkdir(parents=True, exist_ok=True)
-    given = {name: getattr(args, name) for name in FURTHER}
-    models = compared(harness, [word for name, path in given.items() if path for word in (f"--{name}", str(path))])
+    further = [word for name in FURTHER if (path := getattr(args, name)) for word in (f"--{name}", str(path))]
+    models = compared(harness, further)
     figures = dict(models["figures"])
     for name, part in PARTS.items():
         figures |= measured(name, part, harness)

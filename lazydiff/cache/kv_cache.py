@@ -25,7 +25,7 @@ from torch import Tensor
 from ..core.tokens import HoleTokens
 from ..core.transfer import to_main_memory
 
-# Automatic anchors: relative change of the probed keys, see `CacheSession.moved`. On the trained RegenerateImage 0.25
+# Automatic anchors: relative change of the probed keys, see `AnchorSession.moved`. On the trained RegenerateImage 0.25
 # takes 4 of 20 steps, 0.15 takes 5.4 and 0.4 takes 3. On the small UNet 0.25 takes 5 and comes within 34.8 dB of the
 # full computation, 0.12 takes 8.2 for 42.5 dB (docs/unet-quality.json); who is in a hurry has recordings.
 THRESHOLD, UNET_THRESHOLD = 0.25, 0.12
@@ -237,13 +237,14 @@ class AnchorSession(CacheSession):
     def keep(self, writer: CacheWriter) -> None:
         self.recorded += 1
         self.changes.clear()
-        for level, prompt, entry in writer.written:
-            if entry.keys:
-                self.levels.setdefault(level, {})[prompt] = entry
-                if not self.settings.reuse:  # of one sampling, whose noise falls, only the latest is read again
-                    for passed in [*self.levels]:
-                        if passed != level:
-                            del self.levels[passed]
+        anchor = {prompt: entry for _, prompt, entry in writer.written if entry.keys}
+        if not anchor:
+            return
+        [level] = writer.levels
+        if not self.settings.reuse:  # of one sampling, whose noise falls, only the latest is read again
+            for passed in self.levels.keys() - {level}:
+                del self.levels[passed]
+        self.levels.setdefault(level, {}).update(anchor)
 
     def to(self, device: torch.device | str) -> None:
         """Move what is kept, unless it is to wait in main memory anyway."""

@@ -112,7 +112,6 @@ def evaluate_evidence(
     answers = Answers(output / "answers.json", {"scenes": scenes, "quick": quick})
     judge = Judge(DEVELOPMENT, scenes=400 if quick else 1000)
     on = {"development": asked(DEVELOPMENT, -(-scenes // 4)), "test": asked(TEST, scenes)}
-
     weights = {name: fingerprint(model.config, model.state_dict()) for name, model in models.items()}
 
     def answered(name: str, sampling: Sampling, kind: str, part: str) -> Obeyed:

@@ -118,6 +118,14 @@ def test_without_reuse_an_anchor_stays_until_the_next(settings: KVSettings) -> N
     assert alone.count == 1
 
 
+def test_without_reuse_prompts_in_calls_of_their_own_share_an_anchor() -> None:
+    session, (k, v) = KVCache(KVSettings(anchors=2)).session(SIGMAS), keys()
+    for sigma, records in ((1.0, True), (0.8, False), (0.6, True), (0.4, False)):
+        assert [step(session, sigma, k, v, (prompt,)) for prompt in ("a", "b")] == [records, records]
+        [anchor] = session.levels.values()
+        assert set(anchor) == {"a", "b"}
+
+
 def test_each_step_replays_the_nearest_anchor_that_is_no_less_noisy() -> None:
     cache = KVCache(KVSettings(anchors=2))
     session = cache.session(SIGMAS)
