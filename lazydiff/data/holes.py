@@ -1,6 +1,6 @@
 """From the masks of entities to holes for training, as people would draw them: larger, rounder, or a box.
 
-The paper's parameters are in an appendix that was not published; these are ours.
+The paper's parameters are in an appendix that could not be found; these are ours.
 """
 
 from __future__ import annotations
