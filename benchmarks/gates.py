@@ -5,11 +5,12 @@
 Prints a table and writes `gates.png` and `gates.json`. LazyDiT's protocol: the shipped model answers the same questions
 with fewer steps, and with all of them but some attentions and MLPs skipped. Which ones, decide gates that were trained
 for the share that is skipped, or scenes of another seed: by the damage that whole steps do together; by the
-library's calibration, which takes the steps that change least; and by the same measure module by module. Controls are
-drawn at random, modules or whole steps of the odd ones, and all modules of odd steps. Pictures are compared, in grey
-levels inside the hole, with what the sampler makes of the same seeds in EXACT steps. Multiply-adds are those of the
-decoder. An edit is a whole one, from picture to picture, at a mask of 30 %; on a CPU, times are processor time of one
-thread. Gates that do not ship are trained first and kept in DIR, where the same command finds them.
+library's calibration, which takes the steps that change least, in all of these scenes or, as in a node, in one; and by
+the same measure module by module. Controls are drawn at random, modules or whole steps of the odd ones, and all modules
+of odd steps. Pictures are compared, in grey levels inside the hole, with what the sampler makes of the same seeds in
+EXACT steps. Multiply-adds are those of the decoder. An edit is a whole one, from picture to picture, at a mask of 30 %;
+on a CPU, times are processor time of one thread. Gates that do not ship are trained first and kept in DIR, where the
+same command finds them.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from lazydiff.core.masks import to_grid
 from lazydiff.evaluation.evaluate import asked_tensors, painted
 from lazydiff.evaluation.evidence import DEVELOPMENT, TEST
 from lazydiff.evaluation.intervals import Interval, paired_ratio
-from lazydiff.evaluation.questions import object_questions
+from lazydiff.evaluation.questions import ObjectQuestion, object_questions
 from lazydiff.model.checkpoint import SHIPPED, load_checkpoint
 from lazydiff.model.config import NetworkConfig, Sampling
 from lazydiff.model.layers import explicit_attention
@@ -56,19 +57,22 @@ EXACT = 40  # steps
 FEWEST = 5
 TRAINING = GateTraining(3e-3, 3e-3, steps=500, scenes=16)
 QUICK_UPDATES = 4
-CHOSEN_ON, DRAWS = 20, 5  # scenes; controls of each kind for each share
+CHOSEN_ON, DRAWS = 20, 5  # scenes; controls of each kind for each share, and scenes that are calibrated on alone
 BOX = slice(16, 72), slice(24, 72)  # 42 of 144 tokens
 
 PLAIN, MEASURED, WHOLE, SINGLE = "steps", "steps of least damage", "calibrated skips", "calibrated, module by module"
+FIRST = "calibrated on one scene"
 TRAINED, RANDOM, RANDOM_STEPS = "trained gates", "modules at random", "whole steps at random"
 ODD = "all of odd steps"
-FIGURES = {MEASURED: "gates_beat", WHOLE: "calibrated_over", SINGLE: "module_by_module_over", TRAINED: "trained_over",
+FIGURES = {MEASURED: "gates_beat", WHOLE: "calibrated_over", FIRST: "calibrated_on_one_over",
+           SINGLE: "module_by_module_over", TRAINED: "trained_over",
            RANDOM: "random_over", RANDOM_STEPS: "random_steps_over", ODD: "all_odd_over"}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Way:
-    """One way to sample; tables: of modules that are skipped, [steps, modules] bool, of controls one for each draw."""
+    """One way to sample; tables: of modules that are skipped, [steps, modules] bool; several draws of what is left to
+    chance."""
 
     kind: str
     sampling: Sampling
@@ -120,16 +124,24 @@ def ways(model: LazyDiffusion, gates: Mapping[float, Gates]) -> list[Way]:
     some = next(iter(gates.values()))
     sampling, (steps, modules) = Sampling(**some.settings["sampling"]), some.scores.shape
     development = Questions(model, sampling, DEVELOPMENT, CHOSEN_ON)
-    calibrator, rng = SkipCalibrator(some.levels, modules), np.random.default_rng(DEVELOPMENT)
-    painted(model, development.asked, sampling, gates=calibrator)
+    rng = np.random.default_rng(DEVELOPMENT)
+
+    def calibrated(asked: Sequence[ObjectQuestion]) -> SkipCalibrator:
+        watch = SkipCalibrator(some.levels, modules)
+        painted(model, asked, sampling, gates=watch)
+        return watch
+
+    of_all = calibrated(development.asked)
+    of_one = [calibrated([question]) for question in development.asked[:DRAWS]]
     fewer = range(steps, FEWEST - 1, -1)
     found = [Way(PLAIN, replace(sampling, steps=n), [torch.zeros(n, modules, dtype=torch.bool)]) for n in fewer]
     odd = (torch.arange(steps) % 2 == 1)[:, None].expand(steps, modules)
     for ratio, trained in gates.items():
         tables = {
             MEASURED: [least_damage(development, sampling, odd, round(ratio * steps))],
-            WHOLE: [torch.tensor(calibrator.table_of(ratio).table)],
-            SINGLE: [lowest(calibrator.skippable, ratio)],
+            WHOLE: [torch.tensor(of_all.table_of(ratio).table)],
+            FIRST: [torch.tensor(one.table_of(ratio).table) for one in of_one],
+            SINGLE: [lowest(of_all.skippable, ratio)],
             TRAINED: [torch.tensor(trained.fixed(ratio).table)],
             RANDOM: [at_random(odd, ratio, rng, whole_steps=False) for _ in range(DRAWS)],
             RANDOM_STEPS: [at_random(odd, ratio, rng, whole_steps=True) for _ in range(DRAWS)],
@@ -234,7 +246,7 @@ def plot(rows: Sequence[Row], title: str) -> Figure:
     left, right = figure.subplots(1, 2, sharey=True)
     for number, kind in enumerate((PLAIN, *FIGURES)):
         some = [row for row in rows if row.kind == kind]
-        style = {"marker": "osD^vx+*"[number], "color": {PLAIN: "0.4", ODD: "k"}.get(kind, f"C{number}")}
+        style = {"marker": "osDP^vx+*"[number], "color": {PLAIN: "0.4", ODD: "k"}.get(kind, f"C{number}")}
         distances = [row.distance for row in some]
         left.plot([100 * row.work for row in some], distances, label="fewer steps" if kind == PLAIN else kind, **style)
         right.plot([row.milliseconds for row in some], distances, **style)

@@ -88,8 +88,8 @@ SMOKES = {
     "gates": Smoke(
         {"time_saved": ANY, **{f"gates_beat_equal_macs_50{bound}": POSITIVE for bound in BOUNDS},
          **{f"{kind}_equal_macs_40{bound}": POSITIVE for bound in BOUNDS
-            for kind in ("gates_beat", "calibrated_over", "module_by_module_over", "trained_over", "random_over",
-                         "random_steps_over")},
+            for kind in ("gates_beat", "calibrated_over", "calibrated_on_one_over", "module_by_module_over",
+                         "trained_over", "random_over", "random_steps_over")},
          **{f"all_odd_over_equal_macs_50{bound}": POSITIVE for bound in BOUNDS}},
         lambda gates: {
             "EXACT": 12, "DRAWS": 1, "CHOSEN_ON": 2,
