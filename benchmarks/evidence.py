@@ -1,13 +1,16 @@
 """All that is claimed of the papers' methods, measured one after the other, and their figures in one file.
 
-    python -m benchmarks.evidence --output DIR [--device cpu] [--quick] [--longer FILE] [--iddpm FILE]
+    python -m benchmarks.evidence --output DIR [--device cpu] [--quick]
+        [--longer FILE] [--iddpm FILE] [--portraits FILE]
 
 Each part has a folder of its own in DIR:
 
-    models     LazyDiffusion beside the paper's baselines: python -m lazydiff evaluate --evidence
-    masks      attention masks against DiffEdit's:         python -m benchmarks.masks
-    gates      gates against fewer steps at equal work:    python -m benchmarks.gates
-    figure5    whole edits by the paper's protocol:        python -m benchmarks.figure5
+    models           LazyDiffusion beside the paper's baselines: python -m lazydiff evaluate --evidence --dtype bfloat16
+    masks            attention masks against DiffEdit's:         python -m benchmarks.masks
+    gates            gates against fewer steps at equal work:    python -m benchmarks.gates
+    figure5          whole edits by the paper's protocol:        python -m benchmarks.figure5
+    published-masks  masks by the published settings:            python -m benchmarks.published_masks
+                     (with --portraits, the model of benchmarks.portraits)
 
 A part that is complete, for the same weights, is not measured again: the same command goes on where it was stopped (the
 models in the middle, too). `evidence.json` is written at the end. It takes hours, with --quick some minutes; a quick
@@ -28,7 +31,7 @@ from lazydiff.cli.evaluation import FURTHER
 from lazydiff.core.files import whole_file
 from lazydiff.model.config import SHIPPED
 
-from . import figure5, gates, masks
+from . import figure5, gates, masks, published_masks
 from .harness import Harness, arguments
 
 MODELS = "models"
@@ -48,6 +51,15 @@ PARTS = {
     "gates": Part(gates.main, "gates_beat_equal_macs", (SHIPPED, *sorted(SHIPPED_GATES.parent.glob("*.safetensors")))),
     "figure5": Part(figure5.main, "figure5_shared_vae"),
 }
+
+
+def by_published_settings(weights: Path) -> Part:
+    """weights: of benchmarks.portraits"""
+
+    def main(words: Sequence[str]) -> None:
+        published_masks.main([*words, "--weights", str(weights)])
+
+    return Part(main, "instdiffedit", (weights,))
 
 
 def measured(name: str, part: Part, harness: Harness) -> dict[str, float]:
@@ -78,7 +90,7 @@ def compared(harness: Harness, further: Sequence[str]) -> Mapping[str, Any]:
     further: words of the command that name further models
     """
     folder = harness.output / MODELS
-    command = ["evaluate", "--evidence", "--output", str(folder), "--device", harness.device]
+    command = ["evaluate", "--evidence", "--dtype", "bfloat16", "--output", str(folder), "--device", harness.device]
     if status := lazydiff([*command, *["--quick"] * harness.quick, *further]):
         raise SystemExit(status)  # it has said why
     return read(folder / "evidence.json")
@@ -96,13 +108,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = arguments(__doc__, "every part as its own --quick")
     for name, what in FURTHER.items():
         parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=what)
+    parser.add_argument("--portraits", type=Path, metavar="FILE", help="weights of benchmarks.portraits")
     args = parser.parse_args(argv)
-    harness = Harness.of(args)
+    harness, parts = Harness.of(args), dict(PARTS)
+    if args.portraits:
+        parts["published-masks"] = by_published_settings(args.portraits)
     harness.output.mkdir(parents=True, exist_ok=True)
     further = [word for name in FURTHER if (path := getattr(args, name)) for word in (f"--{name}", str(path))]
     models = compared(harness, further)
     figures = dict(models["figures"])
-    for name, part in PARTS.items():
+    for name, part in parts.items():
         figures |= measured(name, part, harness)
     harness.write("evidence", figures, settings=models["settings"], table=models["table"])
 

@@ -18,6 +18,7 @@ from measured import (
     MANY,
     MASKS,
     MODEL,
+    PUBLISHED,
     ROOT,
     STEP,
     UNET,
@@ -192,6 +193,14 @@ def masks() -> list[str]:
     ]  # fmt: skip
 
 
+def published_masks() -> list[str]:
+    return [
+        line(one["method"], f"{one['published']:.0f} %",
+             f"{one['tuned']:.0f} % at {one['threshold']:g}" if one["threshold"] else "–")
+        for one in PUBLISHED["rows"]
+    ]  # fmt: skip
+
+
 COMPARISONS = {
     "dense": "RegenerateImage, every token at every step",
     "other visible noise": "… with the noise of recordings on the visible tokens *",
@@ -243,22 +252,32 @@ def compared(name: str, text: str) -> str:
 DIFFERENCES = {
     "lazy_minus_crop_sibling_colour": "LazyDiffusion − RegenerateCrop, sibling colour",
     "lazy_minus_crop": "LazyDiffusion − RegenerateCrop, all questions",
+    "lazy_minus_crop_in_sight": "LazyDiffusion − RegenerateCrop, captions and removal",
     "lazy_minus_dense": "LazyDiffusion − RegenerateImage, all questions",
+    "lazy_minus_longer": "LazyDiffusion − RegenerateImage trained on, all questions",
+    "longer_minus_dense": "RegenerateImage trained on − RegenerateImage, all questions",
 }
 
 
+def bounds(name: str) -> str:
+    mean, low, high = (EVIDENCE["figures"][f"{name}{ending}"] for ending in ("", "_low", "_high"))
+    return f"{mean:+.1f} ({low:.1f} to {high:.1f})".replace("-", "−")
+
+
 def differences() -> list[str]:
-    figures = EVIDENCE["figures"]
-
-    def bounds(name: str) -> str:
-        mean, low, high = (figures[f"{name}{ending}"] for ending in ("", "_low", "_high"))
-        return f"{mean:+.1f} ({low:.1f} to {high:.1f})".replace("-", "−")
-
     steps = "", "_4_steps", "_2_steps"
     return [
         line(f"{text}{', harder' if hard else ''}", *(bounds(f"{name}{hard}{few}") for few in steps))
         for hard in ("", "_hard") for name, text in DIFFERENCES.items()
     ]  # fmt: skip
+
+
+def objectives() -> list[str]:
+    rows = {"by IDDPM − by the flow path": "", "by IDDPM − by the flow path, harder": "_hard"}
+    return [
+        line(text, *(bounds(f"iddpm_{steps}_steps_minus_lazy{hard}") for steps in (20, 50)))
+        for text, hard in rows.items()
+    ]
 
 
 def rates() -> list[str]:
@@ -296,9 +315,11 @@ TABLES: list[tuple[str, list[str]]] = [
     ("docs/benchmarks.md", gates()),
     ("docs/benchmarks.md", launches()),
     ("docs/masks.md", masks()),
+    ("docs/masks.md", published_masks()),
     ("docs/quality.md", comparison()),
     ("docs/quality.md", unet_quality()),
     ("docs/quality.md", differences()),
+    ("docs/quality.md", objectives()),
     ("docs/quality.md", rates()),
     ("docs/quality.md", comparison_of_few_steps()),
     ("docs/model-card.md", evaluation()),

@@ -20,6 +20,7 @@ from measured import (
     MODEL,
     PHOTOGRAPHS,
     POISSON,
+    PUBLISHED,
     ROOT,
     UNET,
     UNET_QUALITY,
@@ -91,12 +92,26 @@ def in_masks() -> list[str]:
     steps = f"takes {attention} denoising steps, a prompt difference mask {difference}"
     tuned = MASKS["figures"]
     better = "attention_minus_diffedit_tuned"
+    published = PUBLISHED["figures"]
+    lost = {
+        name: [-published[f"instdiffedit_minus_{name}{bound}"] for bound in ("", "_high", "_low")]
+        for name in ("noun", "diffedit")
+    }
     few = {one["name"]: one["all"] for one in MASKS["table"]}
     unpointed, theirs = few["attention, words not pointed at"], few["DiffEdit with evidence and edges"]
     return [
         f"without them attention has {unpointed:.0f} % on the first 40 scenes",
         f"DiffEdit with the same additions has {theirs:.0f} %",
         f"{MASKS['scenes']} held-out scenes",
+        f"than the whole canvas would ({published['whole_canvas_iou']:.0f} %)",
+        f"a better reference: {published['by_guidance_iou']:.0f} %",
+        f"without any roles, has {published['noun_iou']:.0f} %",
+        "{:.0f} points more than InstDiffEdit ({:.0f} to {:.0f} with 95 %)".format(*lost["noun"]),
+        f"has {published['diffedit_published_iou']:.0f} %",
+        "at its best {:.0f} points more ({:.0f} to {:.0f})".format(*lost["diffedit"]),
+        f"covers {published['fisedit_share_of_canvas']:.0f} % of the canvas in the mean",
+        f"{published['fisedit_change_inside']:.0f} % of what has changed",
+        f"{PUBLISHED['scenes']} pictures; thresholds",
         steps,
         f"threshold of {MASKS['tuned_threshold']} chosen on other scenes: {tuned['diffedit_tuned_iou']:.1f} %",
         f"is {tuned[better]:.1f} points better; a bootstrap over the {MASKS['scenes']} scenes",
@@ -122,8 +137,15 @@ def in_quality() -> list[str]:
         whole, lazy = (edits[network, "4 anchors"][part] / 20 for part in ("dense_s", "next_s"))
         anchored = lazy * 20 + (whole - lazy) * unet["full_steps_auto"]
         slower.append(anchored / edits[network, "recorded"]["first_s"])
-    dense = [-EVIDENCE["figures"][f"lazy_minus_dense{bound}"] for bound in ("", "_high", "_low")]
+    evidence = EVIDENCE["figures"]
+    dense, longer = (
+        [-evidence[f"{name}{bound}"] for bound in ("", "_high", "_low")]
+        for name in ("lazy_minus_dense", "lazy_minus_longer_4_steps")
+    )
+    gained = [evidence[f"longer_minus_dense{bound}"] for bound in ("", "_low", "_high")]
     return [
+        "({:.1f}; {:.1f} to {:.1f})".format(*gained).replace("-", "−"),
+        "then {:.1f} points better than LazyDiffusion ({:.1f} to {:.1f})".format(*longer),
         "is {:.1f} points better than LazyDiffusion at 20 steps ({:.1f} to {:.1f})".format(*dense),
         f"{EVIDENCE['settings']['scenes']} scenes of seed {EVIDENCE['settings']['test_seed']} for each question",
         f"have {unet['psnr_auto']:.1f} dB in the mean, with {unet['full_steps_auto']:.1f} full steps",

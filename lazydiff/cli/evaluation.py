@@ -24,7 +24,7 @@ def add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_dtype(evaluate)
     scenes = evaluate.add_argument_group("on the built-in scenes")
     scenes.add_argument(
-        "--scenes", type=int, help="held-out scenes per question (500; evidence: 400; baselines, large world: 200)"
+        "--scenes", type=int, help="held-out scenes per question (500; baselines, evidence, large world: 200)"
     )
     scenes.add_argument("--quick", action="store_true", help="few scenes, to see that it runs")
     scenes.add_argument("--baselines", action="store_true", help="compare with the two that compute every token")

@@ -43,8 +43,8 @@ def evidence_table(
         "# LazyDiffusion beside its baselines, each at its best",
         "",
         f"{settings['scenes']} scenes of seed {settings['test_seed']} for each question; sampler and guidance of each "
-        f"row were chosen on scenes of seed {settings['development_seed']}. Bounds hold with 95 %, by a bootstrap of "
-        "the differences of each question.",
+        f"row were chosen on scenes of seed {settings['development_seed']}. Bounds hold with 95 %, by a bootstrap "
+        "that draws questions, with all that is judged of each.",
         "",
         "| Difference, percentage points | | from | to | questions |",
         "|---|--:|--:|--:|--:|",

@@ -26,21 +26,25 @@ class Interval(NamedTuple):
 
 
 def paired_difference(first: Sequence[np.ndarray], second: Sequence[np.ndarray], seed: int = 0) -> Interval:
-    """How much better the first answers than the second, in percentage points, the mean over kinds of questions.
+    """How much better the first answers than the second, in percentage points, the mean over all judgements.
 
-    first, second: for each kind, whether each question was obeyed, bool [S], or how well, 0…1; the same questions on
-        both sides
-    The bounds are those of a percentile bootstrap that draws questions of each kind (Efron 1979).
+    first, second: for each kind of questions, whether each was obeyed, bool [S], or how well, 0…1; [J, S] where each is
+        judged in J ways. Both sides answer the same questions
+    The bounds are those of a percentile bootstrap that draws questions of each kind, with all judgements of a question
+    (Efron 1979).
     Errors: ValueError for sides that were not asked the same.
     """
-    if [len(one) for one in first] != [len(other) for other in second] or min(map(len, first), default=0) < 2:
-        raise ValueError("both sides answer the same questions, at least two of each kind")
-    gains = [100 * (one.astype(float) - other.astype(float)) for one, other in zip(first, second, strict=True)]
+    if [one.shape for one in first] != [other.shape for other in second] or not first:
+        raise ValueError("both sides answer the same questions")
+    if min(one.shape[-1] for one in first) < 2:
+        raise ValueError("bounds need at least two questions of each kind")
+    gains = [100 * np.atleast_2d(one.astype(float) - other) for one, other in zip(first, second, strict=True)]
+    judgements = sum(map(len, gains))
 
     def mean(*gains: np.ndarray, axis: int = -1) -> np.ndarray:
-        return np.mean([gain.mean(axis) for gain in gains], axis=0)
+        return np.sum([gain.mean(axis) for gain in gains], axis=0) / judgements
 
-    return bootstrapped(gains, mean, seed, paired=False)
+    return bootstrapped([gain.sum(0) for gain in gains], mean, seed, paired=False)
 
 
 def paired_ratio(first: np.ndarray, second: np.ndarray, seed: int = 0) -> Interval:

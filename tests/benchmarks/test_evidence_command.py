@@ -76,6 +76,18 @@ def test_a_run_that_was_stopped_measures_what_is_missing(bench: Bench, tmp_path:
     assert record["table"][0][-2:] == ["--iddpm", "some.safetensors"] and not record["quick"]
 
 
+def test_masks_by_published_settings_are_measured_of_the_model_that_is_named(
+    bench: Bench, tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = bench.part("published-masks", "instdiffedit_iou")
+    monkeypatch.setattr(evidence.published_masks, "main", published.main)
+    main(["--output", str(tmp_path / "out"), "--portraits", str(weights)])
+    assert bench.runs == ["models", "masks", "gates", "published-masks"]
+    assert written(tmp_path / "out")["figures"]["instdiffedit_iou"] == 2.0
+    asked = json.loads((tmp_path / "out" / "published-masks" / "published-masks.json").read_text("utf-8"))["table"][0]
+    assert asked[-2:] == ["--weights", str(weights)]
+
+
 def test_other_weights_and_a_full_run_are_measured_anew(bench: Bench, tmp_path: Path, weights: Path) -> None:
     command = ["--output", str(tmp_path / "out")]
     main([*command, "--quick"])
