@@ -1,6 +1,6 @@
 """Train a small text-to-image model of portraits, one large thing before a surface, for `published_masks.py`.
 
-    python -m benchmarks.portraits --output DIR [--pictures 16000] [--steps 4000] [--seed 0]
+    python -m benchmarks.portraits --output DIR [--pictures 16000] [--steps 3000] [--seed 0]
 
 Captions tell the whole picture ("a striped red apple before green cloth"), the hole is the whole canvas, and one in ten
 captions is dropped: what the methods of InstDiffEdit and FISEdit expect of a model. 128 px are 16×16 tokens, as Stable
@@ -140,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--pictures", type=int, default=16000)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
 
