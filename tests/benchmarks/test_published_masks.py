@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from road import as_in_a_process_of_its_own
 
 from benchmarks import portraits, published_masks
 from benchmarks.portraits import SIZE, random_portrait
@@ -21,7 +22,7 @@ from lazydiff.model.lazydiffusion import LazyDiffusion
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of three steps."""
     folder = tmp_path_factory.mktemp("portraits")
-    with pytest.MonkeyPatch.context() as patch:
+    with as_in_a_process_of_its_own(), pytest.MonkeyPatch.context() as patch:
         network = replace(portraits.MODEL.network, width=24, heads=2, decoder_depth=2, channels=8, text_width=24)
         patch.setattr(portraits, "MODEL", replace(portraits.MODEL, network=network))
         portraits.main(["--output", str(folder), "--pictures", "32", "--steps", "3"])
