@@ -23,7 +23,7 @@ from lazydiff.core.pictures import from_array
 from lazydiff.data.entities import Entity
 from lazydiff.data.prepare import prepare_shards
 from lazydiff.data.samples import Preparation
-from lazydiff.data.sources import Picture, SourceItem
+from lazydiff.data.sources import Picture, SourceItem, divided
 from lazydiff.data.stream import ShardExamples
 from lazydiff.model.config import PRESETS, ModelConfig, Sampling
 from lazydiff.training.config import TrainingConfig
@@ -129,11 +129,7 @@ class PortraitSource:
         return f"{self.count} portraits of seed {self.seed}"
 
     def units(self, pictures: int) -> Sequence[Iterable[SourceItem]]:
-        numbers = range(self.count)
-        return [
-            [PortraitNumber(self.seed, number) for number in numbers[first : first + pictures]]
-            for first in range(0, self.count, pictures)
-        ]
+        return divided([PortraitNumber(self.seed, number) for number in range(self.count)], pictures)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

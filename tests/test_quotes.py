@@ -143,7 +143,24 @@ def in_quality() -> list[str]:
         for name in ("lazy_minus_dense", "lazy_minus_longer_4_steps")
     )
     gained = [evidence[f"longer_minus_dense{bound}"] for bound in ("", "_low", "_high")]
+    harder = [
+        row["figures"] for row in EVIDENCE["table"]
+        if row["questions"] == "harder" and row["model"] in ("LazyDiffusion", "RegenerateImage")
+    ]  # fmt: skip
+    colour, shape, caption = (
+        (min(some), max(some))
+        for some in ([one[name] for one in harder]
+                     for name in ("sibling_colour", "sibling_shape", "caption_against_siblings"))
+    )  # fmt: skip
+    behind = [
+        evidence[f"lazy_minus_crop_in_sight{hard}{few}"]
+        for hard in ("", "_hard")
+        for few in ("", "_4_steps", "_2_steps")
+    ]
     return [
+        "(colour {:.1f} to {:.1f} %, shape {:.1f} to {:.1f} %)".format(*colour, *shape),
+        "not in captions ({:.1f} to {:.1f} %)".format(*caption),
+        f"behind as well, by {min(behind):.0f} to {max(behind):.0f} points",
         "({:.1f}; {:.1f} to {:.1f})".format(*gained).replace("-", "−"),
         "then {:.1f} points better than LazyDiffusion ({:.1f} to {:.1f})".format(*longer),
         "is {:.1f} points better than LazyDiffusion at 20 steps ({:.1f} to {:.1f})".format(*dense),
@@ -165,6 +182,7 @@ def in_quality() -> list[str]:
 def in_model_card() -> list[str]:
     model, training = load_checkpoint(SHIPPED), TrainingConfig.read(SHIPPED.with_suffix(".toml"))
     return [
+        f"about {-EVIDENCE['figures']['iddpm_20_steps_minus_lazy']:.0f} points fewer of the questions",
         f"({SHIPPED.stat().st_size / 1e6:.1f} MB",
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} million parameters",
         f"from seed {training.seed}",

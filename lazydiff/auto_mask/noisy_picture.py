@@ -47,8 +47,8 @@ class NoisyPicture:
         noise = CanvasNoise(seeds, self.context.hole.tile(len(seeds)), self.context.canvas.shape[-1])
         self.start = (1 - strength) * self.context.canvas + strength * noise.next()
 
-    def denoiser(self, prompt: str) -> Denoiser:
-        return lazy_denoiser(self.model, self.context, [prompt] * len(self.seeds), guidance=1)
+    def denoiser(self, prompt: str, guidance: float = 1) -> Denoiser:
+        return lazy_denoiser(self.model, self.context, [prompt] * len(self.seeds), guidance)
 
     def cells(self, tokens: Tensor) -> Tensor:
         """Tokens [B, N, C·p·p] -> latent [B, C, h·p, w·p], its channels as important as they are large in pictures."""

@@ -69,7 +69,7 @@ class ContextEncoder(nn.Module):
         size = self.config
         table = position_table(hole.grid, size.width, size.grid, size.interpolation, x.device, x.dtype)
         x = x + table
-        if not self.blocks:  # the baselines': each token knows what it covers, no more
+        if not self.blocks:  # as the baselines are: each token knows what it covers, no more
             return self.norm(hole.gather(x))
         for block in self.blocks[:-1]:
             x = block(x)

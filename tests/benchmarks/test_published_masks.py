@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from road import as_in_a_process_of_its_own
 
 from benchmarks import portraits, published_masks
 from benchmarks.portraits import SIZE, random_portrait
-from benchmarks.published_masks import Guided, fisedit, instdiffedit, portrait_questions
+from benchmarks.published_masks import GUIDANCE, fisedit, guided, instdiffedit, portrait_questions
+from lazydiff.auto_mask.attention_mask import AttentionMaps
+from lazydiff.auto_mask.noisy_picture import NoisyPicture
 from lazydiff.model.checkpoint import load_checkpoint
 from lazydiff.model.lazydiffusion import LazyDiffusion
 
@@ -54,15 +57,14 @@ def test_a_thing_covers_a_fifth_and_the_caption_tells_all() -> None:
         assert other.caption.partition(" before ")[2] == portrait.caption.partition(" before ")[2]
 
 
-def test_guidance_1_is_the_prompts_estimate_and_0_the_empty_ones(model: LazyDiffusion) -> None:
+def test_a_watched_estimate_is_the_guided_one(model: LazyDiffusion) -> None:
     [asked] = portrait_questions(3, 1)
-    way = Guided(model, asked.portrait.image, [0, 1], 0.5)
-    z, caption = way.noisy.start, asked.portrait.caption
-    named, unnamed = (way.denoiser(prompt, 1)(z, 0.5) for prompt in (caption, ""))
-    assert torch.equal(named, way.noisy.denoiser(caption)(z, 0.5)) and not torch.equal(named, unnamed)
-    assert torch.allclose(way.denoiser(caption, 0)(z, 0.5), unnamed)
-    assert torch.allclose(way.denoiser(caption, 3)(z, 0.5), unnamed + 3 * (named - unnamed), atol=1e-5)
-    assert torch.allclose(way.known(0.5), z, atol=1e-6) and torch.equal(way.known(0), way.canvas.expand_as(z))
+    noisy, caption = NoisyPicture(model, asked.portrait.image, [0, 1], 0.5), asked.portrait.caption
+    maps = AttentionMaps([[0]], (SIZE // 4, SIZE // 4), "sink")
+    seen = guided(model, noisy, caption, maps)(noisy.start, 0.5)
+    assert torch.allclose(seen, noisy.denoiser(caption, GUIDANCE)(noisy.start, 0.5), atol=1e-5)
+    assert not torch.allclose(seen, noisy.denoiser(caption)(noisy.start, 0.5), atol=1e-5)
+    assert maps.attention.value is not None
 
 
 def test_what_is_outside_the_mask_is_the_picture_again_after_each_step(
@@ -70,18 +72,21 @@ def test_what_is_outside_the_mask_is_the_picture_again_after_each_step(
 ) -> None:
     """With a mask of nothing, every step begins with the picture's own tokens."""
     [asked] = portrait_questions(3, 1)
+    half = published_masks.HALF
+    noisy = NoisyPicture(model, asked.portrait.image, published_masks.SEEDS, half)
+    picture = noisy.context.canvas
+    noise = (noisy.start - (1 - half) * picture) / half
     seen: list[tuple[torch.Tensor, float]] = []
-    before = Guided.denoiser
 
-    def watching(self: Guided, *given: object) -> object:
-        denoise = before(self, *given)  # type: ignore[arg-type]
-        return lambda z, sigma: [seen.append((z - self.known(sigma), sigma)), denoise(z, sigma)][1]
+    def watching(*given: Any) -> object:
+        denoise = guided(*given)
+        return lambda z, sigma: [seen.append((z, sigma)), denoise(z, sigma)][1]
 
-    monkeypatch.setattr(Guided, "denoiser", watching)
+    monkeypatch.setattr(published_masks, "guided", watching)
     monkeypatch.setattr(published_masks.AttentionMaps, "mask", lambda self: torch.zeros(self.size))
     heats = instdiffedit(model, asked)
-    assert len(seen) == 2 and seen[0][1] == published_masks.HALF
-    assert all(difference.abs().max() < 1e-5 for difference, _ in seen)
+    assert [sigma for _, sigma in seen] == [half, half / 2]
+    assert all(torch.allclose(z, (1 - sigma) * picture + sigma * noise, atol=1e-5) for z, sigma in seen)
     assert all(heat.shape == (1, 1, SIZE, SIZE) for heat in heats)
 
 
@@ -91,14 +96,12 @@ def test_equal_captions_generate_equal_pictures(model: LazyDiffusion) -> None:
     assert not made.mask.any() and not made.change.any() and torch.equal(*made.pictures)
 
 
-def test_a_change_is_found_by_its_share_inside_the_mask(model: LazyDiffusion) -> None:
+def test_a_change_is_found_by_its_share_inside_the_mask() -> None:
     mask, change = torch.zeros(2, 1, 1, SIZE, SIZE)
     mask[..., : SIZE // 4] = 1
     change[..., :2], change[..., -1] = 3, 2  # 6 of 8 inside
-    asked = portrait_questions(3, 2)
-    measured = published_masks.measure(model, asked, published_masks.found_heats(model, asked))
-    found = published_masks.figures(measured, [published_masks.Generated(mask, change, ())])
-    assert (found["fisedit_change_inside"], found["fisedit_share_of_canvas"]) == (75, 25)
+    found = published_masks.fisedit_figures([published_masks.Generated(mask, change, ())])
+    assert found == {"fisedit_change_inside": 75, "fisedit_share_of_canvas": 25}
 
 
 def test_figures_are_written(weights: Path, tmp_path: Path) -> None:

@@ -206,8 +206,7 @@ def test_every_difference_has_bounds_and_a_number_of_cases(
         for few in ("", "_4_steps", "_2_steps")
         for name, value in {
             "lazy_minus_crop_sibling_colour": 100, "lazy_minus_crop": 100, "lazy_minus_crop_in_sight": 100,
-            "lazy_minus_dense": 50,
-            "longer_minus_dense": 0, "lazy_minus_longer": 50,
+            "lazy_minus_dense": 50, "longer_minus_dense": 0, "lazy_minus_longer": 50,
         }.items()
     } | {f"iddpm_{steps}_steps_minus_lazy{hard}": -50 for steps in (20, 50) for hard in ("", "_hard")}  # fmt: skip
     bounds = [f"{name}{ending}" for name in expected for ending in ("", "_low", "_high", "_cases")]
