@@ -69,7 +69,7 @@ def family(rng: np.random.Generator) -> tuple[Scene, int]:
     return scene, int(rng.choice([i for i in range(len(scene.things)) if len(siblings(scene, i)) >= EQUAL - 1]))
 
 
-def _about(scene: Scene, target: int, mask: np.ndarray, caption: str, former: str = "") -> ObjectQuestion:
+def about(scene: Scene, target: int, mask: np.ndarray, caption: str, former: str = "") -> ObjectQuestion:
     equal = tuple(scene.things[i] for i in siblings(scene, target))
     placed = scene.things[target]
     return ObjectQuestion(render(scene), mask, caption, placed, scene.light, former, equal, scene, target)
@@ -86,7 +86,7 @@ def sibling_pair(rng: np.random.Generator, number: int) -> tuple[ObjectQuestion,
     recoloured = replace(kind, colour=str(rng.choice(unseen)))
     things = tuple(replace(p, thing=recoloured) if p.thing == kind else p for p in scene.things)
     swapped = replace(scene, things=things)
-    return question, _about(swapped, target, question.mask, "another one", former=kind.colour)
+    return question, about(swapped, target, question.mask, "another one", former=kind.colour)
 
 
 def ask_for_another(rng: np.random.Generator, scene: Scene, target: int, number: int) -> ObjectQuestion:
@@ -94,7 +94,7 @@ def ask_for_another(rng: np.random.Generator, scene: Scene, target: int, number:
     hidden = scene.things[target]
     named = f"another {hidden.thing.shape}" if number % 4 == 1 else describe(hidden.thing, texture=False, colour=False)
     caption = "another one" if number % 2 == 0 else named
-    return _about(scene, target, object_mask(rng, scene, hidden, spare=1), caption)
+    return about(scene, target, object_mask(rng, scene, hidden, spare=1), caption)
 
 
 def blank(rng: np.random.Generator) -> ObjectQuestion:
@@ -102,7 +102,7 @@ def blank(rng: np.random.Generator) -> ObjectQuestion:
     scene = random_scene(rng, siblings=1)
     placed = replace(scene.things[0], thing=replace(random_thing(rng), texture="plain"))
     scene = replace(scene, background=replace(scene.background, painted="none"), things=(placed,))
-    return _about(scene, 0, object_mask(rng, scene, placed), describe(placed.thing))
+    return about(scene, 0, object_mask(rng, scene, placed), describe(placed.thing))
 
 
 def against_siblings(rng: np.random.Generator) -> ObjectQuestion:
@@ -118,7 +118,7 @@ def ask_for_other(rng: np.random.Generator, scene: Scene, target: int) -> Object
         thing = replace(random_thing(rng), texture="plain", size=kind.size)
     placed = replace(scene.things[target], thing=thing)
     scene = replace(scene, things=(*scene.things[:target], placed, *scene.things[target + 1 :]))
-    return _about(scene, target, object_mask(rng, scene, placed, spare=1), describe(thing))
+    return about(scene, target, object_mask(rng, scene, placed, spare=1), describe(thing))
 
 
 def removal(rng: np.random.Generator) -> ObjectQuestion:
