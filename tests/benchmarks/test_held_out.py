@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from road import as_in_a_process_of_its_own
 
 from benchmarks import held_out
 from benchmarks.held_out import HELD_OUT, PartOfScenes, in_a_known_colour, sample_without, unseen_questions
@@ -49,9 +50,11 @@ def test_questions_ask_for_what_is_held_out_and_their_twins_for_the_same_in_a_kn
 
 def test_both_models_are_trained_and_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(held_out, "STEPS", 2)
-    held_out.main(["--output", str(tmp_path), "--quick", "--train", "image"])
+    with as_in_a_process_of_its_own():
+        held_out.main(["--output", str(tmp_path), "--quick", "--train", "image"])
     assert (tmp_path / "image" / "model.safetensors").exists() and not (tmp_path / "held-out.json").exists()
-    held_out.main(["--output", str(tmp_path), "--quick"])
+    with as_in_a_process_of_its_own():
+        held_out.main(["--output", str(tmp_path), "--quick"])
     report = json.loads((tmp_path / "held-out.json").read_text("utf-8"))
     assert len(report["table"]) == 4 and len(report["held_out"]) == len(SHAPES)
     assert report["figures"]["lazy_unseen_minus_seen_cases"] == 12
