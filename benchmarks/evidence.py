@@ -1,7 +1,7 @@
 """All that is claimed of the papers' methods, measured one after the other, and their figures in one file.
 
     python -m benchmarks.evidence --output DIR [--device cpu] [--quick]
-        [--longer FILE] [--iddpm FILE] [--portraits FILE]
+        [--longer FILE] [--iddpm FILE] [--portraits FILE] [--held-out DIR]
 
 Each part has a folder of its own in DIR:
 
@@ -11,6 +11,8 @@ Each part has a folder of its own in DIR:
     figure5          whole edits by the paper's protocol:        python -m benchmarks.figure5
     published-masks  masks by the published settings:            python -m benchmarks.published_masks
                      (with --portraits, the model of benchmarks.portraits)
+    held-out         combinations that no training has shown:    python -m benchmarks.held_out
+                     (with --held-out, the folder of its trainings)
 
 A part that is complete, for the same weights, is not measured again: the same command goes on where it was stopped (the
 models in the middle, too). `evidence.json` is written at the end. It takes hours, with --quick some minutes; a quick
@@ -31,7 +33,7 @@ from lazydiff.cli.evaluation import FURTHER
 from lazydiff.core.files import whole_file
 from lazydiff.model.config import SHIPPED
 
-from . import figure5, gates, masks, published_masks
+from . import figure5, gates, held_out, masks, published_masks
 from .harness import Harness, arguments
 
 MODELS = "models"
@@ -60,6 +62,15 @@ def by_published_settings(weights: Path) -> Part:
         published_masks.main([*words, "--weights", str(weights)])
 
     return Part(main, "instdiffedit", (weights,))
+
+
+def of_combinations(folder: Path) -> Part:
+    """folder: of the trainings of benchmarks.held_out"""
+
+    def main(words: Sequence[str]) -> None:
+        held_out.main([*words, "--models", str(folder)])
+
+    return Part(main, "unseen", held_out.weights_in(folder))
 
 
 def measured(name: str, part: Part, harness: Harness) -> dict[str, float]:
@@ -109,10 +120,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, what in FURTHER.items():
         parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=what)
     parser.add_argument("--portraits", type=Path, metavar="FILE", help="weights of benchmarks.portraits")
+    parser.add_argument("--held-out", type=Path, metavar="DIR", help="the --output of benchmarks.held_out")
     args = parser.parse_args(argv)
     harness, parts = Harness.of(args), dict(PARTS)
     if args.portraits:
         parts["published-masks"] = by_published_settings(args.portraits)
+    if args.held_out:
+        parts["held-out"] = of_combinations(args.held_out)
     harness.output.mkdir(parents=True, exist_ok=True)
     further = [word for name in FURTHER if (path := getattr(args, name)) for word in (f"--{name}", str(path))]
     models = compared(harness, further)

@@ -1,12 +1,13 @@
 """Combinations that no training has shown: asked of LazyDiffusion and RegenerateImage that were trained without them.
 
-    python -m benchmarks.held_out --output DIR [--steps 3250] [--scenes 200] [--train NAME] [--device cpu] [--quick]
+    python -m benchmarks.held_out --output DIR [--steps 3250] [--scenes 200] [--train NAME] [--models DIR]
+        [--device cpu] [--quick]
 
 Of each shape of the built-in scenes one colour is held out. Both models are trained with the settings of those that
 were measured elsewhere, but for the number of steps, on scenes in which no such thing is seen; the same command goes on
-where a stopped training was. Then they are asked for the things held out, by their names and as one of their siblings,
-and for the same things in a colour that the training had. Guidance is what suited the models best there. Writes
-`held-out.json`.
+where a stopped training was, and with --models DIR those are measured that were trained there. Then they are asked for
+the things held out, by their names and as one of their siblings, and for the same things in a colour that the training
+had. Guidance is what suited the models best there. Writes `held-out.json`.
 """
 
 from __future__ import annotations
@@ -110,10 +111,14 @@ def trained(name: str, folder: Path, steps: int) -> Path:
     return train(config, folder / name, Material(PartOfScenes(config.seed)))
 
 
+def weights_in(folder: Path) -> list[Path]:
+    return [folder / name / "model.safetensors" for name in CONFIGS]
+
+
 def figures(obeyed: Mapping[tuple[str, str], Obeyed]) -> dict[str, float]:
     """obeyed: by model and kind of things"""
-    found = {f"{name}_unseen_minus_seen": difference(obeyed[name, UNSEEN], obeyed[name, SEEN]) for name in CONFIGS}
-    found["lazy_minus_dense_unseen"] = difference(obeyed["lazy", UNSEEN], obeyed["image", UNSEEN])
+    found = {f"unseen_minus_seen_{name}": difference(obeyed[name, UNSEEN], obeyed[name, SEEN]) for name in CONFIGS}
+    found["unseen_lazy_minus_dense"] = difference(obeyed["lazy", UNSEEN], obeyed["image", UNSEEN])
     return {figure: value for name, one in found.items() for figure, value in one.figures(name).items()}
 
 
@@ -121,6 +126,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = arguments(__doc__, "models that have hardly been trained, 4 scenes")
     parser.add_argument("--steps", type=int, default=3250, help="of each training (%(default)s)")
     parser.add_argument("--scenes", type=int, default=200, help="questions of each kind (%(default)s)")
+    parser.add_argument("--models", type=Path, help="the --output of a command that has trained them")
     parser.add_argument("--train", choices=CONFIGS, help="train one of the models and measure nothing")
     args = parser.parse_args(argv)
     harness = Harness.of(args)
@@ -128,7 +134,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.train:
         trained(args.train, harness.output, steps)
         return
-    models = {name: load_checkpoint(trained(name, harness.output, steps)).to(harness.device) for name in CONFIGS}
+    paths = weights_in(args.models) if args.models else [trained(name, harness.output, steps) for name in CONFIGS]
+    models = {name: load_checkpoint(path).to(harness.device) for name, path in zip(CONFIGS, paths, strict=True)}
     judge = Judge(DEVELOPMENT, scenes=400 if args.quick else 1000)
     unseen = unseen_questions(TEST, scenes)
     asked = {UNSEEN: unseen, SEEN: {kind: [*map(in_a_known_colour, some)] for kind, some in unseen.items()}}

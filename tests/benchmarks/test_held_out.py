@@ -56,6 +56,8 @@ def test_both_models_are_trained_and_compared(tmp_path: Path, monkeypatch: pytes
     with as_in_a_process_of_its_own():
         held_out.main(["--output", str(tmp_path), "--quick"])
     report = json.loads((tmp_path / "held-out.json").read_text("utf-8"))
+    held_out.main(["--output", str(tmp_path / "again"), "--quick", "--models", str(tmp_path)])
+    assert json.loads((tmp_path / "again" / "held-out.json").read_text("utf-8"))["table"] == report["table"]
     assert len(report["table"]) == 4 and len(report["held_out"]) == len(SHAPES)
-    assert report["figures"]["lazy_unseen_minus_seen_cases"] == 12
-    assert -100 <= report["figures"]["lazy_minus_dense_unseen_low"] <= report["figures"]["lazy_minus_dense_unseen"]
+    assert report["figures"]["unseen_minus_seen_lazy_cases"] == 12
+    assert -100 <= report["figures"]["unseen_lazy_minus_dense_low"] <= report["figures"]["unseen_lazy_minus_dense"]
