@@ -23,7 +23,8 @@ LAZY_VAE, POISSON, CHAIN, LAUNCHES = (
 )
 DATA, PHOTOGRAPHS = measured("docs/data.json"), measured("docs/photographs.json")
 ZOOM, CANVAS, UNET = (measured(f"docs/{name}.json") for name in ("zoom", "canvas", "unet"))
-UNET_QUALITY, EVIDENCE = measured("docs/unet-quality.json"), measured("docs/evidence.json")
+UNET_QUALITY = measured("docs/unet-quality.json")
+EVIDENCE, HELD_OUT = measured("docs/evidence.json"), measured("docs/held-out.json")
 MODEL, COMPARED = measured("lazydiff/weights/evaluation.json"), measured("lazydiff/evaluation/weights/baselines.json")
 
 

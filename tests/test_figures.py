@@ -13,6 +13,7 @@ from measured import (
     DOCUMENTS,
     EVIDENCE,
     GATES,
+    HELD_OUT,
     KV,
     LAUNCHES,
     MANY,
@@ -291,6 +292,15 @@ def rates() -> list[str]:
     return rows
 
 
+def held_out() -> list[str]:
+    names = {"lazy": "LazyDiffusion", "image": "RegenerateImage"}
+    asked = "sibling_colour", "sibling_shape", "caption_blank", "caption_against_siblings"
+    return [
+        line(f"{names[one['model']]}, {one['things']}", *(f"{one['figures'][name]:.1f} %" for name in asked))
+        for one in HELD_OUT["table"]
+    ]
+
+
 def evaluation() -> list[str]:
     """As the evaluation itself has written it."""
     text = (WEIGHTS / "evaluation.md").read_text("utf-8")
@@ -321,6 +331,7 @@ TABLES: list[tuple[str, list[str]]] = [
     ("docs/quality.md", differences()),
     ("docs/quality.md", objectives()),
     ("docs/quality.md", rates()),
+    ("docs/quality.md", held_out()),
     ("docs/quality.md", comparison_of_few_steps()),
     ("docs/model-card.md", evaluation()),
 ]

@@ -14,6 +14,7 @@ from measured import (
     FIGURE5,
     GATES,
     GATES_HOST,
+    HELD_OUT,
     KV,
     LAZY_VAE,
     MASKS,
@@ -157,7 +158,18 @@ def in_quality() -> list[str]:
         for hard in ("", "_hard")
         for few in ("", "_4_steps", "_2_steps")
     ]
+    unseen = HELD_OUT["figures"]
+    fewer = {
+        name: [-unseen[f"unseen_minus_seen_{name}{bound}"] for bound in ("", "_high", "_low")]
+        for name in ("lazy", "image")
+    }
+    apart = [unseen[f"unseen_lazy_minus_dense{bound}"] for bound in ("", "_low", "_high")]
     return [
+        "{:.1f} points fewer of these questions ({:.1f} to {:.1f})".format(*fewer["lazy"]),
+        "answers {:.1f} fewer ({:.1f} to {:.1f})".format(*fewer["image"]),
+        "by {:.1f} points ({:.1f} to {:.1f}), because".format(*apart).replace("-", "−"),
+        f"{HELD_OUT['steps']} steps each",
+        f"{HELD_OUT['scenes']} questions of each kind",
         "(colour {:.1f} to {:.1f} %, shape {:.1f} to {:.1f} %)".format(*colour, *shape),
         "not in captions ({:.1f} to {:.1f} %)".format(*caption),
         f"behind as well, by {min(behind):.0f} to {max(behind):.0f} points",
@@ -181,7 +193,10 @@ def in_quality() -> list[str]:
 
 def in_model_card() -> list[str]:
     model, training = load_checkpoint(SHIPPED), TrainingConfig.read(SHIPPED.with_suffix(".toml"))
+    held_out = {(one["model"], one["things"]): one["figures"] for one in HELD_OUT["table"]}
     return [
+        "in {sibling_colour:.1f} % of the questions about them".format(**held_out["lazy", "held out"]),
+        "instead of {sibling_colour:.1f} %".format(**held_out["lazy", "trained on"]),
         f"about {-EVIDENCE['figures']['iddpm_20_steps_minus_lazy']:.0f} points fewer of the questions",
         f"({SHIPPED.stat().st_size / 1e6:.1f} MB",
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} million parameters",
