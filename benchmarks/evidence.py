@@ -11,7 +11,7 @@ Each part has a folder of its own in DIR:
     figure5          whole edits by the paper's protocol:        python -m benchmarks.figure5
     published-masks  masks by the published settings:            python -m benchmarks.published_masks
                      (with --portraits, the model of benchmarks.portraits)
-    held-out         combinations that no training has shown:    python -m benchmarks.held_out
+    held-out         combinations left out of the training:      python -m benchmarks.held_out
                      (with --held-out, the folder of its trainings)
 
 A part that is complete, for the same weights, is not measured again: the same command goes on where it was stopped (the
@@ -68,9 +68,9 @@ def of_combinations(folder: Path) -> Part:
     """folder: of the trainings of benchmarks.held_out"""
 
     def main(words: Sequence[str]) -> None:
-        held_out.main([*words, "--models", str(folder)])
+        held_out.main([*words, "--trainings", str(folder)])
 
-    return Part(main, "unseen", held_out.weights_in(folder))
+    return Part(main, "held_out", held_out.weights_in(folder))
 
 
 def measured(name: str, part: Part, harness: Harness) -> dict[str, float]:

@@ -1,27 +1,40 @@
-"""Combinations that no training has shown: asked of LazyDiffusion and RegenerateImage that were trained without them.
+"""Combinations left out of the training: asked of LazyDiffusion and RegenerateImage that were trained without them.
 
-    python -m benchmarks.held_out --output DIR [--steps 3250] [--scenes 200] [--train NAME] [--models DIR]
+    python -m benchmarks.held_out --output DIR [--steps 3250] [--scenes 200] [--train NAME] [--trainings DIR]
         [--device cpu] [--quick]
 
-Of each shape of the built-in scenes one colour is held out. Both models are trained with the settings of those that
-were measured elsewhere, but for the number of steps, on scenes in which no such thing is seen; the same command goes on
-where a stopped training was, and with --models DIR those are measured that were trained there. Then they are asked for
-the things held out, by their names and as one of their siblings, and for the same things in a colour that the training
-had. Guidance is what suited the models best there. Writes `held-out.json`.
+Of each shape of the built-in scenes one colour is left out. Both models are trained on scenes in which no such thing is
+seen, with the settings of those that were measured elsewhere, but for half as many steps and with channels weighed by
+their variance throughout. The same command goes on with a training that was stopped; trainings of another folder are
+used with --trainings. Then both are asked for the things left out, as one of their siblings and in words, and, in the
+same places, for the same things in a colour that the training had. Sampler and guidance are those that suited the
+longer trainings best. Writes `held-out.json` and `held-out.png`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from lazydiff.data.batch import Example
-from lazydiff.data.stream import SEEDS, SceneExamples
-from lazydiff.evaluation.evidence import DEVELOPMENT, TEST, Obeyed, difference, obey, percent
+from lazydiff.core.pictures import from_array, grid
+from lazydiff.data.stream import SceneExamples
+from lazydiff.evaluation.baselines import made_of
+from lazydiff.evaluation.evaluate import blended
+from lazydiff.evaluation.evidence import (
+    DEVELOPMENT,
+    SIBLING_COLOUR,
+    TEST,
+    Obeyed,
+    ceiling,
+    difference,
+    judged,
+    percent,
+)
 from lazydiff.evaluation.judge import Judge
 from lazydiff.evaluation.questions import (
     ObjectQuestion,
@@ -35,23 +48,25 @@ from lazydiff.evaluation.questions import (
 from lazydiff.evaluation.regenerate import WEIGHTS
 from lazydiff.model.checkpoint import load_checkpoint
 from lazydiff.model.config import SHIPPED, Sampling
-from lazydiff.scenes import COLOURS, SHAPES, Sample, Thing, random_sample
+from lazydiff.scenes import COLOURS, SHAPES, Sample, Thing, describe, random_sample
 from lazydiff.training.config import TrainingConfig
 from lazydiff.training.start import Material
 from lazydiff.training.train import train
 
 from .harness import Harness, arguments
 
-HELD_OUT = {(shape, list(COLOURS)[i % len(COLOURS)]) for i, shape in enumerate(SHAPES)}
-CONFIGS = {"lazy": SHIPPED.with_suffix(".toml"), "image": WEIGHTS / "regenerate-image.toml"}
-STEPS = 20
-GUIDANCE = {"lazy": 2.0, "image": 3.0}
-UNSEEN, SEEN = "held out", "trained on"
-STREAMS = 11  # the first of the streams of questions; others are taken
+LEFT_OUT = {(shape, list(COLOURS)[i % len(COLOURS)]) for i, shape in enumerate(SHAPES)}
+CONFIGS = {"lazy": SHIPPED.with_suffix(".toml"), "dense": WEIGHTS / "regenerate-image.toml"}
+SAMPLINGS = {"lazy": Sampling("ancestral", 20, 2.0, 0.8), "dense": Sampling("ancestral", 20, 3.0, 0.8)}
+HELD, KNOWN, TRUE = "held out", "known", "true pictures"
+STREAMS = 11  # the first of the streams of questions; the evaluation's own have smaller numbers
+SHOWN = 12
+
+Asked = Mapping[str, Sequence[ObjectQuestion]]  # by their kind
 
 
-def held_out(thing: Thing) -> bool:
-    return (thing.shape, thing.colour) in HELD_OUT
+def is_held_out(thing: Thing) -> bool:
+    return (thing.shape, thing.colour) in LEFT_OUT
 
 
 class PartOfScenes(SceneExamples):
@@ -59,51 +74,51 @@ class PartOfScenes(SceneExamples):
 
     name = "scenes with combinations held out"
 
-    def read(self, reader: int, readers: int, start: int) -> Iterator[Example]:
-        for number in count(start):
-            rng = np.random.default_rng([self.seed, reader, number])
-            sample = sample_without(rng)
-            yield Example(int(rng.integers(SEEDS)), sample.mask, sample.caption, sample.image)
-
-    def pictures(self, number: int, seed: int) -> np.ndarray:
-        rng = np.random.default_rng([seed, number])
-        return np.stack([sample_without(rng).image for _ in range(number)])
+    def sample(self, rng: np.random.Generator) -> Sample:
+        while True:
+            sample = random_sample(rng)
+            if not any(is_held_out(placed.thing) for placed in sample.scene.things):
+                return sample
 
 
-def sample_without(rng: np.random.Generator) -> Sample:
-    """A sample of training in which nothing is seen that is held out."""
-    while True:
-        sample = random_sample(rng)
-        if not any(held_out(placed.thing) for placed in sample.scene.things):
-            return sample
-
-
-def unseen_questions(seed: int, scenes: int) -> dict[str, list[ObjectQuestion]]:
-    """`scenes` questions of each kind about things that are held out; a longer list begins with the shorter one."""
+def held_out_questions(seed: int, scenes: int) -> dict[str, list[ObjectQuestion]]:
+    """`scenes` questions of each kind about things that are held out, among things that are not; a longer list begins
+    with the shorter one."""
 
     def followed(rng: np.random.Generator) -> ObjectQuestion:
         return ask_for_another(rng, *family(rng), int(rng.integers(4)))
+
+    def fitting(question: ObjectQuestion) -> bool:
+        assert question.scene is not None
+        others = {placed.thing for placed in question.scene.things} - {question.placed.thing}
+        return is_held_out(question.placed.thing) and not any(map(is_held_out, others))
 
     makers = {"sibling": followed, "caption_blank": blank, "caption_against_siblings": against_siblings}
     found = {}
     for number, (kind, make) in enumerate(makers.items(), STREAMS):
         rng = stream(seed, number)
-        drawn = (make(rng) for _ in count())
-        found[kind] = list(islice((one for one in drawn if held_out(one.placed.thing)), scenes))
+        found[kind] = list(islice(filter(fitting, (make(rng) for _ in count())), scenes))
     return found
 
 
-def in_a_known_colour(question: ObjectQuestion) -> ObjectQuestion:
-    """The same question, its thing and the siblings in the next colour that is not held out, nor seen in the scene."""
-    scene, thing, colours = question.scene, question.placed.thing, list(COLOURS)
-    assert scene is not None
-    taken = {placed.thing.colour for placed in scene.things}
-    after = colours[colours.index(thing.colour) :] + colours
-    other = next(known for name in after
-                 if name not in taken and not held_out(known := replace(thing, colour=name)))  # fmt: skip
-    things = tuple(replace(placed, thing=other) if placed.thing == thing else placed for placed in scene.things)
-    caption = question.caption.replace(thing.colour, other.colour)
-    return about(replace(scene, things=things), question.target, question.mask, caption)
+def in_known_colours(questions: Asked, seed: int) -> dict[str, list[ObjectQuestion]]:
+    """The same questions, their things and the siblings in another colour, neither held out nor seen in the scene."""
+
+    def in_a_known_colour(rng: np.random.Generator, question: ObjectQuestion) -> ObjectQuestion:
+        scene, thing = question.scene, question.placed.thing
+        assert scene is not None
+        taken = {placed.thing.colour for placed in scene.things}
+        others = [replace(thing, colour=name) for name in COLOURS if name not in taken]
+        known = [other for other in others if not is_held_out(other)]
+        other = known[int(rng.integers(len(known)))]
+        things = tuple(replace(placed, thing=other) if placed.thing == thing else placed for placed in scene.things)
+        caption = describe(other) if thing.colour in question.caption else question.caption
+        return about(replace(scene, things=things), question.target, question.mask, caption)
+
+    return {
+        kind: [in_a_known_colour(rng, one) for one in some]
+        for (kind, some), rng in zip(questions.items(), map(np.random.default_rng, count(seed)), strict=False)
+    }
 
 
 def trained(name: str, folder: Path, steps: int) -> Path:
@@ -117,36 +132,67 @@ def weights_in(folder: Path) -> list[Path]:
 
 def figures(obeyed: Mapping[tuple[str, str], Obeyed]) -> dict[str, float]:
     """obeyed: by model and kind of things"""
-    found = {f"unseen_minus_seen_{name}": difference(obeyed[name, UNSEEN], obeyed[name, SEEN]) for name in CONFIGS}
-    found["unseen_lazy_minus_dense"] = difference(obeyed["lazy", UNSEEN], obeyed["image", UNSEEN])
+    compared = {f"held_out_minus_known_{name}": (obeyed[name, HELD], obeyed[name, KNOWN]) for name in CONFIGS} | {
+        f"{which.replace(' ', '_')}_lazy_minus_dense": (obeyed["lazy", which], obeyed["dense", which])
+        for which in (HELD, KNOWN)
+    }
+    found = {name: difference(*both) for name, both in compared.items()}
+    found |= {f"{name}_sibling_colour": difference(*both, SIBLING_COLOUR) for name, both in compared.items()}
     return {figure: value for name, one in found.items() for figure, value in one.figures(name).items()}
 
 
+def by_combination(
+    questions: Sequence[ObjectQuestion], obeyed: Mapping[tuple[str, str], Obeyed]
+) -> list[dict[str, str | float]]:
+    """Of each thing held out, in how many percent of the questions about siblings its colour is followed."""
+    things = np.array([f"{one.placed.thing.colour} {one.placed.thing.shape}" for one in questions])
+    colours = {name: obeyed[name, HELD]["sibling_colour"] for name in CONFIGS}
+    return [
+        {"thing": thing, "questions": int((things == thing).sum())}
+        | {name: round(100 * float(followed[things == thing].mean()), 1) for name, followed in colours.items()}
+        for thing in sorted(set(things))
+    ]
+
+
+def picture(questions: Sequence[ObjectQuestion], answers: Mapping[str, np.ndarray]) -> Image.Image:
+    """The first questions, and under each what the models make of it."""
+    rows = [[(one.canvas, one.caption) for one in questions[:SHOWN]]]
+    rows += [[(made, name) for made in some[:SHOWN]] for name, some in answers.items()]
+    return grid([(from_array(image)[0], text) for row in rows for image, text in row], len(rows[0]))
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = arguments(__doc__, "models that have hardly been trained, 4 scenes")
+    parser = arguments(__doc__, "2 steps, 4 scenes")
     parser.add_argument("--steps", type=int, default=3250, help="of each training (%(default)s)")
     parser.add_argument("--scenes", type=int, default=200, help="questions of each kind (%(default)s)")
-    parser.add_argument("--models", type=Path, help="the --output of a command that has trained them")
     parser.add_argument("--train", choices=CONFIGS, help="train one of the models and measure nothing")
+    parser.add_argument("--trainings", type=Path, help="the --output of a command that has trained them")
     args = parser.parse_args(argv)
     harness = Harness.of(args)
-    steps, scenes = (2, 4) if args.quick else (args.steps, args.scenes)
+    folder, scenes = args.trainings or harness.output, 4 if args.quick else args.scenes
+    steps = 2 if args.quick and not args.trainings else args.steps
     if args.train:
-        trained(args.train, harness.output, steps)
+        trained(args.train, folder, steps)
         return
-    paths = weights_in(args.models) if args.models else [trained(name, harness.output, steps) for name in CONFIGS]
-    models = {name: load_checkpoint(path).to(harness.device) for name, path in zip(CONFIGS, paths, strict=True)}
-    judge = Judge(DEVELOPMENT, scenes=400 if args.quick else 1000)
-    unseen = unseen_questions(TEST, scenes)
-    asked = {UNSEEN: unseen, SEEN: {kind: [*map(in_a_known_colour, some)] for kind, some in unseen.items()}}
-    obeyed = {
-        (name, which): obey(model, Sampling("ancestral", STEPS, GUIDANCE[name], 0.8), questions, judge)
+    models = {name: load_checkpoint(trained(name, folder, steps)).to(harness.device) for name in CONFIGS}
+    judge, held = Judge(DEVELOPMENT, scenes=400 if args.quick else 1000), held_out_questions(TEST, scenes)
+    asked: dict[str, Asked] = {HELD: held, KNOWN: in_known_colours(held, TEST)}
+    answers = {
+        (name, which): {kind: blended(some, made_of(model, some, SAMPLINGS[name])) for kind, some in questions.items()}
         for name, model in models.items() for which, questions in asked.items()
     }  # fmt: skip
-    rows = [{"model": name, "things": which, "figures": percent(one)} for (name, which), one in obeyed.items()]
+    obeyed = {(name, which): judged(asked[which], made, judge) for (name, which), made in answers.items()}
+    ceilings = {(TRUE, which): ceiling(questions, judge) for which, questions in asked.items()}
+    rows = [{"model": name, "things": which, "figures": percent(one)}
+            for (name, which), one in {**obeyed, **ceilings}.items()]  # fmt: skip
     print(*rows, sep="\n")
-    harness.write("held-out", figures(obeyed), scenes=scenes, steps=steps, seed=TEST, table=rows,
-                  held_out=sorted(f"{colour} {shape}" for shape, colour in HELD_OUT))  # fmt: skip
+    harness.write(
+        "held-out", figures(obeyed), scenes=scenes, steps=steps, seed=TEST, table=rows,
+        sampling={name: asdict(one) for name, one in SAMPLINGS.items()},
+        sibling_colour=by_combination(held["sibling"], obeyed),
+    )  # fmt: skip
+    shown = {"LazyDiffusion": answers["lazy", HELD]["sibling"], "RegenerateImage": answers["dense", HELD]["sibling"]}
+    picture(held["sibling"], shown).save(harness.output / "held-out.png")
 
 
 if __name__ == "__main__":

@@ -260,8 +260,8 @@ DIFFERENCES = {
 }
 
 
-def bounds(name: str) -> str:
-    mean, low, high = (EVIDENCE["figures"][f"{name}{ending}"] for ending in ("", "_low", "_high"))
+def bounds(name: str, report: dict[str, Any] = EVIDENCE) -> str:
+    mean, low, high = (report["figures"][f"{name}{ending}"] for ending in ("", "_low", "_high"))
     return f"{mean:+.1f} ({low:.1f} to {high:.1f})".replace("-", "−")
 
 
@@ -293,11 +293,24 @@ def rates() -> list[str]:
 
 
 def held_out() -> list[str]:
-    names = {"lazy": "LazyDiffusion", "image": "RegenerateImage"}
+    names = {"lazy": "LazyDiffusion", "dense": "RegenerateImage", "true pictures": "the true pictures"}
     asked = "sibling_colour", "sibling_shape", "caption_blank", "caption_against_siblings"
     return [
         line(f"{names[one['model']]}, {one['things']}", *(f"{one['figures'][name]:.1f} %" for name in asked))
         for one in HELD_OUT["table"]
+    ]
+
+
+def held_out_differences() -> list[str]:
+    rows = {
+        "held_out_minus_known_lazy": "LazyDiffusion, held out − known",
+        "held_out_minus_known_dense": "RegenerateImage, held out − known",
+        "held_out_lazy_minus_dense": "LazyDiffusion − RegenerateImage, held out",
+        "known_lazy_minus_dense": "LazyDiffusion − RegenerateImage, known",
+    }
+    return [
+        line(text, *(bounds(f"{name}{figure}", HELD_OUT) for figure in ("_sibling_colour", "")))
+        for name, text in rows.items()
     ]
 
 
@@ -332,6 +345,7 @@ TABLES: list[tuple[str, list[str]]] = [
     ("docs/quality.md", objectives()),
     ("docs/quality.md", rates()),
     ("docs/quality.md", held_out()),
+    ("docs/quality.md", held_out_differences()),
     ("docs/quality.md", comparison_of_few_steps()),
     ("docs/model-card.md", evaluation()),
 ]

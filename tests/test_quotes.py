@@ -158,18 +158,26 @@ def in_quality() -> list[str]:
         for hard in ("", "_hard")
         for few in ("", "_4_steps", "_2_steps")
     ]
-    unseen = HELD_OUT["figures"]
-    fewer = {
-        name: [-unseen[f"unseen_minus_seen_{name}{bound}"] for bound in ("", "_high", "_low")]
-        for name in ("lazy", "image")
+    followed = {one["thing"]: one["lazy"] for one in HELD_OUT["sibling_colour"]}
+    rates = {(one["model"], one["things"]): one["figures"] for one in HELD_OUT["table"]}
+    in_words = {
+        name: max(
+            rates[name, "known"][figure] - rates[name, "held out"][figure]
+            for figure in ("caption_blank", "caption_against_siblings")
+        )
+        for name in ("lazy", "dense")
     }
-    apart = [unseen[f"unseen_lazy_minus_dense{bound}"] for bound in ("", "_low", "_high")]
+    change = HELD_OUT["figures"]["held_out_minus_known_dense_sibling_colour"]
     return [
-        "{:.1f} points fewer of these questions ({:.1f} to {:.1f})".format(*fewer["lazy"]),
-        "answers {:.1f} fewer ({:.1f} to {:.1f})".format(*fewer["image"]),
-        "by {:.1f} points ({:.1f} to {:.1f}), because".format(*apart).replace("-", "−"),
-        f"{HELD_OUT['steps']} steps each",
-        f"{HELD_OUT['scenes']} questions of each kind",
+        "in {:.1f} % of the questions, instead of {:.1f} %".format(
+            *(rates["lazy", which]["sibling_colour"] for which in ("held out", "known"))
+        ),
+        f"at each step, loses {-change:.1f} points",
+        "{:.1f} %, yellow mugs in {:.1f} %".format(followed["pink flower"], followed["yellow mug"]),
+        "(at most {lazy:.1f} points fewer)".format(**in_words),
+        "(at most {dense:.1f})".format(**in_words),
+        f"for {HELD_OUT['steps']} steps, half as many",
+        f"{HELD_OUT['scenes']} questions about siblings",
         "(colour {:.1f} to {:.1f} %, shape {:.1f} to {:.1f} %)".format(*colour, *shape),
         "not in captions ({:.1f} to {:.1f} %)".format(*caption),
         f"behind as well, by {min(behind):.0f} to {max(behind):.0f} points",
@@ -195,8 +203,8 @@ def in_model_card() -> list[str]:
     model, training = load_checkpoint(SHIPPED), TrainingConfig.read(SHIPPED.with_suffix(".toml"))
     held_out = {(one["model"], one["things"]): one["figures"] for one in HELD_OUT["table"]}
     return [
-        "in {sibling_colour:.1f} % of the questions about them".format(**held_out["lazy", "held out"]),
-        "instead of {sibling_colour:.1f} %".format(**held_out["lazy", "trained on"]),
+        "in {sibling_colour:.1f} % of the questions, instead".format(**held_out["lazy", "held out"]),
+        "of {sibling_colour:.1f} %; in words".format(**held_out["lazy", "known"]),
         f"about {-EVIDENCE['figures']['iddpm_20_steps_minus_lazy']:.0f} points fewer of the questions",
         f"({SHIPPED.stat().st_size / 1e6:.1f} MB",
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} million parameters",

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from ..scenes import all_captions, random_sample
+from ..scenes import Sample, all_captions, random_sample
 from .batch import Batch, Example, collate, prepared_example
 from .shards import ShardError, ShardHeader, expand_shards, read_header, read_shard
 
@@ -60,17 +60,20 @@ class SceneExamples:
     def __init__(self, seed: int):
         self.seed = seed
 
+    def sample(self, rng: np.random.Generator) -> Sample:
+        return random_sample(rng)
+
     def captions(self) -> list[str]:
         return all_captions()
 
     def pictures(self, number: int, seed: int) -> np.ndarray:
         rng = np.random.default_rng([seed, number])
-        return np.stack([random_sample(rng).image for _ in range(number)])
+        return np.stack([self.sample(rng).image for _ in range(number)])
 
     def read(self, reader: int, readers: int, start: int) -> Iterator[Example]:
         for number in count(start):
             rng = np.random.default_rng([self.seed, reader, number])
-            sample = random_sample(rng)
+            sample = self.sample(rng)
             yield Example(int(rng.integers(SEEDS)), sample.mask, sample.caption, sample.image)
 
 

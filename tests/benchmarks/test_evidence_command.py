@@ -95,12 +95,12 @@ def test_combinations_held_out_are_measured_of_the_trainings_that_are_named(
     for path in evidence.held_out.weights_in(trainings):
         path.parent.mkdir(parents=True)
         path.write_bytes(b"trained")
-    monkeypatch.setattr(evidence.held_out, "main", bench.part("held-out", "unseen_lazy_minus_dense").main)
+    monkeypatch.setattr(evidence.held_out, "main", bench.part("held-out", "held_out_lazy_minus_dense").main)
     main(["--output", str(tmp_path / "out"), "--held-out", str(trainings)])
     assert bench.runs == ["models", "masks", "gates", "held-out"]
-    assert written(tmp_path / "out")["figures"]["unseen_lazy_minus_dense"] == 2.0
+    assert written(tmp_path / "out")["figures"]["held_out_lazy_minus_dense"] == 2.0
     asked = json.loads((tmp_path / "out" / "held-out" / "held-out.json").read_text("utf-8"))["table"][0]
-    assert asked[-2:] == ["--models", str(trainings)]
+    assert asked[-2:] == ["--trainings", str(trainings)]
 
 
 def test_other_weights_and_a_full_run_are_measured_anew(bench: Bench, tmp_path: Path, weights: Path) -> None:
