@@ -20,12 +20,14 @@ class HoleTokens:
     index: [B, n] int64, places on the flattened grid in row order; rows of fewer than n tokens are padded with 0
     valid: [B, n] bool, False at the padding
     counts: tokens of each row, known without asking the device; None: not known, and there may be padding
+    corner: [B, 2] int64, row and column on the canvas where the grid begins, if it is a window and not at the corner
     """
 
     index: Tensor
     valid: Tensor
     grid: tuple[int, int]
     counts: tuple[int, ...] | None
+    corner: Tensor | None = None
 
     @classmethod
     def from_mask(cls, mask: Tensor, token: int) -> HoleTokens:
@@ -99,7 +101,8 @@ class HoleTokens:
         """Each row repeated `times` times in place: (a, b) -> (a, a, b, b)."""
         index, valid = self.index.repeat_interleave(times, 0), self.valid.repeat_interleave(times, 0)
         counts = None if self.counts is None else tuple(count for count in self.counts for _ in range(times))
-        return replace(self, index=index, valid=valid, counts=counts)
+        corner = None if self.corner is None else self.corner.repeat_interleave(times, 0)
+        return replace(self, index=index, valid=valid, counts=counts, corner=corner)
 
     def tile(self, times: int) -> HoleTokens:
         """The whole batch repeated `times` times: (a, b) -> (a, b, a, b)."""

@@ -18,7 +18,7 @@ from PIL import Image
 
 from ..core.picture_files import grey, in_srgb, open_picture, see_through
 from ..scenes import CANVAS, random_sample
-from ..world import random_world_sample
+from ..world import WHOLE, look_through_window, random_world_sample
 from .entities import MASK_SIZE, Entity, Refusal
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -179,7 +179,8 @@ class WorldNumber:
         return f"{self.number:08d}"
 
     def read(self) -> Picture:
-        sample = random_world_sample(np.random.default_rng([self.seed, self.number]), self.size)
+        rng = np.random.default_rng([self.seed, self.number])
+        sample = look_through_window(rng, random_world_sample(rng, WHOLE), self.size)
         return Picture(Image.fromarray(sample.image), None, holes=[Entity.of_mask(sample.mask, sample.caption)])
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..core.tokens import HoleTokens
 from .config import NetworkConfig
-from .layers import AttentionFunction, CrossAttention, Mlp, position_table, sdpa
+from .layers import AttentionFunction, CrossAttention, Mlp, positions, sdpa
 
 
 class EncoderBlock(nn.Module):
@@ -66,9 +66,7 @@ class ContextEncoder(nn.Module):
         """
         x = torch.cat((latent, self.mask_down(mask.to(latent.dtype))), dim=1)
         x = rearrange(self.patch_embed(x), "b d h w -> b (h w) d")
-        size = self.config
-        table = position_table(hole.grid, size.width, size.grid, size.interpolation, x.device, x.dtype)
-        x = x + table
+        x = x + positions(hole, self.config, x.device, x.dtype)
         if not self.blocks:  # as the baselines are: each token knows what it covers, no more
             return self.norm(hole.gather(x))
         for block in self.blocks[:-1]:

@@ -24,7 +24,7 @@ from .layers import (
     always,
     key_padding,
     modulate,
-    position_table,
+    positions,
     sdpa,
     sinusoid,
     size_table,
@@ -183,9 +183,8 @@ class LazyDecoder(nn.Module):
             time = packing.spread(time)
 
         h = self.x_embedder(x)
-        size = self.config
-        table = position_table(hole.grid, size.width, size.grid, size.interpolation, h.device, h.dtype)
-        h = h + table[index]
+        table = positions(hole, self.config, h.device, h.dtype)
+        h = h + (table[index] if table.ndim == 2 else table.take_along_dim(index[..., None], 1))
         h = self.ctx_fuse(torch.cat((h, torch.zeros_like(h) if context is None else context.to(h.dtype)), dim=-1))
         for block, table, keys_values in zip(self.blocks, tables, text.blocks, strict=True):
             h = block(h, table, (*keys_values, text_mask), key_mask, kv_hook, packing, gate)

@@ -13,6 +13,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..core.packing import Packing
+from ..core.tokens import HoleTokens
+from .config import NetworkConfig
 
 # Called as attention(q, k, v, mask): [B, heads, n, dim] each; mask [B, 1, 1, keys], bool (True = attend) or numbers of
 # q's type that are added to the scores, or None.
@@ -109,14 +111,27 @@ def position_table(
 ) -> Tensor:
     """Fixed 2-D sine-cosine table [h·w, dim], columns (x) first, as PixArt-α computes it; made once per device.
 
-    base: side of the grid that positions are scaled to; interpolation: what they are divided by.
+    base: side of the grid that positions are scaled to, 0: they are not; interpolation: what they are divided by.
     """
     h, w = grid
     omega = 10000.0 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
-    y = torch.arange(h, dtype=torch.float64) * (base / h) / interpolation
-    x = torch.arange(w, dtype=torch.float64) * (base / w) / interpolation
+    y = torch.arange(h, dtype=torch.float64) * ((base or h) / h) / interpolation
+    x = torch.arange(w, dtype=torch.float64) * ((base or w) / w) / interpolation
     y, x = (axis.flatten()[:, None] * omega for axis in torch.meshgrid(y, x, indexing="ij"))
     return torch.cat((x.sin(), x.cos(), y.sin(), y.cos()), dim=1).to(device, dtype)
+
+
+def positions(hole: HoleTokens, config: NetworkConfig, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Those of all tokens of the hole's grid, [N, width] or with a corner [B, N, width]."""
+    base, interpolation = 0 if config.windows else config.grid, config.interpolation
+    if hole.corner is None:
+        return position_table(hole.grid, config.width, base, interpolation, device, dtype)
+    canvas = position_table((config.grid, config.grid), config.width, base, interpolation, device, dtype)
+    rows, columns = (
+        torch.arange(side, device=hole.corner.device) + start[:, None]
+        for side, start in zip(hole.grid, hole.corner.unbind(1), strict=True)
+    )
+    return canvas[(rows[:, :, None] * config.grid + columns[:, None]).flatten(1).to(device)]
 
 
 class Mlp(nn.Module):

@@ -7,6 +7,7 @@ batch, or on who computes it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -45,6 +46,8 @@ class Objective(nn.Module):
         dropped = [float(torch.rand((), generator=each)) < self.config.drop_text for each in generators]
         latent, visible, mask = self.canvases(batch, generators)
         hole = HoleTokens.from_mask(mask, network.token)
+        if network.windows and hole.grid != (network.grid, network.grid):
+            hole = replace(hole, corner=self.corners(generators, hole.grid))
         counted = hole.valid
         if network.dense:  # everything is computed, and judged where there is a hole
             counted = hole.cells(1).flatten(1)
@@ -84,6 +87,12 @@ class Objective(nn.Module):
             image, mask = crop_all(image, mask, self.model.config.network.canvas)
         latent = self.model.latent
         return Canvases(latent.encode(image), latent.encode(image * (1 - mask)), mask)
+
+    def corners(self, generators: Generators, grid: tuple[int, int]) -> Tensor:
+        """[B, 2]: where windows lie on the canvas, anywhere, so that all of its positions are learned."""
+        free = [self.model.config.network.grid - side + 1 for side in grid]
+        rows = [[int(torch.randint(n, (), generator=each)) for n in free] for each in generators]
+        return torch.tensor(rows, device=self.model.device)
 
     def noise_levels(self, generators: Generators) -> Tensor:
         """[B·levels]: σ of the flow path, or time steps."""

@@ -18,13 +18,14 @@ from .phrases import (
 )  # fmt: skip
 from .sample import SAMPLE_KINDS, WorldSample, ask_for_item, ask_for_removal, random_world_sample
 from .scene import WorldScene, add_items, draw_scene, item_footprint, item_silhouette
+from .window import WHOLE, look_through_window
 
 __all__ = [
     "BACKGROUND", "FAMILIES", "HUES", "ITEMS", "LARGEST_SIDE", "LEAST_SIDE", "MATERIALS", "PATTERNS",
-    "SAMPLE_KINDS", "Backdrop", "Camera", "Cutout", "Item", "Light", "PlacedItem", "WorldSample", "WorldScene",
+    "SAMPLE_KINDS", "WHOLE", "Backdrop", "Camera", "Cutout", "Item", "Light", "PlacedItem", "WorldSample", "WorldScene",
     "add_items", "ask_for_item", "ask_for_removal", "cast_shadow", "describe_backdrop", "describe_item",
     "draw_item", "draw_scene", "equal_items", "finish", "free_hole", "hole_around", "hue_name", "item_captions",
-    "item_footprint", "item_silhouette", "other_item", "paint_backdrop", "place_item", "random_backdrop",
-    "random_hue", "random_item", "random_item_caption", "random_light", "random_world", "random_world_sample",
-    "upper_or_lower", "world_captions", "world_words",
+    "item_footprint", "item_silhouette", "look_through_window", "other_item", "paint_backdrop", "place_item",
+    "random_backdrop", "random_hue", "random_item", "random_item_caption", "random_light", "random_world",
+    "random_world_sample", "upper_or_lower", "world_captions", "world_words",
 ]  # fmt: skip

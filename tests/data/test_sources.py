@@ -30,7 +30,7 @@ from lazydiff.data.entities import Entity, Refusal, count_pixels
 from lazydiff.data.sources import FolderSource, SceneSource, Source, SourceItem, WorldSource, key_of
 from lazydiff.data.webdatasets import WebdatasetSource
 from lazydiff.scenes import random_sample
-from lazydiff.world import random_world_sample
+from lazydiff.world import look_through_window, random_world_sample
 
 
 def items(source: Source, pictures: int = 1000) -> list[SourceItem]:
@@ -307,7 +307,8 @@ def test_scenes_are_those_of_the_world() -> None:
 
 def test_pictures_of_the_world_come_with_their_holes() -> None:
     picture = items(WorldSource(3, 128, seed=5))[2].read()
-    sample = random_world_sample(np.random.default_rng([5, 2]), 128)
+    rng = np.random.default_rng([5, 2])
+    sample = look_through_window(rng, random_world_sample(rng, 512), 128)
     assert (np.asarray(picture.image) == sample.image).all() and picture.image.size == (128, 128)
     assert picture.holes[0].caption == sample.caption and (picture.holes[0].pixels() == sample.mask).all()
     with pytest.raises(ValueError, match="scenes of 48 px show nothing"):

@@ -6,6 +6,7 @@ import csv
 import shutil
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from safetensors.torch import load_file
 from samples import tiny_model
 
 from lazydiff.core.tokens import HoleTokens
-from lazydiff.data.batch import Batch
+from lazydiff.data.batch import Batch, collate
 from lazydiff.data.prepare import prepare_shards
 from lazydiff.data.samples import Preparation
 from lazydiff.data.sources import WorldSource
@@ -24,7 +25,7 @@ from lazydiff.data.stream import ExampleStream, ReadingPlan, SceneExamples, Shar
 from lazydiff.evaluation.regenerate import WEIGHTS, paint_baseline
 from lazydiff.model.checkpoint import SHIPPED, load_checkpoint, save_checkpoint
 from lazydiff.model.config import PRESETS
-from lazydiff.model.layers import explicit_attention, position_table, sdpa
+from lazydiff.model.layers import explicit_attention, positions, sdpa
 from lazydiff.model.lazydiffusion import LazyDiffusion
 from lazydiff.pipeline.fit import crop_all
 from lazydiff.sampling.flow import Network, Preconditioning, draw_sigmas, flow_loss, predict_clean
@@ -264,14 +265,35 @@ def test_weights_of_another_network_are_no_beginning(
         train(config, tmp_path / "out", material)
 
 
-def test_small_and_whole_pictures_share_positions(large: LazyDiffusion) -> None:
-    """A place keeps its position whatever the number of tokens: on half of the grid every second one of the whole."""
-    network = large.config.network
-    whole, half = (
-        position_table((side, side), 24, network.grid, network.interpolation, torch.device("cpu"), torch.float32)
-        for side in (network.grid, network.grid // 2)
+def test_a_window_has_the_positions_of_its_place_on_the_canvas(large: LazyDiffusion) -> None:
+    network, side = large.config.network, large.config.network.grid
+    everything = HoleTokens.everything(2, (side, side))
+    window = HoleTokens.everything(2, (3, 2))
+    moved = replace(window, corner=torch.tensor([[0, 0], [4, 5]])).repeat(2)
+    whole, at_the_corner, anywhere = (
+        positions(hole, network, torch.device("cpu"), torch.float32) for hole in (everything, window, moved)
     )
-    assert torch.equal(whole.unflatten(0, (network.grid, -1))[::2, ::2].flatten(0, 1), half)
+    whole = whole.unflatten(0, (side, side))
+    assert torch.equal(at_the_corner, whole[:3, :2].flatten(0, 1))
+    assert torch.equal(anywhere[:2], at_the_corner.expand(2, -1, -1))
+    assert torch.equal(anywhere[2:], whole[4:7, 5:7].flatten(0, 1).expand(2, -1, -1))
+
+
+def test_windows_are_trained_on_all_over_the_canvas(large: LazyDiffusion, tmp_path: Path) -> None:
+    """Where one lies is the example's own, and what the networks compute depends on it."""
+    material = world_shards(tmp_path, 64)
+    config = TrainingConfig(large.config, size=64, steps=1, batch=1, precision="no")
+    objective = Objective(large, config)
+    examples = islice(ExampleStream(material.examples, ReadingPlan(0, 1, 1, 16), range(1)), 3)
+    one, two, three = (collate(some) for some in examples if isinstance(some, list))
+    generators = [torch.Generator().manual_seed(seed) for seed in range(200)]
+    corners = objective.corners(generators, (4, 4))
+    assert {*map(tuple, corners.tolist())} == {(row, column) for row in range(5) for column in range(5)}
+    with torch.no_grad():
+        together = objective(two, 0)
+        assert torch.equal(together, objective(two, 0))
+        objective.corners = lambda generators, grid: torch.zeros(len(generators), 2, dtype=torch.int64)  # type: ignore
+        assert not torch.equal(together, objective(two, 0))
 
 
 @pytest.mark.parametrize("size", [0, 8, 72, 144, 64.0])

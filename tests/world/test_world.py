@@ -24,6 +24,7 @@ from lazydiff.world import (
     PlacedItem,
     WorldSample,
     WorldScene,
+    ask_for_item,
     ask_for_removal,
     cast_shadow,
     describe_item,
@@ -34,6 +35,7 @@ from lazydiff.world import (
     item_captions,
     item_footprint,
     item_silhouette,
+    look_through_window,
     random_backdrop,
     random_hue,
     random_world,
@@ -296,3 +298,39 @@ def test_colours_have_the_names_of_their_regions(name: str) -> None:
 def test_an_unknown_kind_says_which_exist() -> None:
     with pytest.raises(ValueError, match="object, background, scenery, surface, blank"):
         random_world_sample(np.random.default_rng(0), SIZE, "tree")
+
+
+def test_a_window_shows_the_hole_and_asks_by_what_is_seen() -> None:
+    scaled = recaptioned = 0
+    for number in range(24):
+        sample = random_world_sample(np.random.default_rng([4, number]), 128)
+        window = look_through_window(np.random.default_rng(number), sample, 48)
+        assert window.image.shape == (48, 48, 3) and window.mask.any() and window.kind == sample.kind
+        again = look_through_window(np.random.default_rng(number), sample, 48)
+        assert np.array_equal(window.image, again.image) and window.caption == again.caption
+        rows, columns = (np.flatnonzero(sample.mask.any(axis)) for axis in (1, 0))
+        if max(np.ptp(rows), np.ptp(columns)) + 1 > 48 / 1.8:
+            scaled += window.mask.mean() > 0  # the picture is smaller, the hole is all there
+            continue
+        assert window.mask.sum() == sample.mask.sum()
+        cut = sample.image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        top, left = (np.flatnonzero(window.mask.any(axis))[0] for axis in (1, 0))
+        assert np.array_equal(window.image[top : top + cut.shape[0], left : left + cut.shape[1]], cut)
+        recaptioned += window.caption != sample.caption
+    assert scaled and recaptioned
+
+
+def test_a_window_as_wide_as_the_picture_is_the_picture() -> None:
+    sample = random_world_sample(np.random.default_rng(3), 64, "object")
+    window = look_through_window(np.random.default_rng(0), sample, 64)
+    assert np.array_equal(window.image, sample.image) and np.array_equal(window.mask, sample.mask)
+
+
+def test_a_thing_without_siblings_in_the_window_is_asked_for_in_words() -> None:
+    """The other one is far away, and "another one" would ask for nothing."""
+    scene = WorldScene(WALL, LIGHT, (PlacedItem(item(), 0.15, 0.6, 0.2), PlacedItem(item(), 0.85, 0.6, 0.2)))
+    sample = ask_for_item(np.random.default_rng(0), scene, 0, 96, "another one")
+    captions = {look_through_window(np.random.default_rng(seed), sample, 32).caption for seed in range(40)}
+    assert captions == {"a red tree", "a tree"}
+    whole = {look_through_window(np.random.default_rng(seed), sample, 96).caption for seed in range(40)}
+    assert "another one" in whole
