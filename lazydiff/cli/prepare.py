@@ -23,7 +23,9 @@ def add_prepare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     command.add_argument("--coco", type=Path, help="instances*.json, which tells what is in --images")
     command.add_argument("--captions", type=Path, help="captions*.json of the same pictures")
     command.add_argument("--output", type=Path, required=True, help="folder for the shards")
-    command.add_argument("--size", type=int, help=f"px per side ({PHOTOGRAPH}; scenes {SCENE}, large world from 64)")
+    command.add_argument(
+        "--size", type=int, help=f"px per side ({PHOTOGRAPH}; scenes {SCENE}, of the large world windows below 512)"
+    )
     command.add_argument("--holes", type=int, default=3, help="most holes of one picture (%(default)s)")
     command.add_argument("--crop", action="store_true", help="squares around the holes, for RegenerateCrop")
     command.add_argument("--seed", type=int, default=0, help="of the holes (%(default)s)")

@@ -168,7 +168,7 @@ class SceneSource:
 
 @dataclass(frozen=True)
 class WorldNumber:
-    """A picture of the large world, with the hole and the caption that come with it."""
+    """A picture of the large world, or a window on it, with the hole and the caption that come with it."""
 
     seed: int
     number: int
@@ -180,12 +180,12 @@ class WorldNumber:
 
     def read(self) -> Picture:
         rng = np.random.default_rng([self.seed, self.number])
-        sample = look_through_window(rng, random_world_sample(rng, WHOLE), self.size)
+        sample = look_through_window(rng, random_world_sample(rng, max(self.size, WHOLE)), self.size)
         return Picture(Image.fromarray(sample.image), None, holes=[Entity.of_mask(sample.mask, sample.caption)])
 
 
 class WorldSource:
-    """The first `count` pictures of the large world of a seed."""
+    """The first `count` pictures of the large world of a seed; below 512 px, windows on them."""
 
     def __init__(self, count: int, size: int, seed: int):
         """Errors: ValueError for no pictures, or a size in which nothing can be seen."""
@@ -194,7 +194,7 @@ class WorldSource:
         if size < LEAST:
             raise ValueError(f"scenes of {size} px show nothing: choose {CANVAS} (the small world), or {LEAST} or more")
         self.count, self.size, self.seed = count, size, seed
-        self.identity = f"{count} pictures of the world"
+        self.identity = f"{count} {'windows on' if size < WHOLE else 'pictures of'} the world"
 
     def units(self, pictures: int) -> Sequence[Iterable[SourceItem]]:
         return divided([WorldNumber(self.seed, number, self.size) for number in range(self.count)], pictures)

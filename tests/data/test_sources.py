@@ -311,6 +311,7 @@ def test_pictures_of_the_world_come_with_their_holes() -> None:
     sample = look_through_window(rng, random_world_sample(rng, 512), 128)
     assert (np.asarray(picture.image) == sample.image).all() and picture.image.size == (128, 128)
     assert picture.holes[0].caption == sample.caption and (picture.holes[0].pixels() == sample.mask).all()
+    assert items(WorldSource(1, 640, seed=5))[0].read().image.size == (640, 640)  # drawn so, not scaled up
     with pytest.raises(ValueError, match="scenes of 48 px show nothing"):
         WorldSource(5, 48, 0)
     with pytest.raises(ValueError, match="at least 1"):

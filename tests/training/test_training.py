@@ -314,9 +314,11 @@ def test_configurations_of_the_baselines_read(kind: str) -> None:
     assert config.model.network.canvas == (48 if config.crop else 96)
 
 
-def test_both_stages_of_the_large_model_are_of_one_network() -> None:
-    first, second = (TrainingConfig.read(CONFIGS[f"lazydiffusion-512{ending}"]) for ending in ("-first", ""))
-    assert first.model == second.model and (first.side, second.side) == (256, 512)
+def test_all_stages_of_the_large_model_are_of_one_network() -> None:
+    endings = "-first", "-second", ""
+    first, *others = (TrainingConfig.read(CONFIGS[f"lazydiffusion-512{ending}"]) for ending in endings)
+    assert all(other.model == first.model for other in others)
+    assert [stage.side for stage in (first, *others)] == [128, 256, 512]
     with torch.device("meta"):
         model = LazyDiffusion(first.model, None, None)
     halves = 2 * sum(parameter.numel() for parameter in model.parameters())
