@@ -107,7 +107,9 @@ class HoleTokens:
     def tile(self, times: int) -> HoleTokens:
         """The whole batch repeated `times` times: (a, b) -> (a, b, a, b)."""
         counts = None if self.counts is None else self.counts * times
-        return replace(self, index=self.index.repeat(times, 1), valid=self.valid.repeat(times, 1), counts=counts)
+        corner = None if self.corner is None else self.corner.repeat(times, 1)
+        index, valid = self.index.repeat(times, 1), self.valid.repeat(times, 1)
+        return replace(self, index=index, valid=valid, counts=counts, corner=corner)
 
     def keep_padding(self) -> HoleTokens:
         """The same, of which networks are to compute the padding too and only keep others from seeing it."""

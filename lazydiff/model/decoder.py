@@ -176,15 +176,13 @@ class LazyDecoder(nn.Module):
         time = self.time_embedding(t, hole, x.dtype)
         tables, time = self.modulation(time), time[None, :, None]
         key_mask, text_mask = (key_padding(additive(mask, x.dtype)) for mask in (hole.key_mask, text.mask))
-        index, packing = hole.index, hole.packing
+        places, packing = positions(hole.index, hole, self.config, x.dtype), hole.packing
         if packing is not None:
-            x, index, key_mask = packing.pack(x), packing.pack(index[..., None])[..., 0], None
+            x, places, key_mask = packing.pack(x), packing.pack(places), None
             context = None if context is None else packing.pack(context)
             time = packing.spread(time)
 
-        h = self.x_embedder(x)
-        table = positions(hole, self.config, h.device, h.dtype)
-        h = h + (table[index] if table.ndim == 2 else table.take_along_dim(index[..., None], 1))
+        h = self.x_embedder(x) + places
         h = self.ctx_fuse(torch.cat((h, torch.zeros_like(h) if context is None else context.to(h.dtype)), dim=-1))
         for block, table, keys_values in zip(self.blocks, tables, text.blocks, strict=True):
             h = block(h, table, (*keys_values, text_mask), key_mask, kv_hook, packing, gate)

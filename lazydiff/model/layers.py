@@ -121,17 +121,15 @@ def position_table(
     return torch.cat((x.sin(), x.cos(), y.sin(), y.cos()), dim=1).to(device, dtype)
 
 
-def positions(hole: HoleTokens, config: NetworkConfig, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Those of all tokens of the hole's grid, [N, width] or with a corner [B, N, width]."""
+def positions(index: Tensor, hole: HoleTokens, config: NetworkConfig, dtype: torch.dtype) -> Tensor:
+    """Those of tokens [B or 1, n] of the hole's grid, [B or 1, n, width]."""
     base, interpolation = 0 if config.windows else config.grid, config.interpolation
-    if hole.corner is None:
-        return position_table(hole.grid, config.width, base, interpolation, device, dtype)
-    canvas = position_table((config.grid, config.grid), config.width, base, interpolation, device, dtype)
-    rows, columns = (
-        torch.arange(side, device=hole.corner.device) + start[:, None]
-        for side, start in zip(hole.grid, hole.corner.unbind(1), strict=True)
-    )
-    return canvas[(rows[:, :, None] * config.grid + columns[:, None]).flatten(1).to(device)]
+    grid = hole.grid
+    if hole.corner is not None:
+        row, column = (index // grid[1] + hole.corner[:, :1], index % grid[1] + hole.corner[:, 1:])
+        grid = config.grid, config.grid
+        index = row * config.grid + column
+    return position_table(grid, config.width, base, interpolation, index.device, dtype)[index]
 
 
 class Mlp(nn.Module):

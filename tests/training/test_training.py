@@ -267,16 +267,17 @@ def test_weights_of_another_network_are_no_beginning(
 
 def test_a_window_has_the_positions_of_its_place_on_the_canvas(large: LazyDiffusion) -> None:
     network, side = large.config.network, large.config.network.grid
-    everything = HoleTokens.everything(2, (side, side))
-    window = HoleTokens.everything(2, (3, 2))
-    moved = replace(window, corner=torch.tensor([[0, 0], [4, 5]])).repeat(2)
-    whole, at_the_corner, anywhere = (
-        positions(hole, network, torch.device("cpu"), torch.float32) for hole in (everything, window, moved)
+    everything, window = (HoleTokens.everything(2, grid) for grid in ((side, side), (3, 2)))
+    moved = replace(window, corner=torch.tensor([[0, 0], [4, 5]]))
+    whole, at_the_corner, repeated, tiled = (
+        positions(hole.index, hole, network, torch.float32)
+        for hole in (everything, window, moved.repeat(2), moved.tile(2))
     )
-    whole = whole.unflatten(0, (side, side))
-    assert torch.equal(at_the_corner, whole[:3, :2].flatten(0, 1))
-    assert torch.equal(anywhere[:2], at_the_corner.expand(2, -1, -1))
-    assert torch.equal(anywhere[2:], whole[4:7, 5:7].flatten(0, 1).expand(2, -1, -1))
+    canvas = whole[0].unflatten(0, (side, side))
+    first, second = canvas[:3, :2].flatten(0, 1), canvas[4:7, 5:7].flatten(0, 1)
+    assert torch.equal(at_the_corner, torch.stack((first, first)))
+    assert torch.equal(repeated, torch.stack((first, first, second, second)))
+    assert torch.equal(tiled, torch.stack((first, second, first, second)))
 
 
 def test_windows_are_trained_on_all_over_the_canvas(large: LazyDiffusion, tmp_path: Path) -> None:
