@@ -26,7 +26,8 @@ class Log:
         header = ",".join(COLUMNS) + "\n"
         if not path.exists():
             if writes:
-                path.write_text(header)
+                with whole_file(path) as unfinished:  # other processes look at it at the same time
+                    unfinished.write_text(header)
         elif not path.read_text("utf-8", errors="replace").startswith(header):
             raise ValueError(f"{path} is no log of a training: move it away, or choose another --output")
 

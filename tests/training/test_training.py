@@ -6,7 +6,6 @@ import csv
 import shutil
 from dataclasses import replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +31,7 @@ from lazydiff.sampling.flow import Network, Preconditioning, draw_sigmas, flow_l
 from lazydiff.training import start
 from lazydiff.training import train as loop
 from lazydiff.training.config import CONFIGS, TrainingConfig
+from lazydiff.training.log import Log
 from lazydiff.training.objective import Objective
 from lazydiff.training.pictures import Gallery, paint_lazy, sample_grid
 from lazydiff.training.start import Material
@@ -89,6 +89,23 @@ def test_killed_run_goes_on_without_losing_or_repeating_a_step(
     assert [row[0] for row in log(tmp_path / "whole")] == ["step", *map(str, range(6))]
     whole, broken = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "broken"))
     assert whole.keys() == broken.keys() and all(torch.equal(whole[name], broken[name]) for name in whole)
+
+
+def test_another_process_never_sees_half_a_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, write = tmp_path / "log.csv", Path.write_text
+
+    def watched(self: Path, *given: str) -> int:
+        self.touch()
+        Log(path, writes=False)
+        return write(self, *given)
+
+    monkeypatch.setattr(Path, "write_text", watched)
+    Log(path, writes=True)
+    Log(path, writes=False)
+    monkeypatch.undo()
+    path.write_text("some other file")
+    with pytest.raises(ValueError, match="no log of a training"):
+        Log(path, writes=False)
 
 
 @pytest.mark.parametrize("preset", ["small-image", "small-crop"])
@@ -285,16 +302,15 @@ def test_windows_are_trained_on_all_over_the_canvas(large: LazyDiffusion, tmp_pa
     material = world_shards(tmp_path, 64)
     config = TrainingConfig(large.config, size=64, steps=1, batch=1, precision="no")
     objective = Objective(large, config)
-    examples = islice(ExampleStream(material.examples, ReadingPlan(0, 1, 1, 16), range(1)), 3)
-    one, two, three = (collate(some) for some in examples if isinstance(some, list))
+    batch = collate([next(material.examples.read(0, 1, 0))])
     generators = [torch.Generator().manual_seed(seed) for seed in range(200)]
     corners = objective.corners(generators, (4, 4))
     assert {*map(tuple, corners.tolist())} == {(row, column) for row in range(5) for column in range(5)}
     with torch.no_grad():
-        together = objective(two, 0)
-        assert torch.equal(together, objective(two, 0))
+        anywhere = objective(batch, 0)
+        assert torch.equal(anywhere, objective(batch, 0))
         objective.corners = lambda generators, grid: torch.zeros(len(generators), 2, dtype=torch.int64)  # type: ignore
-        assert not torch.equal(together, objective(two, 0))
+        assert not torch.equal(anywhere, objective(batch, 0))
 
 
 @pytest.mark.parametrize("size", [0, 8, 72, 144, 64.0])
