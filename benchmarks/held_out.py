@@ -30,6 +30,7 @@ from lazydiff.evaluation.evidence import (
     SIBLING_COLOUR,
     TEST,
     Obeyed,
+    Questions,
     ceiling,
     difference,
     judged,
@@ -44,6 +45,7 @@ from lazydiff.evaluation.questions import (
     blank,
     family,
     stream,
+    with_other_things,
 )
 from lazydiff.evaluation.regenerate import WEIGHTS
 from lazydiff.model.checkpoint import load_checkpoint
@@ -61,8 +63,6 @@ SAMPLINGS = {"lazy": Sampling("ancestral", 20, 2.0, 0.8), "dense": Sampling("anc
 HELD, KNOWN, TRUE = "held out", "known", "true pictures"
 STREAMS = 11  # the first of the streams of questions; the evaluation's own have smaller numbers
 SHOWN = 12
-
-Asked = Mapping[str, Sequence[ObjectQuestion]]  # by their kind
 
 
 def is_held_out(thing: Thing) -> bool:
@@ -101,7 +101,7 @@ def held_out_questions(seed: int, scenes: int) -> dict[str, list[ObjectQuestion]
     return found
 
 
-def in_known_colours(questions: Asked, seed: int) -> dict[str, list[ObjectQuestion]]:
+def in_known_colours(questions: Questions, seed: int) -> dict[str, list[ObjectQuestion]]:
     """The same questions, their things and the siblings in another colour, neither held out nor seen in the scene."""
 
     def in_a_known_colour(rng: np.random.Generator, question: ObjectQuestion) -> ObjectQuestion:
@@ -111,14 +111,14 @@ def in_known_colours(questions: Asked, seed: int) -> dict[str, list[ObjectQuesti
         others = [replace(thing, colour=name) for name in COLOURS if name not in taken]
         known = [other for other in others if not is_held_out(other)]
         other = known[int(rng.integers(len(known)))]
-        things = tuple(replace(placed, thing=other) if placed.thing == thing else placed for placed in scene.things)
         caption = describe(other) if thing.colour in question.caption else question.caption
-        return about(replace(scene, things=things), question.target, question.mask, caption)
+        return about(with_other_things(scene, thing, other), question.target, question.mask, caption)
 
-    return {
-        kind: [in_a_known_colour(rng, one) for one in some]
-        for (kind, some), rng in zip(questions.items(), map(np.random.default_rng, count(seed)), strict=False)
-    }
+    found = {}
+    for number, (kind, some) in enumerate(questions.items()):
+        rng = np.random.default_rng(seed + number)
+        found[kind] = [in_a_known_colour(rng, one) for one in some]
+    return found
 
 
 def trained(name: str, folder: Path, steps: int) -> Path:
@@ -168,6 +168,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--train", choices=CONFIGS, help="train one of the models and measure nothing")
     parser.add_argument("--trainings", type=Path, help="the --output of a command that has trained them")
     args = parser.parse_args(argv)
+    if args.trainings and not all(path.exists() for path in weights_in(args.trainings)):
+        parser.error(f"{args.trainings} has no finished trainings: {' and '.join(CONFIGS)}")
     harness = Harness.of(args)
     folder, scenes = args.trainings or harness.output, 4 if args.quick else args.scenes
     steps = 2 if args.quick and not args.trainings else args.steps
@@ -176,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     models = {name: load_checkpoint(trained(name, folder, steps)).to(harness.device) for name in CONFIGS}
     judge, held = Judge(DEVELOPMENT, scenes=400 if args.quick else 1000), held_out_questions(TEST, scenes)
-    asked: dict[str, Asked] = {HELD: held, KNOWN: in_known_colours(held, TEST)}
+    asked: dict[str, Questions] = {HELD: held, KNOWN: in_known_colours(held, TEST)}
     answers = {
         (name, which): {kind: blended(some, made_of(model, some, SAMPLINGS[name])) for kind, some in questions.items()}
         for name, model in models.items() for which, questions in asked.items()

@@ -15,6 +15,7 @@ from ..scenes import (
     KINDS,
     Placed,
     Scene,
+    Thing,
     blank_canvas,
     describe,
     footprint,
@@ -83,10 +84,13 @@ def sibling_pair(rng: np.random.Generator, number: int) -> tuple[ObjectQuestion,
     kind = question.placed.thing
 
     unseen = sorted(COLOURS.keys() - {p.thing.colour for p in scene.things})
-    recoloured = replace(kind, colour=str(rng.choice(unseen)))
-    things = tuple(replace(p, thing=recoloured) if p.thing == kind else p for p in scene.things)
-    swapped = replace(scene, things=things)
+    swapped = with_other_things(scene, kind, replace(kind, colour=str(rng.choice(unseen))))
     return question, about(swapped, target, question.mask, "another one", former=kind.colour)
+
+
+def with_other_things(scene: Scene, thing: Thing, other: Thing) -> Scene:
+    """The scene with another thing in place of all that are equal to one."""
+    return replace(scene, things=tuple(replace(p, thing=other) if p.thing == thing else p for p in scene.things))
 
 
 def ask_for_another(rng: np.random.Generator, scene: Scene, target: int, number: int) -> ObjectQuestion:

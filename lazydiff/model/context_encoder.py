@@ -66,7 +66,8 @@ class ContextEncoder(nn.Module):
         """
         x = torch.cat((latent, self.mask_down(mask.to(latent.dtype))), dim=1)
         x = rearrange(self.patch_embed(x), "b d h w -> b (h w) d")
-        x = x + positions(torch.arange(hole.total, device=x.device)[None], hole, self.config, x.dtype)
+        everywhere = torch.arange(hole.total, device=x.device)[None]
+        x = x + positions(hole, self.config, x.device, x.dtype)[hole.places(everywhere)]
         if not self.blocks:  # as the baselines are: each token knows what it covers, no more
             return self.norm(hole.gather(x))
         for block in self.blocks[:-1]:

@@ -176,13 +176,14 @@ class LazyDecoder(nn.Module):
         time = self.time_embedding(t, hole, x.dtype)
         tables, time = self.modulation(time), time[None, :, None]
         key_mask, text_mask = (key_padding(additive(mask, x.dtype)) for mask in (hole.key_mask, text.mask))
-        places, packing = positions(hole.index, hole, self.config, x.dtype), hole.packing
+        places, packing = hole.places(hole.index), hole.packing
         if packing is not None:
-            x, places, key_mask = packing.pack(x), packing.pack(places), None
+            x, places, key_mask = packing.pack(x), packing.pack(places[..., None])[..., 0], None
             context = None if context is None else packing.pack(context)
             time = packing.spread(time)
 
-        h = self.x_embedder(x) + places
+        h = self.x_embedder(x)
+        h = h + positions(hole, self.config, h.device, h.dtype)[places]
         h = self.ctx_fuse(torch.cat((h, torch.zeros_like(h) if context is None else context.to(h.dtype)), dim=-1))
         for block, table, keys_values in zip(self.blocks, tables, text.blocks, strict=True):
             h = block(h, table, (*keys_values, text_mask), key_mask, kv_hook, packing, gate)
@@ -195,7 +196,7 @@ class LazyDecoder(nn.Module):
         time = self.t_embedder(sinusoid(t).to(dtype))
         if not self.config.micro_conditions:
             return time
-        height, width = (side * self.config.token for side in hole.grid)
+        height, width = (side * self.config.token for side in hole.canvas)
         waves = size_table(height, width, t.device, dtype)
         return time + torch.cat((*self.csize_embedder(waves[:2]), *self.ar_embedder(waves[2:])))
 

@@ -107,11 +107,11 @@ def size_table(height: int, width: int, device: torch.device, dtype: torch.dtype
 @lru_cache(maxsize=16)
 @torch.inference_mode(False)  # the host samples in inference mode, whose tensors no later training could use
 def position_table(
-    grid: tuple[int, int], dim: int, base: int, interpolation: float, device: torch.device, dtype: torch.dtype
+    grid: tuple[int, int], dim: int, base: int | None, interpolation: float, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
     """Fixed 2-D sine-cosine table [h·w, dim], columns (x) first, as PixArt-α computes it; made once per device.
 
-    base: side of the grid that positions are scaled to, 0: they are not; interpolation: what they are divided by.
+    base: side of the grid that positions are scaled to, None: they are not; interpolation: what they are divided by.
     """
     h, w = grid
     omega = 10000.0 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
@@ -121,15 +121,10 @@ def position_table(
     return torch.cat((x.sin(), x.cos(), y.sin(), y.cos()), dim=1).to(device, dtype)
 
 
-def positions(index: Tensor, hole: HoleTokens, config: NetworkConfig, dtype: torch.dtype) -> Tensor:
-    """Those of tokens [B or 1, n] of the hole's grid, [B or 1, n, width]."""
-    base, interpolation = 0 if config.windows else config.grid, config.interpolation
-    grid = hole.grid
-    if hole.corner is not None:
-        row, column = (index // grid[1] + hole.corner[:, :1], index % grid[1] + hole.corner[:, 1:])
-        grid = config.grid, config.grid
-        index = row * config.grid + column
-    return position_table(grid, config.width, base, interpolation, index.device, dtype)[index]
+def positions(hole: HoleTokens, config: NetworkConfig, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Those of the canvas that a hole is in, [N, width]: `hole.places` tells which are a token's."""
+    base = None if config.windows else config.grid
+    return position_table(hole.canvas, config.width, base, config.interpolation, device, dtype)
 
 
 class Mlp(nn.Module):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from ..core.tokens import HoleTokens, patchify
+from ..core.tokens import HoleTokens, Window, patchify
 from ..data.batch import Batch
 from ..model.lazydiffusion import LazyDiffusion
 from ..pipeline.fit import crop_all
@@ -46,12 +46,12 @@ class Objective(nn.Module):
         dropped = [float(torch.rand((), generator=each)) < self.config.drop_text for each in generators]
         latent, visible, mask = self.canvases(batch, generators)
         hole = HoleTokens.from_mask(mask, network.token)
-        if network.windows and hole.grid != (network.grid, network.grid):
-            hole = replace(hole, corner=self.corners(generators, hole.grid))
         counted = hole.valid
         if network.dense:  # everything is computed, and judged where there is a hole
             counted = hole.cells(1).flatten(1)
             hole = HoleTokens.everything(len(mask), hole.grid, mask.device)
+        if network.windows and self.config.side < network.canvas:
+            hole = replace(hole, window=self.windows(generators, hole.grid))
         noise = draw_noise(generators, levels, hole.counts, network.channels * network.patch**2)
         # As many rows as a batch has, each with a hole of its own, are attended to sooner with masks than row by row.
         hole = hole.keep_padding()
@@ -88,11 +88,11 @@ class Objective(nn.Module):
         latent = self.model.latent
         return Canvases(latent.encode(image), latent.encode(image * (1 - mask)), mask)
 
-    def corners(self, generators: Generators, grid: tuple[int, int]) -> Tensor:
-        """[B, 2]: where windows lie on the canvas, anywhere, so that all of its positions are learned."""
-        free = [self.model.config.network.grid - side + 1 for side in grid]
-        rows = [[int(torch.randint(n, (), generator=each)) for n in free] for each in generators]
-        return torch.tensor(rows, device=self.model.device)
+    def windows(self, generators: Generators, grid: tuple[int, int]) -> Window:
+        """They lie anywhere on the canvas, so that all of its positions are learned."""
+        side = self.model.config.network.grid
+        corners = [[int(torch.randint(side - part + 1, (), generator=each)) for part in grid] for each in generators]
+        return Window(torch.tensor(corners, device=self.model.device), (side, side))
 
     def noise_levels(self, generators: Generators) -> Tensor:
         """[B·levels]: σ of the flow path, or time steps."""

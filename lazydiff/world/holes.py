@@ -17,10 +17,15 @@ def grown(mask: np.ndarray, distance: float) -> np.ndarray:
     return mask | (np.asarray(soft) > 7)  # 1.9 deviations from a straight edge
 
 
+def pixel_extent(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """x0, y0, x1, y1 of the mask in pixels, the last two just outside of it."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
 def _extent(mask: np.ndarray) -> tuple[float, float, float, float]:
     """x0, y0, x1, y1 of the mask in sides of the picture."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    x0, y0, x1, y1 = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+    x0, y0, x1, y1 = pixel_extent(mask)
     return x0 / len(mask), y0 / len(mask), x1 / len(mask), y1 / len(mask)
 
 

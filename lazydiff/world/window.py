@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from .holes import pixel_extent
 from .phrases import random_item_caption
 from .sample import WorldSample
 
@@ -14,33 +16,40 @@ WHOLE = 512  # px per side of what windows are cut out of
 MARGIN = 1.15, 1.8  # sides of a hole that a window around it measures, if that is more than its own pixels
 
 
-def look_through_window(rng: np.random.Generator, sample: WorldSample, size: int) -> WorldSample:
-    """The sample of a window of size × size pixels around its hole; pictures of large holes are scaled down to it.
+class WorldWindow(NamedTuple):
+    """A part of a sample: image uint8 [size, size, 3], mask bool [size, size], and what is asked for there."""
 
-    A thing is asked for by what is seen in the window.
-    """
+    image: np.ndarray
+    mask: np.ndarray
+    caption: str
+
+
+def look_through_window(rng: np.random.Generator, sample: WorldSample, size: int) -> WorldWindow:
+    """A window of size × size pixels around the hole; one around a larger hole is scaled down to that."""
     whole = len(sample.mask)
-    rows, columns = np.flatnonzero(sample.mask.any(1)), np.flatnonzero(sample.mask.any(0))
-    extent = max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1
-    side = min(max(size, round(extent * rng.uniform(*MARGIN))), whole)
-    top, left = (_start(rng, at[0], at[-1] + 1, side, whole) for at in (rows, columns))
+    x0, y0, x1, y1 = pixel_extent(sample.mask)
+    side = min(max(size, round(max(y1 - y0, x1 - x0) * rng.uniform(*MARGIN))), whole)
+    top, left = (
+        int(rng.integers(max(end - side, 0), min(begin, whole - side) + 1)) for begin, end in ((y0, y1), (x0, x1))
+    )
     window = slice(top, top + side), slice(left, left + side)
     image, mask = Image.fromarray(sample.image[window]), Image.fromarray(sample.mask[window].astype(np.uint8) * 255)
     if side != size:
         image = image.resize((size, size), Image.Resampling.LANCZOS)
         mask = mask.resize((size, size), Image.Resampling.BOX)
     caption = sample.caption
-    if sample.kind == "object" and sample.target is not None:
-        seen = [
-            i for i, placed in enumerate(sample.scene.items)
-            if i == sample.target
-            or top <= (placed.y - placed.side / 2) * whole < top + side and left <= placed.x * whole < left + side
-        ]  # fmt: skip
-        scene = replace(sample.scene, items=tuple(sample.scene.items[i] for i in seen))
-        caption = random_item_caption(rng, scene, seen.index(sample.target))
-    return replace(sample, image=np.asarray(image), mask=np.asarray(mask) > 0, caption=caption)
+    if sample.kind == "object":
+        caption = _caption_of_part(rng, sample, left / whole, top / whole, side / whole)
+    return WorldWindow(np.asarray(image), np.asarray(mask) > 0, caption)
 
 
-def _start(rng: np.random.Generator, first: int, end: int, side: int, whole: int) -> int:
-    """A place for a window of a picture that has these pixels in it."""
-    return int(rng.integers(max(end - side, 0), min(first, whole - side) + 1))
+def _caption_of_part(rng: np.random.Generator, sample: WorldSample, left: float, top: float, side: float) -> str:
+    """What may ask for the item where only a part of the picture, in sides of it, is seen."""
+    assert sample.target is not None
+    target, items = sample.scene.items[sample.target], sample.scene.items
+    seen = [
+        placed for placed in items
+        if placed is target
+        or top <= placed.y - placed.side / 2 < top + side and left <= placed.x < left + side
+    ]  # fmt: skip
+    return random_item_caption(rng, replace(sample.scene, items=tuple(seen)), seen.index(target))

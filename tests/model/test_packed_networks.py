@@ -14,7 +14,7 @@ from tiny_networks import SMALL, TINY, plain_attention, random_inputs, random_ma
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from lazydiff.core.tokens import HoleTokens
+from lazydiff.core.tokens import HoleTokens, Window
 from lazydiff.model.config import PIXART_1024, NetworkConfig
 from lazydiff.model.context_encoder import ContextEncoder
 from lazydiff.model.decoder import LazyDecoder
@@ -61,6 +61,25 @@ def test_packed_equals_padded_with_masks(counts: tuple[int, ...]) -> None:
     for network, given in ((decoder, (x, t, keys, hole, context)), (encoder, (latent, mask, hole))):
         padded = network(*(value.keep_padding() if value is hole else value for value in given))[hole.valid]
         assert (network(*given)[hole.valid] - padded).abs().max() <= 1e-6 * padded.abs().max()
+
+
+@pytest.mark.parametrize("counts", BATCHES, ids=str)
+def test_a_window_is_a_part_of_the_canvas(counts: tuple[int, ...]) -> None:
+    """Its tokens are those of the whole grid at the same places, packed or padded."""
+    decoder, canvas = LazyDecoder(TINY).eval(), (9, 11)
+    hole, x, t, context, text, text_mask = inputs(TINY, *counts)
+    corner = torch.stack((torch.arange(len(counts)) % 6, 5 - torch.arange(len(counts)) % 6), 1)
+    inside = replace(hole, window=Window(corner, canvas))
+    index = torch.stack([
+        torch.tensor([(place // GRID[1] + down) * canvas[1] + place % GRID[1] + right for place in row])
+        for row, (down, right) in zip(hole.index.tolist(), corner.tolist(), strict=True)
+    ])  # fmt: skip
+    whole, keys = HoleTokens(index, hole.valid, canvas, hole.counts), decoder.text_keys(text, text_mask)
+    for some, other in ((inside, whole), (inside.keep_padding(), whole.keep_padding())):
+        made, expected = (decoder(x, t, keys, each, context)[hole.valid] for each in (some, other))
+        assert torch.equal(made, expected)
+    if max(counts) and len(counts) > 1:
+        assert not torch.equal(decoder(x, t, keys, inside, context), decoder(x, t, keys, hole, context))
 
 
 def test_gradients_pass_through_a_packed_batch() -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from samples import tiny_model
 
-from lazydiff.core.tokens import HoleTokens
+from lazydiff.core.tokens import HoleTokens, Window
 from lazydiff.data.batch import Batch, collate
 from lazydiff.data.prepare import prepare_shards
 from lazydiff.data.samples import Preparation
@@ -285,10 +285,10 @@ def test_weights_of_another_network_are_no_beginning(
 def test_a_window_has_the_positions_of_its_place_on_the_canvas(large: LazyDiffusion) -> None:
     network, side = large.config.network, large.config.network.grid
     everything, window = (HoleTokens.everything(2, grid) for grid in ((side, side), (3, 2)))
-    moved = replace(window, corner=torch.tensor([[0, 0], [4, 5]]))
+    moved = replace(window, window=Window(torch.tensor([[0, 0], [4, 5]]), (side, side)))
     whole, at_the_corner, repeated, tiled = (
-        positions(hole.index, hole, network, torch.float32)
-        for hole in (everything, window, moved.repeat(2), moved.tile(2))
+        positions(hole, network, torch.device("cpu"), torch.float32)[hole.places(hole.index)]
+        for hole in (everything, window, moved.repeat(2), moved.tile(2).to("cpu"))
     )
     canvas = whole[0].unflatten(0, (side, side))
     first, second = canvas[:3, :2].flatten(0, 1), canvas[4:7, 5:7].flatten(0, 1)
@@ -297,19 +297,22 @@ def test_a_window_has_the_positions_of_its_place_on_the_canvas(large: LazyDiffus
     assert torch.equal(tiled, torch.stack((first, second, first, second)))
 
 
-def test_windows_are_trained_on_all_over_the_canvas(large: LazyDiffusion, tmp_path: Path) -> None:
+@pytest.mark.parametrize("preset", ["lazydiffusion-512", "lazydiffusion-512-image"])
+def test_windows_are_trained_on_all_over_the_canvas(preset: str, vocabulary: bytes, tmp_path: Path) -> None:
     """Where one lies is the example's own, and what the networks compute depends on it."""
+    model = tiny_model("flow", vocabulary, replace(PRESETS[preset], canvas=128))
     material = world_shards(tmp_path, 64)
-    config = TrainingConfig(large.config, size=64, steps=1, batch=1, precision="no")
-    objective = Objective(large, config)
+    objective = Objective(model, TrainingConfig(model.config, size=64, steps=1, batch=1, precision="no"))
     batch = collate([next(material.examples.read(0, 1, 0))])
     generators = [torch.Generator().manual_seed(seed) for seed in range(200)]
-    corners = objective.corners(generators, (4, 4))
-    assert {*map(tuple, corners.tolist())} == {(row, column) for row in range(5) for column in range(5)}
+    windows = objective.windows(generators, (4, 4))
+    assert windows.canvas == (8, 8)
+    assert {*map(tuple, windows.corner.tolist())} == {(row, column) for row in range(5) for column in range(5)}
     with torch.no_grad():
         anywhere = objective(batch, 0)
         assert torch.equal(anywhere, objective(batch, 0))
-        objective.corners = lambda generators, grid: torch.zeros(len(generators), 2, dtype=torch.int64)  # type: ignore
+        first = Window(torch.zeros(1, 2, dtype=torch.int64), (8, 8))
+        objective.windows = lambda generators, grid: first  # type: ignore[method-assign]
         assert not torch.equal(anywhere, objective(batch, 0))
 
 
