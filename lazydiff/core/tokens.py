@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
 
 import torch
 from einops import rearrange
@@ -14,21 +13,6 @@ from .masks import to_grid
 from .packing import Packing
 
 
-class Window(NamedTuple):
-    """Where the grids of a batch lie on the larger one of a canvas.
-
-    corner: [B, 2] int64, row and column of their first token; canvas: rows and columns
-    """
-
-    corner: Tensor
-    canvas: tuple[int, int]
-
-    def places(self, index: Tensor, columns: int) -> Tensor:
-        """Places [B or 1, n] on grids of so many columns -> [B, n] on the canvas's."""
-        row, column = index // columns + self.corner[:, :1], index % columns + self.corner[:, 1:]
-        return row * self.canvas[1] + column
-
-
 @dataclass(frozen=True, eq=False)
 class HoleTokens:
     """Which tokens of a `grid` (rows, columns) are holes, for a batch of masks of different sizes.
@@ -36,14 +20,12 @@ class HoleTokens:
     index: [B, n] int64, places on the flattened grid in row order; rows of fewer than n tokens are padded with 0
     valid: [B, n] bool, False at the padding
     counts: tokens of each row, known without asking the device; None: not known, and there may be padding
-    window: of a grid that is a part of the canvas; None: it is the canvas
     """
 
     index: Tensor
     valid: Tensor
     grid: tuple[int, int]
     counts: tuple[int, ...] | None
-    window: Window | None = None
 
     @classmethod
     def from_mask(cls, mask: Tensor, token: int) -> HoleTokens:
@@ -104,15 +86,6 @@ class HoleTokens:
         """[B, n, 2] int64: row and column of each token."""
         return torch.stack((self.index // self.grid[1], self.index % self.grid[1]), dim=-1)
 
-    @property
-    def canvas(self) -> tuple[int, int]:
-        """Rows and columns of all of the canvas."""
-        return self.grid if self.window is None else self.window.canvas
-
-    def places(self, index: Tensor) -> Tensor:
-        """Where tokens [B or 1, n] of the grid are on the canvas's flattened one."""
-        return index if self.window is None else self.window.places(index, self.grid[1])
-
     def cells(self, patch: int) -> Tensor:
         """[B, 1, h·patch, w·patch] bool, the latent cells of the tokens."""
         ones = torch.ones(*self.index.shape, patch**2, device=self.index.device)
@@ -120,22 +93,19 @@ class HoleTokens:
         return unpatchify(canvas, self.grid, patch) > 0
 
     def to(self, device: torch.device | str) -> HoleTokens:
-        window = self.window and self.window._replace(corner=self.window.corner.to(device))
-        return replace(self, index=self.index.to(device), valid=self.valid.to(device), window=window)
+        return replace(self, index=self.index.to(device), valid=self.valid.to(device))
 
     def repeat(self, times: int) -> HoleTokens:
         """Each row repeated `times` times in place: (a, b) -> (a, a, b, b)."""
         index, valid = self.index.repeat_interleave(times, 0), self.valid.repeat_interleave(times, 0)
         counts = None if self.counts is None else tuple(count for count in self.counts for _ in range(times))
-        window = self.window and self.window._replace(corner=self.window.corner.repeat_interleave(times, 0))
-        return replace(self, index=index, valid=valid, counts=counts, window=window)
+        return replace(self, index=index, valid=valid, counts=counts)
 
     def tile(self, times: int) -> HoleTokens:
         """The whole batch repeated `times` times: (a, b) -> (a, b, a, b)."""
         counts = None if self.counts is None else self.counts * times
-        window = self.window and self.window._replace(corner=self.window.corner.repeat(times, 1))
         index, valid = self.index.repeat(times, 1), self.valid.repeat(times, 1)
-        return replace(self, index=index, valid=valid, counts=counts, window=window)
+        return replace(self, index=index, valid=valid, counts=counts)
 
     def keep_padding(self) -> HoleTokens:
         """The same, of which networks are to compute the padding too and only keep others from seeing it."""

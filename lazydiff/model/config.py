@@ -57,7 +57,7 @@ class NetworkConfig:
     text_length: int = 120  # most tokens a prompt may have
     learned_variance: bool = True
     micro_conditions: bool = True  # canvas height, width and aspect ratio beside the time step (PixArt at 1024 px)
-    windows: bool = False  # a smaller grid is a window on the canvas, otherwise all of it, its tokens farther apart
+    rotary: bool = False  # places turn queries and keys, and distances alone count; otherwise they are added to tokens
 
     @property
     def token(self) -> int:
@@ -82,12 +82,14 @@ class NetworkConfig:
     def check(self) -> None:
         """Errors: ValueError for sizes that no network has, or that do not go together."""
         check_ranges(self, SIZES)
-        check_flags(self, "learned_variance", "micro_conditions", "windows")
+        check_flags(self, "learned_variance", "micro_conditions", "rotary")
         for name, divisor in {"heads": self.heads, "the 4 parts of a position": 4}.items():
             if self.width % divisor:
                 raise ValueError(f"width is {self.width}: it must be a multiple of {divisor} ({name})")
         if self.micro_conditions and self.width % 3:
             raise ValueError(f"width is {self.width}: with micro_conditions it must be a multiple of 3")
+        if self.rotary and self.width // self.heads % 4:
+            raise ValueError(f"width is {self.width}: with rotary it must be a multiple of {4 * self.heads}")
         if self.text_width % 4:
             raise ValueError(f"text_width is {self.text_width}: it must be a multiple of 4")
         if self.canvas % self.token or self.grid > GRID:
@@ -172,12 +174,12 @@ SMALL = NetworkConfig(
     canvas=96, cell=8, channels=96, patch=1, width=192, heads=6, decoder_depth=6, encoder_depth=4,
     text_width=96, text_length=32, learned_variance=False, micro_conditions=False,
 )  # fmt: skip
-# A network for 512 px and any content: a token is 2×2 latent cells, and smaller pictures are windows on the canvas.
+# A network for 512 px and any content: a token is 2×2 latent cells, and a smaller picture is a window on the canvas.
 # Of 192 components 72: with 48, real pictures lose a third of their texture, and 96 would make a token much wider than
 # the network that has to hold it.
 LARGE = NetworkConfig(
     canvas=512, cell=8, channels=72, patch=2, width=256, heads=8, decoder_depth=8, encoder_depth=6,
-    text_width=128, text_length=32, learned_variance=False, micro_conditions=False, windows=True,
+    text_width=128, text_length=32, learned_variance=False, micro_conditions=False, rotary=True,
 )  # fmt: skip
 # The paper's model: PixArt-α XL/2 with one added layer. It does not state the encoder's depth: at 12 its times add up.
 PIXART_1024 = NetworkConfig(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..core.tokens import HoleTokens
 from .config import NetworkConfig
-from .layers import AttentionFunction, CrossAttention, Mlp, positions, sdpa
+from .layers import AttentionFunction, CrossAttention, Mlp, placed, sdpa
 
 
 class EncoderBlock(nn.Module):
@@ -23,8 +23,11 @@ class EncoderBlock(nn.Module):
         self.norm2 = operations.LayerNorm(dim, eps=1e-6, **kw)
         self.mlp = Mlp(dim, mlp_ratio * dim, dim, operations, **kw)
 
-    def forward(self, x: Tensor, hole: HoleTokens | None = None) -> Tensor:
-        """x: [B, N, d]; hole: the tokens that leave the block, padded as [B, n, d]; None: all of them"""
+    def forward(self, x: Tensor, rotation: Tensor | None = None, hole: HoleTokens | None = None) -> Tensor:
+        """x: [B, N, d]; rotation: [1, N, d / heads] of their places
+
+        hole: the tokens that leave the block, padded as [B, n, d]; None: all of them
+        """
         normed = self.norm1(x)
         packing = None if hole is None else hole.packing
 
@@ -32,8 +35,10 @@ class EncoderBlock(nn.Module):
             tokens = tokens if hole is None else hole.gather(tokens)
             return tokens if packing is None else packing.pack(tokens)
 
-        keys_values = self.attn.keys_values(normed)
-        x = drop_visible(x) + self.attn(drop_visible(normed), keys_values, packing=packing)
+        keys_values = self.attn.keys_values(normed, rotation)
+        if rotation is not None:
+            rotation = drop_visible(rotation.expand(len(x), -1, -1))
+        x = drop_visible(x) + self.attn(drop_visible(normed), keys_values, packing=packing, rotation=rotation)
         x = x + self.mlp(self.norm2(x))
         return x if packing is None else packing.unpack(x)
 
@@ -67,14 +72,14 @@ class ContextEncoder(nn.Module):
         x = torch.cat((latent, self.mask_down(mask.to(latent.dtype))), dim=1)
         x = rearrange(self.patch_embed(x), "b d h w -> b (h w) d")
         everywhere = torch.arange(hole.total, device=x.device)[None]
-        x = x + positions(hole, self.config, x.device, x.dtype)[hole.places(everywhere)]
+        x, rotation = placed(x, everywhere, hole.grid, self.config)
         if not self.blocks:  # as the baselines are: each token knows what it covers, no more
             return self.norm(hole.gather(x))
         for block in self.blocks[:-1]:
-            x = block(x)
+            x = block(x, rotation)
         # Token drop (paper, equation 3): only hole tokens leave the encoder. The last block computes nothing else,
         # which is exact, because blocks mix tokens through keys and values alone.
-        return self.norm(self.blocks[-1](x, hole))
+        return self.norm(self.blocks[-1](x, rotation, hole))
 
     def initialise(self) -> None:
         """DiT's initialisation; the mask convolution starts as a box filter with a little noise."""

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..core.packing import Packing
 from ..core.tokens import HoleTokens, channels_first
 from .config import NetworkConfig
 from .layers import (
@@ -18,13 +17,14 @@ from .layers import (
     CrossAttention,
     Gate,
     KVHook,
+    Layout,
     Mlp,
     SelfAttention,
     additive,
     always,
     key_padding,
     modulate,
-    positions,
+    placed,
     sdpa,
     sinusoid,
     size_table,
@@ -98,16 +98,17 @@ class DecoderBlock(nn.Module):
         self.scale_shift_table = random_table(6, dim, **kw)
 
     def forward(
-        self, x: Tensor, table: Tensor, text: tuple[Tensor, Tensor, Tensor | None], key_mask: Tensor | None = None,
-        kv_hook: KVHook | None = None, packing: Packing | None = None, gate: Gate = always,
+        self, x: Tensor, table: Tensor, text: tuple[Tensor, Tensor, Tensor | None], layout: Layout,
+        kv_hook: KVHook | None = None, gate: Gate = always,
     ) -> Tensor:  # fmt: skip
         """x: [B, n, d], packed [1, Σn, d]; table: [6, B, 1, d] of `LazyDecoder.modulation`
 
         text: keys, values and their mask; gate: around attention and MLP
         """
         keys, values, text_mask = text
+        packing = layout.packing
         shift1, factor1, gate1, shift2, factor2, gate2 = table if packing is None else packing.spread(table)
-        attended = gate(self.attn, lambda: modulate(self.norm(x), shift1, factor1), key_mask, kv_hook, packing)
+        attended = gate(self.attn, lambda: modulate(self.norm(x), shift1, factor1), layout, kv_hook)
         x = torch.addcmul(x, gate1, attended)
         x = x + self.cross_attn(x, (keys, values), text_mask, packing)
         return torch.addcmul(x, gate2, gate(self.mlp, lambda: modulate(self.norm(x), shift2, factor2)))
@@ -176,17 +177,17 @@ class LazyDecoder(nn.Module):
         time = self.time_embedding(t, hole, x.dtype)
         tables, time = self.modulation(time), time[None, :, None]
         key_mask, text_mask = (key_padding(additive(mask, x.dtype)) for mask in (hole.key_mask, text.mask))
-        places, packing = hole.places(hole.index), hole.packing
+        places, packing = hole.index, hole.packing
         if packing is not None:
             x, places, key_mask = packing.pack(x), packing.pack(places[..., None])[..., 0], None
             context = None if context is None else packing.pack(context)
             time = packing.spread(time)
 
-        h = self.x_embedder(x)
-        h = h + positions(hole, self.config, h.device, h.dtype)[places]
+        h, rotation = placed(self.x_embedder(x), places, hole.grid, self.config)
         h = self.ctx_fuse(torch.cat((h, torch.zeros_like(h) if context is None else context.to(h.dtype)), dim=-1))
+        layout = Layout(key_mask, packing, rotation)
         for block, table, keys_values in zip(self.blocks, tables, text.blocks, strict=True):
-            h = block(h, table, (*keys_values, text_mask), key_mask, kv_hook, packing, gate)
+            h = block(h, table, (*keys_values, text_mask), layout, kv_hook, gate)
         h = channels_first(self.final_layer(h, time), self.config.patch)
         return h if packing is None else packing.unpack(h)
 
@@ -196,7 +197,7 @@ class LazyDecoder(nn.Module):
         time = self.t_embedder(sinusoid(t).to(dtype))
         if not self.config.micro_conditions:
             return time
-        height, width = (side * self.config.token for side in hole.canvas)
+        height, width = (side * self.config.token for side in hole.grid)
         waves = size_table(height, width, t.device, dtype)
         return time + torch.cat((*self.csize_embedder(waves[:2]), *self.ar_embedder(waves[2:])))
 

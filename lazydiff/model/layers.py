@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,6 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..core.packing import Packing
-from ..core.tokens import HoleTokens
 from .config import NetworkConfig
 
 # Called as attention(q, k, v, mask): [B, heads, n, dim] each; mask [B, 1, 1, keys], bool (True = attend) or numbers of
@@ -23,6 +22,24 @@ AttentionFunction = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 KVHook = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 # Called as gate(module, prepare, *others): the output of module(prepare(), *others), or what stands in for it.
 Gate = Callable[..., Tensor]
+
+
+class Layout(NamedTuple):
+    """How the tokens of a batch lie, as their self-attention has to know it.
+
+    mask: of their keys, see `AttentionFunction`
+    packing: of rows that are laid end to end, which then need no mask
+    rotation: [B or 1, n, dim] of their places, see `rotate`; None: their places are in the tokens
+    """
+
+    mask: Tensor | None = None
+    packing: Packing | None = None
+    rotation: Tensor | None = None
+
+    def of(self, rows: Tensor) -> Layout:
+        """That of some rows of a batch that is not packed."""
+        mask, rotation = (None if each is None else each[rows] for each in (self.mask, self.rotation))
+        return Layout(mask, None, rotation)
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -107,24 +124,49 @@ def size_table(height: int, width: int, device: torch.device, dtype: torch.dtype
 @lru_cache(maxsize=16)
 @torch.inference_mode(False)  # the host samples in inference mode, whose tensors no later training could use
 def position_table(
-    grid: tuple[int, int], dim: int, base: int | None, interpolation: float, device: torch.device, dtype: torch.dtype
+    grid: tuple[int, int], dim: int, base: int, interpolation: float, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
     """Fixed 2-D sine-cosine table [h·w, dim], columns (x) first, as PixArt-α computes it; made once per device.
 
-    base: side of the grid that positions are scaled to, None: they are not; interpolation: what they are divided by.
+    base: side of the grid that positions are scaled to; interpolation: what they are divided by.
     """
     h, w = grid
     omega = 10000.0 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
-    y = torch.arange(h, dtype=torch.float64) * ((base or h) / h) / interpolation
-    x = torch.arange(w, dtype=torch.float64) * ((base or w) / w) / interpolation
+    y = torch.arange(h, dtype=torch.float64) * (base / h) / interpolation
+    x = torch.arange(w, dtype=torch.float64) * (base / w) / interpolation
     y, x = (axis.flatten()[:, None] * omega for axis in torch.meshgrid(y, x, indexing="ij"))
     return torch.cat((x.sin(), x.cos(), y.sin(), y.cos()), dim=1).to(device, dtype)
 
 
-def positions(hole: HoleTokens, config: NetworkConfig, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Those of the canvas that a hole is in, [N, width]: `hole.places` tells which are a token's."""
-    base = None if config.windows else config.grid
-    return position_table(hole.canvas, config.width, base, config.interpolation, device, dtype)
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)
+def rotation_table(grid: tuple[int, int], dim: int, device: torch.device) -> Tensor:
+    """Cosines, then sines, of the angles by which a head's `dim` / 2 pairs of channels are turned at each place, [h·w,
+    dim] in fp32: the first half of the pairs by rows, the others by columns; made once per device."""
+    omega = 100.0 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    places = torch.meshgrid(*(torch.arange(side, dtype=torch.float64) for side in grid), indexing="ij")
+    angles = torch.cat([axis.flatten()[:, None] * omega for axis in places], dim=1)
+    return torch.cat((angles.cos(), angles.sin()), dim=1).to(device, torch.float32)
+
+
+def rotate(x: Tensor, rotation: Tensor | None) -> Tensor:
+    """Queries or keys [B, heads, n, dim] turned by `rotation`, [B or 1, n, dim] of `rotation_table`.
+
+    Source: Su et al. 2021 (RoFormer), section 3.4; rows and columns apart as in Flux.
+    """
+    if rotation is None:
+        return x
+    (cos, sin), (a, b) = rotation[:, None].chunk(2, dim=-1), x.chunk(2, dim=-1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
+
+
+def placed(x: Tensor, index: Tensor, grid: tuple[int, int], config: NetworkConfig) -> tuple[Tensor, Tensor | None]:
+    """Tokens [B, n, d] told of their places, index [B or 1, n] on the grid: by what is added to them, or by what their
+    queries and keys are to be turned by, [B or 1, n, d / heads]."""
+    if config.rotary:
+        return x, rotation_table(grid, config.width // config.heads, x.device)[index]
+    table = position_table(grid, config.width, config.grid, config.interpolation, x.device, x.dtype)
+    return x + table[index], None
 
 
 class Mlp(nn.Module):
@@ -146,11 +188,10 @@ class SelfAttention(nn.Module):
         self.qkv = operations.Linear(dim, 3 * dim, **factory)
         self.proj = operations.Linear(dim, dim, **factory)
 
-    def forward(
-        self, x: Tensor, mask: Tensor | None = None, kv_hook: KVHook | None = None, packing: Packing | None = None
-    ) -> Tensor:
-        """packing: of x, which then needs no mask"""
+    def forward(self, x: Tensor, layout: Layout, kv_hook: KVHook | None = None) -> Tensor:
+        mask, packing, rotation = layout
         q, k, v = rearrange(self.qkv(x), "b n (qkv h d) -> qkv b h n d", qkv=3, h=self.heads)
+        q, k = rotate(q, rotation), rotate(k, rotation)
         if kv_hook is not None:
             k, v = kv_hook(k, v)
         y = self.attention(q, k, v, mask) if packing is None else within_rows(self.attention, packing, q, k, v)
@@ -169,16 +210,18 @@ class CrossAttention(nn.Module):
         self.kv_linear = operations.Linear(dim, 2 * dim, **factory)
         self.proj = operations.Linear(dim, dim, **factory)
 
-    def keys_values(self, source: Tensor) -> tuple[Tensor, Tensor]:
+    def keys_values(self, source: Tensor, rotation: Tensor | None = None) -> tuple[Tensor, Tensor]:
         k, v = rearrange(self.kv_linear(source), "b l (kv h d) -> kv b h l d", kv=2, h=self.heads)
-        return k, v
+        return rotate(k, rotation), v
 
     def queries(self, x: Tensor) -> Tensor:
         return rearrange(self.q_linear(x), "b n (h d) -> b h n d", h=self.heads)
 
     def forward(
-        self, x: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor | None = None, packing: Packing | None = None
-    ) -> Tensor:
-        """packing: of x; keys, values and mask are the rows' own"""
+        self, x: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor | None = None, packing: Packing | None = None,
+        rotation: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """packing, rotation: of x; keys, values and mask are the rows' own"""
         attention = self.attention if packing is None else partial(to_rows, self.attention, packing)
-        return self.proj(rearrange(attention(self.queries(x), *keys_values, mask), "b h n d -> b n (h d)"))
+        attended = attention(rotate(self.queries(x), rotation), *keys_values, mask)
+        return self.proj(rearrange(attended, "b h n d -> b n (h d)"))

@@ -105,6 +105,8 @@ def fingerprint(config: ModelConfig, weights: Mapping[str, Tensor]) -> str:
     Weights count in half precision, in which checkpoints are stored.
     """
     named = {"prediction": config.prediction, **{name: getattr(config.network, name) for name in FINGERPRINTED}}
+    if config.network.rotary:  # only then, because models were named before there was such a thing
+        named["rotary"] = True
     digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode())
     for name, tensor in sorted(weights.items()):
         digest.update(name.encode() + tensor.detach().cpu().half().numpy().tobytes())

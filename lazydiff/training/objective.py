@@ -7,14 +7,13 @@ batch, or on who computes it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from ..core.tokens import HoleTokens, Window, patchify
+from ..core.tokens import HoleTokens, patchify
 from ..data.batch import Batch
 from ..model.lazydiffusion import LazyDiffusion
 from ..pipeline.fit import crop_all
@@ -50,8 +49,6 @@ class Objective(nn.Module):
         if network.dense:  # everything is computed, and judged where there is a hole
             counted = hole.cells(1).flatten(1)
             hole = HoleTokens.everything(len(mask), hole.grid, mask.device)
-        if network.windows and self.config.side < network.canvas:
-            hole = replace(hole, window=self.windows(generators, hole.grid))
         noise = draw_noise(generators, levels, hole.counts, network.channels * network.patch**2)
         # As many rows as a batch has, each with a hole of its own, are attended to sooner with masks than row by row.
         hole = hole.keep_padding()
@@ -87,12 +84,6 @@ class Objective(nn.Module):
             image, mask = crop_all(image, mask, self.model.config.network.canvas)
         latent = self.model.latent
         return Canvases(latent.encode(image), latent.encode(image * (1 - mask)), mask)
-
-    def windows(self, generators: Generators, grid: tuple[int, int]) -> Window:
-        """They lie anywhere on the canvas, so that all of its positions are learned."""
-        side = self.model.config.network.grid
-        corners = [[int(torch.randint(side - part + 1, (), generator=each)) for part in grid] for each in generators]
-        return Window(torch.tensor(corners, device=self.model.device), (side, side))
 
     def noise_levels(self, generators: Generators) -> Tensor:
         """[B·levels]: σ of the flow path, or time steps."""

@@ -10,11 +10,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_networks import SMALL, TINY, plain_attention, random_inputs, random_mask, random_prompts
+from tiny_networks import ROTARY, SMALL, TINY, plain_attention, random_inputs, random_mask, random_prompts
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from lazydiff.core.tokens import HoleTokens, Window
+from lazydiff.core.tokens import HoleTokens
 from lazydiff.model.config import PIXART_1024, NetworkConfig
 from lazydiff.model.context_encoder import ContextEncoder
 from lazydiff.model.decoder import LazyDecoder
@@ -35,7 +35,7 @@ def inputs(config: NetworkConfig, *counts: int) -> tuple[HoleTokens, Tensor, Ten
     return hole, *random_inputs(config, hole), *random_prompts(config, *lengths)
 
 
-@pytest.mark.parametrize("config", [TINY, SMALL], ids=["patch 2", "patch 1"])
+@pytest.mark.parametrize("config", [TINY, SMALL, ROTARY], ids=["patch 2", "patch 1", "rotary"])
 @pytest.mark.parametrize("counts", BATCHES, ids=str)
 def test_decoder_equals_its_rows_one_by_one(config: NetworkConfig, counts: tuple[int, ...]) -> None:
     decoder = LazyDecoder(config).eval()
@@ -52,34 +52,16 @@ def test_decoder_equals_its_rows_one_by_one(config: NetworkConfig, counts: tuple
         assert (together[row, :count] - alone).abs().max() <= 1e-6 * alone.abs().max()
 
 
+@pytest.mark.parametrize("config", [TINY, ROTARY], ids=["added", "rotary"])
 @pytest.mark.parametrize("counts", BATCHES, ids=str)
-def test_packed_equals_padded_with_masks(counts: tuple[int, ...]) -> None:
-    encoder, decoder = ContextEncoder(TINY).eval(), LazyDecoder(TINY).eval()
-    hole, x, t, context, text, text_mask = inputs(TINY, *counts)
+def test_packed_equals_padded_with_masks(config: NetworkConfig, counts: tuple[int, ...]) -> None:
+    encoder, decoder = ContextEncoder(config).eval(), LazyDecoder(config).eval()
+    hole, x, t, context, text, text_mask = inputs(config, *counts)
     keys = decoder.text_keys(text, text_mask)
     latent, mask = torch.randn(len(counts), 4, 8, 12), torch.rand(len(counts), 1, 64, 96).round()
     for network, given in ((decoder, (x, t, keys, hole, context)), (encoder, (latent, mask, hole))):
         padded = network(*(value.keep_padding() if value is hole else value for value in given))[hole.valid]
         assert (network(*given)[hole.valid] - padded).abs().max() <= 1e-6 * padded.abs().max()
-
-
-@pytest.mark.parametrize("counts", BATCHES, ids=str)
-def test_a_window_is_a_part_of_the_canvas(counts: tuple[int, ...]) -> None:
-    """Its tokens are those of the whole grid at the same places, packed or padded."""
-    decoder, canvas = LazyDecoder(TINY).eval(), (9, 11)
-    hole, x, t, context, text, text_mask = inputs(TINY, *counts)
-    corner = torch.stack((torch.arange(len(counts)) % 6, 5 - torch.arange(len(counts)) % 6), 1)
-    inside = replace(hole, window=Window(corner, canvas))
-    index = torch.stack([
-        torch.tensor([(place // GRID[1] + down) * canvas[1] + place % GRID[1] + right for place in row])
-        for row, (down, right) in zip(hole.index.tolist(), corner.tolist(), strict=True)
-    ])  # fmt: skip
-    whole, keys = HoleTokens(index, hole.valid, canvas, hole.counts), decoder.text_keys(text, text_mask)
-    for some, other in ((inside, whole), (inside.keep_padding(), whole.keep_padding())):
-        made, expected = (decoder(x, t, keys, each, context)[hole.valid] for each in (some, other))
-        assert torch.equal(made, expected)
-    if max(counts) and len(counts) > 1:
-        assert not torch.equal(decoder(x, t, keys, inside, context), decoder(x, t, keys, hole, context))
 
 
 def test_gradients_pass_through_a_packed_batch() -> None:

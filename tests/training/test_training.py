@@ -15,8 +15,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from samples import tiny_model
 
-from lazydiff.core.tokens import HoleTokens, Window
-from lazydiff.data.batch import Batch, collate
+from lazydiff.core.tokens import HoleTokens
+from lazydiff.data.batch import Batch
 from lazydiff.data.prepare import prepare_shards
 from lazydiff.data.samples import Preparation
 from lazydiff.data.sources import WorldSource
@@ -24,7 +24,7 @@ from lazydiff.data.stream import ExampleStream, ReadingPlan, SceneExamples, Shar
 from lazydiff.evaluation.regenerate import WEIGHTS, paint_baseline
 from lazydiff.model.checkpoint import SHIPPED, load_checkpoint, save_checkpoint
 from lazydiff.model.config import PRESETS
-from lazydiff.model.layers import explicit_attention, positions, sdpa
+from lazydiff.model.layers import explicit_attention, sdpa
 from lazydiff.model.lazydiffusion import LazyDiffusion
 from lazydiff.pipeline.fit import crop_all
 from lazydiff.sampling.flow import Network, Preconditioning, draw_sigmas, flow_loss, predict_clean
@@ -280,40 +280,6 @@ def test_weights_of_another_network_are_no_beginning(
     material = replace(world_shards(tmp_path, 64, 1), initialise=tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="not that of the configuration"):
         train(config, tmp_path / "out", material)
-
-
-def test_a_window_has_the_positions_of_its_place_on_the_canvas(large: LazyDiffusion) -> None:
-    network, side = large.config.network, large.config.network.grid
-    everything, window = (HoleTokens.everything(2, grid) for grid in ((side, side), (3, 2)))
-    moved = replace(window, window=Window(torch.tensor([[0, 0], [4, 5]]), (side, side)))
-    whole, at_the_corner, repeated, tiled = (
-        positions(hole, network, torch.device("cpu"), torch.float32)[hole.places(hole.index)]
-        for hole in (everything, window, moved.repeat(2), moved.tile(2).to("cpu"))
-    )
-    canvas = whole[0].unflatten(0, (side, side))
-    first, second = canvas[:3, :2].flatten(0, 1), canvas[4:7, 5:7].flatten(0, 1)
-    assert torch.equal(at_the_corner, torch.stack((first, first)))
-    assert torch.equal(repeated, torch.stack((first, first, second, second)))
-    assert torch.equal(tiled, torch.stack((first, second, first, second)))
-
-
-@pytest.mark.parametrize("preset", ["lazydiffusion-512", "lazydiffusion-512-image"])
-def test_windows_are_trained_on_all_over_the_canvas(preset: str, vocabulary: bytes, tmp_path: Path) -> None:
-    """Where one lies is the example's own, and what the networks compute depends on it."""
-    model = tiny_model("flow", vocabulary, replace(PRESETS[preset], canvas=128))
-    material = world_shards(tmp_path, 64)
-    objective = Objective(model, TrainingConfig(model.config, size=64, steps=1, batch=1, precision="no"))
-    batch = collate([next(material.examples.read(0, 1, 0))])
-    generators = [torch.Generator().manual_seed(seed) for seed in range(200)]
-    windows = objective.windows(generators, (4, 4))
-    assert windows.canvas == (8, 8)
-    assert {*map(tuple, windows.corner.tolist())} == {(row, column) for row in range(5) for column in range(5)}
-    with torch.no_grad():
-        anywhere = objective(batch, 0)
-        assert torch.equal(anywhere, objective(batch, 0))
-        first = Window(torch.zeros(1, 2, dtype=torch.int64), (8, 8))
-        objective.windows = lambda generators, grid: first  # type: ignore[method-assign]
-        assert not torch.equal(anywhere, objective(batch, 0))
 
 
 @pytest.mark.parametrize("size", [0, 8, 72, 144, 64.0])
