@@ -168,8 +168,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--train", choices=CONFIGS, help="train one of the models and measure nothing")
     parser.add_argument("--trainings", type=Path, help="the --output of a command that has trained them")
     args = parser.parse_args(argv)
-    if args.trainings and not all(path.exists() for path in weights_in(args.trainings)):
-        parser.error(f"{args.trainings} has no finished trainings: {' and '.join(CONFIGS)}")
+    if args.trainings and args.train:
+        parser.error("--train makes a training, and --trainings takes two that are done: give one of them")
+    if args.trainings and not all((args.trainings / name / f"state-{args.steps}").exists() for name in CONFIGS):
+        parser.error(f"{args.trainings} has no trainings of {args.steps} steps: {' and '.join(CONFIGS)}")
     harness = Harness.of(args)
     folder, scenes = args.trainings or harness.output, 4 if args.quick else args.scenes
     steps = 2 if args.quick and not args.trainings else args.steps

@@ -40,9 +40,9 @@ SIDE, HOLE = 1024, (slice(352, 672), slice(352, 672))  # 10 % of the canvas
 WIDTHS = (128, 256, 512, 512)  # of Stable Diffusion's VAE
 
 
-def decoder_call(depth: int, counts: tuple[int, ...] = (TOKENS, TOKENS)) -> Callable[[], Any]:
+def decoder_call(depth: int, counts: tuple[int, ...] = (TOKENS, TOKENS), rotary: bool = False) -> Callable[[], Any]:
     """One call of PixArt's decoder for a guided pair in half precision, whose prompts are padded."""
-    config, half = replace(PIXART_1024, decoder_depth=depth, **NARROW), {"dtype": torch.float16}
+    config, half = replace(PIXART_1024, decoder_depth=depth, rotary=rotary, **NARROW), {"dtype": torch.float16}
     decoder = LazyDecoder(config, **half).to("cuda").eval()
     text = torch.randn(len(counts), config.text_length, config.text_width, **half).to("cuda")
     keys = decoder.text_keys(text, torch.ones(len(counts), config.text_length, dtype=torch.bool).to("cuda"))
@@ -53,9 +53,11 @@ def decoder_call(depth: int, counts: tuple[int, ...] = (TOKENS, TOKENS)) -> Call
     return lambda: decoder(x, t, keys, hole, context)
 
 
-def decoder_launches(gpu: PretendedGPU, counts: tuple[int, ...] = (TOKENS, TOKENS)) -> tuple[float, float]:
+def decoder_launches(
+    gpu: PretendedGPU, counts: tuple[int, ...] = (TOKENS, TOKENS), rotary: bool = False
+) -> tuple[float, float]:
     """Launches of each block, and of all else."""
-    calls = [decoder_call(depth, counts) for depth in (1, 3)]
+    calls = [decoder_call(depth, counts, rotary) for depth in (1, 3)]
     for call in calls:
         call()  # the first places positions and packing
     one, three = (gpu.count(call).total() for call in calls)

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ..core.checks import Range, shortened
 from ..core.files import check_file, whole_file
-from ..model.layers import Layout
+from ..model.layers import TokenLayout
 
 TOKENS = 256  # of LazyDiT's models at 256 px: their scores are sums over so many
 MODULES = 2  # of a block: its self-attention and its MLP
@@ -139,7 +139,8 @@ class ModuleCall:
     def __call__(self, module: Callable[..., Tensor], prepare: Callable[[], Tensor], *others: Any) -> Tensor:
         """The module's output [B, n, d], or what stands in for it.
 
-        prepare: makes the module's input; others: its further arguments, of which a layout has a row for each of z's
+        prepare: makes the module's input; others: its further arguments; a `TokenLayout` among them is cut to
+            the rows that are computed, nothing else is
         """
         number = self.module
         self.module += 1
@@ -159,7 +160,7 @@ class ModuleCall:
             decisions.on_computed(self.step, number, fresh, kept, self.valid)
         elif any(rows):
             chosen = torch.tensor(rows, device=z.device).nonzero()[:, 0]
-            some = module(z[chosen], *(each.of(chosen) if isinstance(each, Layout) else each for each in others))
+            some = module(z[chosen], *(each.of(chosen) if isinstance(each, TokenLayout) else each for each in others))
             fresh = kept.index_copy(0, chosen, some)
         else:
             fresh = kept

@@ -57,7 +57,7 @@ class NetworkConfig:
     text_length: int = 120  # most tokens a prompt may have
     learned_variance: bool = True
     micro_conditions: bool = True  # canvas height, width and aspect ratio beside the time step (PixArt at 1024 px)
-    rotary: bool = False  # places turn queries and keys, and distances alone count; otherwise they are added to tokens
+    rotary: bool = False  # places turn queries and keys, and offsets alone count; otherwise they are added
 
     @property
     def token(self) -> int:

@@ -24,7 +24,7 @@ class EncoderBlock(nn.Module):
         self.mlp = Mlp(dim, mlp_ratio * dim, dim, operations, **kw)
 
     def forward(self, x: Tensor, rotation: Tensor | None = None, hole: HoleTokens | None = None) -> Tensor:
-        """x: [B, N, d]; rotation: [1, N, d / heads] of their places
+        """x: [B, N, d]; rotation: [1, N, 2 · d / heads] of their places
 
         hole: the tokens that leave the block, padded as [B, n, d]; None: all of them
         """
@@ -36,7 +36,7 @@ class EncoderBlock(nn.Module):
             return tokens if packing is None else packing.pack(tokens)
 
         keys_values = self.attn.keys_values(normed, rotation)
-        if rotation is not None:
+        if rotation is not None and hole is not None:
             rotation = drop_visible(rotation.expand(len(x), -1, -1))
         x = drop_visible(x) + self.attn(drop_visible(normed), keys_values, packing=packing, rotation=rotation)
         x = x + self.mlp(self.norm2(x))

@@ -17,9 +17,9 @@ from .layers import (
     CrossAttention,
     Gate,
     KVHook,
-    Layout,
     Mlp,
     SelfAttention,
+    TokenLayout,
     additive,
     always,
     key_padding,
@@ -98,7 +98,7 @@ class DecoderBlock(nn.Module):
         self.scale_shift_table = random_table(6, dim, **kw)
 
     def forward(
-        self, x: Tensor, table: Tensor, text: tuple[Tensor, Tensor, Tensor | None], layout: Layout,
+        self, x: Tensor, table: Tensor, text: tuple[Tensor, Tensor, Tensor | None], layout: TokenLayout,
         kv_hook: KVHook | None = None, gate: Gate = always,
     ) -> Tensor:  # fmt: skip
         """x: [B, n, d], packed [1, Σn, d]; table: [6, B, 1, d] of `LazyDecoder.modulation`
@@ -167,7 +167,8 @@ class LazyDecoder(nn.Module):
         is the prediction and the second half the variance.
 
         x: [B, n, C·p·p] noisy hole tokens in the order (c, ph, pw); t: [B], or [1] for all rows
-        context: [B, n, width] from the encoder, or None: tokens that cannot see the canvas (stock PixArt's behaviour)
+        context: [B, n, width] from the encoder, or None: tokens that cannot see the canvas (stock PixArt's behaviour,
+            where positions are added)
         kv_hook: called with every block's keys and values in turn; it may add those of tokens that are not in x, which
             nothing may be padded for
         Rows of different sizes are laid end to end, and nothing is computed at their padding, where the answer is 0.
@@ -185,7 +186,7 @@ class LazyDecoder(nn.Module):
 
         h, rotation = placed(self.x_embedder(x), places, hole.grid, self.config)
         h = self.ctx_fuse(torch.cat((h, torch.zeros_like(h) if context is None else context.to(h.dtype)), dim=-1))
-        layout = Layout(key_mask, packing, rotation)
+        layout = TokenLayout(key_mask, packing, rotation)
         for block, table, keys_values in zip(self.blocks, tables, text.blocks, strict=True):
             h = block(h, table, (*keys_values, text_mask), layout, kv_hook, gate)
         h = channels_first(self.final_layer(h, time), self.config.patch)
@@ -231,7 +232,7 @@ class LazyDecoder(nn.Module):
         nn.init.xavier_uniform_(self.ctx_fuse.weight[:, d:])
 
     def ignore_context(self) -> None:
-        """Set the added layer to [I | 0]: the network then equals stock PixArt on its tokens."""
+        """Set the added layer to [I | 0]: without `rotary` the network then equals stock PixArt on its tokens."""
         d = self.config.width
         with torch.no_grad():
             self.ctx_fuse.weight.copy_(torch.cat((torch.eye(d), torch.zeros(d, d)), dim=1))

@@ -20,26 +20,27 @@ from .config import NetworkConfig
 AttentionFunction = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 # Called as kv_hook(k, v) -> k, v: sees a self-attention's keys and values [B, heads, n, dim], and may add to them.
 KVHook = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+ROTARY_BASE = 100.0  # of rotary frequencies: grids have tens of tokens a side, where sentences have thousands
 # Called as gate(module, prepare, *others): the output of module(prepare(), *others), or what stands in for it.
 Gate = Callable[..., Tensor]
 
 
-class Layout(NamedTuple):
+class TokenLayout(NamedTuple):
     """How the tokens of a batch lie, as their self-attention has to know it.
 
     mask: of their keys, see `AttentionFunction`
     packing: of rows that are laid end to end, which then need no mask
-    rotation: [B or 1, n, dim] of their places, see `rotate`; None: their places are in the tokens
+    rotation: [B or 1, n, 2 · dim] of their places, see `rotate`; None: their places are in the tokens
     """
 
     mask: Tensor | None = None
     packing: Packing | None = None
     rotation: Tensor | None = None
 
-    def of(self, rows: Tensor) -> Layout:
+    def of(self, rows: Tensor) -> TokenLayout:
         """That of some rows of a batch that is not packed."""
         mask, rotation = (None if each is None else each[rows] for each in (self.mask, self.rotation))
-        return Layout(mask, None, rotation)
+        return TokenLayout(mask, None, rotation)
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -131,38 +132,47 @@ def position_table(
     base: side of the grid that positions are scaled to; interpolation: what they are divided by.
     """
     h, w = grid
-    omega = 10000.0 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
-    y = torch.arange(h, dtype=torch.float64) * (base / h) / interpolation
-    x = torch.arange(w, dtype=torch.float64) * (base / w) / interpolation
-    y, x = (axis.flatten()[:, None] * omega for axis in torch.meshgrid(y, x, indexing="ij"))
+    y, x = (torch.arange(side, dtype=torch.float64) * (base / side) / interpolation for side in (h, w))
+    y, x = place_angles(y, x, 10000.0, dim // 4)
     return torch.cat((x.sin(), x.cos(), y.sin(), y.cos()), dim=1).to(device, dtype)
 
 
 @lru_cache(maxsize=16)
 @torch.inference_mode(False)
 def rotation_table(grid: tuple[int, int], dim: int, device: torch.device) -> Tensor:
-    """Cosines, then sines, of the angles by which a head's `dim` / 2 pairs of channels are turned at each place, [h·w,
-    dim] in fp32: the first half of the pairs by rows, the others by columns; made once per device."""
-    omega = 100.0 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
-    places = torch.meshgrid(*(torch.arange(side, dtype=torch.float64) for side in grid), indexing="ij")
-    angles = torch.cat([axis.flatten()[:, None] * omega for axis in places], dim=1)
-    return torch.cat((angles.cos(), angles.sin()), dim=1).to(device, torch.float32)
+    """What turns a head's queries and keys at each place, [h·w, 2 · dim] in fp32: cosines of the angles, then their
+    sines with the signs that `rotate` needs; made once per device.
+
+    A pair is a channel of the first half and its fellow of the second; half of the pairs turn by the row, the others by
+    the column.
+    """
+    y, x = (torch.arange(side, dtype=torch.float64) for side in grid)
+    angles = torch.cat(place_angles(y, x, ROTARY_BASE, dim // 4), dim=1)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos, -sin, sin), dim=1).to(device, torch.float32)
+
+
+def place_angles(y: Tensor, x: Tensor, base: float, count: int) -> tuple[Tensor, Tensor]:
+    """Rows [h] and columns [w] times frequencies that fall from 1 towards 1 / base: [h·w, count] of either."""
+    omega = base ** (-torch.arange(count, dtype=torch.float64) / count)
+    rows, columns = (axis.flatten()[:, None] * omega for axis in torch.meshgrid(y, x, indexing="ij"))
+    return rows, columns
 
 
 def rotate(x: Tensor, rotation: Tensor | None) -> Tensor:
-    """Queries or keys [B, heads, n, dim] turned by `rotation`, [B or 1, n, dim] of `rotation_table`.
+    """Queries or keys [..., B, heads, n, dim] turned by `rotation`, [B or 1, n, 2 · dim] of `rotation_table`.
 
-    Source: Su et al. 2021 (RoFormer), section 3.4; rows and columns apart as in Flux.
+    Source: Su et al. 2021 (RoFormer), equation 34; rows and columns apart as in Flux.
     """
     if rotation is None:
         return x
-    (cos, sin), (a, b) = rotation[:, None].chunk(2, dim=-1), x.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
+    cos, sin = rotation[:, None].chunk(2, dim=-1)
+    return (x * cos + x.roll(x.shape[-1] // 2, -1) * sin).to(x.dtype)
 
 
 def placed(x: Tensor, index: Tensor, grid: tuple[int, int], config: NetworkConfig) -> tuple[Tensor, Tensor | None]:
     """Tokens [B, n, d] told of their places, index [B or 1, n] on the grid: by what is added to them, or by what their
-    queries and keys are to be turned by, [B or 1, n, d / heads]."""
+    queries and keys are to be turned by, [B or 1, n, 2 · d / heads]."""
     if config.rotary:
         return x, rotation_table(grid, config.width // config.heads, x.device)[index]
     table = position_table(grid, config.width, config.grid, config.interpolation, x.device, x.dtype)
@@ -188,10 +198,10 @@ class SelfAttention(nn.Module):
         self.qkv = operations.Linear(dim, 3 * dim, **factory)
         self.proj = operations.Linear(dim, dim, **factory)
 
-    def forward(self, x: Tensor, layout: Layout, kv_hook: KVHook | None = None) -> Tensor:
+    def forward(self, x: Tensor, layout: TokenLayout, kv_hook: KVHook | None = None) -> Tensor:
         mask, packing, rotation = layout
-        q, k, v = rearrange(self.qkv(x), "b n (qkv h d) -> qkv b h n d", qkv=3, h=self.heads)
-        q, k = rotate(q, rotation), rotate(k, rotation)
+        qkv = rearrange(self.qkv(x), "b n (qkv h d) -> qkv b h n d", qkv=3, h=self.heads)
+        (q, k), v = rotate(qkv[:2], rotation), qkv[2]
         if kv_hook is not None:
             k, v = kv_hook(k, v)
         y = self.attention(q, k, v, mask) if packing is None else within_rows(self.attention, packing, q, k, v)

@@ -22,8 +22,10 @@ HOLE = 0.95 * 0.10 + 0.05
 FULL, HALF = 4, 2  # bytes
 # Values that a block keeps for the backward pass, in widths of the network for each of its tokens, beside twice the
 # width of its MLP: what goes into products and norms, queries, keys, values, and what attention answers. Before and
-# behind the blocks the same of the added layer, the last norms and the output.
+# behind the blocks the same of the added layer, the last norms and the output. With rotary positions queries and keys
+# are kept turned, beside what the values are a part of.
 DECODER_VALUES, ENCODER_VALUES, OTHER_VALUES = 15, 8, 7
+DECODER_TURNED, ENCODER_TURNED = 2, 1
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ class TrainingCost:
         levels = self.computed * config.noise_levels
         text = 2 * network.text_length * network.decoder_depth * (1 + config.noise_levels * (config.noise_levels > 1))
         encoder, decoder = (n + 2 * network.mlp_ratio for n in (ENCODER_VALUES, DECODER_VALUES))
+        if network.rotary:
+            encoder, decoder = encoder + ENCODER_TURNED, decoder + DECODER_TURNED
         if config.checkpointing if checkpointing is None else checkpointing:
             kept = network.encoder_depth * tokens + network.decoder_depth * levels
             kept += max(encoder * tokens * (not network.dense), decoder * levels)

@@ -33,6 +33,7 @@ KIND = "lazydiffusion training state"  # the mark that tells our folders from ot
 UNFINISHED, OBSOLETE = ".state-unfinished", ".state-obsolete"
 CONTINUED = "checkpoint "  # begins the name of a model that a training began with, whose parts a state alone has not
 # Settings that change nothing of the model that comes out, but for the order in which sums are rounded.
+ADDED = {"rotary": False}  # settings that earlier states do not name, and what they were
 FREE = ("accumulate", "checkpointing", "workers", "checkpoint_every", "picture_every")
 
 
@@ -213,7 +214,7 @@ def compare(path: Path, there: Any, here: Mapping[str, Any]) -> None:
 def differences(there: Mapping[str, Any], here: Mapping[str, Any], within: str = "") -> list[tuple[str, Any, Any]]:
     found = []
     for name in sorted({*there, *here}):
-        a, b = there.get(name, "missing"), here.get(name, "missing")
+        a, b = (record.get(name, ADDED.get(name, "missing")) for record in (there, here))
         if isinstance(a, dict) and isinstance(b, dict):
             found += differences(a, b, f"{within}{name}.")
         elif a != b and name not in FREE:

@@ -80,7 +80,9 @@ def test_colours_are_counted_by_combination() -> None:
         assert (row["lazy"], row["dense"]) == ((100, 0) if row["thing"] == "red tree" else (0, 100))
 
 
-def test_both_models_are_trained_and_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_models_are_trained_and_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     few = {name: held_out.Sampling("ancestral", 2, 2.0) for name in CONFIGS}
     monkeypatch.setattr(held_out, "SAMPLINGS", few)
     with as_in_a_process_of_its_own():
@@ -99,5 +101,7 @@ def test_both_models_are_trained_and_compared(tmp_path: Path, monkeypatch: pytes
     with as_in_a_process_of_its_own():
         held_out.main([*again, "--steps", "2"])
     assert json.loads((tmp_path / "again" / "held-out.json").read_text("utf-8"))["table"] == report["table"]
-    with pytest.raises(ValueError, match="settings"), as_in_a_process_of_its_own():
-        held_out.main([*again, "--steps", "3"])  # another training's folder
+    for words, reason in (["--steps", "3"], "no trainings of 3 steps"), (["--train", "lazy"], "one of them"):
+        with pytest.raises(SystemExit):
+            held_out.main([*again, *words])
+        assert reason in capsys.readouterr().err

@@ -34,6 +34,13 @@ def test_holes_of_two_sizes(gpu: PretendedGPU) -> None:
     assert not gpu.waits and not gpu.copies
 
 
+def test_rotary_positions(gpu: PretendedGPU) -> None:
+    """Four to turn queries and keys together, and a copy of what attention answers in their order."""
+    per_block, fixed = launches.decoder_launches(gpu, rotary=True)
+    assert per_block <= 16 + 5 and fixed <= 40
+    assert not gpu.waits and not gpu.copies
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_no_step_waits(gpu: PretendedGPU, sampler: str) -> None:
     assert not launches.step_waits(gpu, sampler)

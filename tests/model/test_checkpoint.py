@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,15 @@ def test_settings_that_are_no_more_are_passed_over(model: LazyDiffusion, path: P
     rewrite(path, lambda tensors: None, network={**network, "crop": True, "encoder_window": 8})
     loaded = load_checkpoint(path)
     assert loaded.config == model.config and loaded.fingerprint == model.fingerprint
+
+
+def test_files_name_rotary_positions_only_where_they_are(model: LazyDiffusion, path: Path, tmp_path: Path) -> None:
+    """Older versions read all others."""
+    assert "rotary" not in metadata(path)[METADATA]
+    turned = deepcopy(model)
+    turned.config = replace(model.config, network=replace(model.config.network, rotary=True))
+    save_checkpoint(turned, tmp_path / "turned.safetensors")
+    assert load_checkpoint(tmp_path / "turned.safetensors").config == turned.config
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {

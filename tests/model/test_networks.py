@@ -21,7 +21,7 @@ from lazydiff.core.tokens import HoleTokens, patchify, unpatchify
 from lazydiff.model.config import PIXART_1024, PRESETS, NetworkConfig
 from lazydiff.model.context_encoder import ContextEncoder
 from lazydiff.model.decoder import LazyDecoder
-from lazydiff.model.layers import Layout, SelfAttention, position_table, rotate, rotation_table, sdpa
+from lazydiff.model.layers import SelfAttention, TokenLayout, position_table, rotate, rotation_table, sdpa
 from lazydiff.model.pixart_weights import from_pixart
 
 REAL_WIDTH = replace(PIXART_1024, decoder_depth=1, text_width=32)
@@ -102,9 +102,23 @@ def test_positions_are_those_of_diffusers(preset, sample_size, grid):
     torch.testing.assert_close(ours, theirs.float(), atol=1e-6, rtol=0)  # both round from fp64
 
 
+@pytest.mark.parametrize(
+    "settings, reason",
+    [
+        ({"heads": 8}, "with rotary it must be a multiple of 32"),  # 6 numbers to a head
+        ({"rotary": 3}, "rotary"),
+        ({"micro_conditions": True, "width": 32}, "with micro_conditions it must be a multiple of 3"),
+    ],
+)
+def test_sizes_that_do_not_go_together_are_refused(settings, reason):
+    ROTARY.check()
+    with pytest.raises(ValueError, match=reason):
+        replace(ROTARY, **settings).check()
+
+
 def turned(x: Tensor, grid: tuple[int, int]) -> Tensor:
     """Rotary positions by complex numbers, [B, heads, h·w, dim]: the first half of the pairs turns by the row, the
-    other by the column, each half from a radian a place down to a hundredth."""
+    other by the column, each half from a radian a place down towards a hundredth."""
     rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
     pairs = x.shape[-1] // 4
     speed = torch.tensor([100 ** (-i / pairs) for i in range(pairs)], dtype=torch.float64)
@@ -119,7 +133,7 @@ def test_rotation_is_a_product_of_complex_numbers(dtype):
     torch.testing.assert_close(rotate(x, table[None]), turned(x, (3, 5)), atol=float(torch.finfo(dtype).eps), rtol=0.01)
 
 
-def test_with_rotary_positions_distances_alone_count():
+def test_with_rotary_positions_only_places_to_each_other_count():
     """A hole elsewhere on a larger canvas is the same hole; one whose tokens change places is not."""
     decoder = LazyDecoder(ROTARY).eval()
     hole = HoleTokens.from_grid_mask(random_mask((4, 6), 9))
@@ -129,8 +143,8 @@ def test_with_rotary_positions_distances_alone_count():
     moved = replace(hole, index=places[..., 0] * 20 + places[..., 1], grid=(20, 20))
     here, there = (decoder(x, t, text, each, context) for each in (hole, moved))
     torch.testing.assert_close(here, there, **close)
-    turned = replace(hole, index=hole.index.flip(1))
-    assert not torch.allclose(decoder(x, t, text, turned, context), here, atol=1e-3)
+    reversed_places = replace(hole, index=hole.index.flip(1))
+    assert not torch.allclose(decoder(x, t, text, reversed_places, context), here, atol=1e-3)
 
 
 @pytest.mark.parametrize("masked, rotary", [(True, True), (True, False), (False, True), (False, False)])
@@ -138,7 +152,7 @@ def test_some_rows_of_a_batch_are_attended_to_as_in_it(masked, rotary):
     attention, x, rows = SelfAttention(48, 4), torch.randn(3, 9, 48), torch.tensor([2, 0])
     mask = torch.randn(3, 1, 1, 9) if masked else None
     rotation = rotation_table((5, 6), 12, x.device)[torch.randint(30, (3, 9))] if rotary else None
-    layout = Layout(mask, None, rotation)
+    layout = TokenLayout(mask, None, rotation)
     torch.testing.assert_close(attention(x[rows], layout.of(rows)), attention(x, layout)[rows], **close)
 
 
@@ -331,17 +345,18 @@ def test_injected_layers_and_attention_do_all_the_work():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_networks_keep_their_number_type(dtype):
-    encoder, decoder = ContextEncoder(TINY, dtype=dtype).eval(), LazyDecoder(TINY, dtype=dtype).eval()
+@pytest.mark.parametrize("config", [TINY, ROTARY], ids=["added", "rotary"])
+def test_networks_keep_their_number_type(config, dtype):
+    encoder, decoder = ContextEncoder(config, dtype=dtype).eval(), LazyDecoder(config, dtype=dtype).eval()
     assert {p.dtype for network in (encoder, decoder) for p in network.parameters()} == {dtype}
     hole = HoleTokens.from_grid_mask(random_mask((4, 6), 5))
-    x, t, _ = random_inputs(TINY, hole)
-    text, latent = random_prompts(TINY, 7)[0].to(dtype), torch.randn(1, 4, 8, 12, dtype=dtype)
+    x, t, _ = random_inputs(config, hole)
+    text, latent = random_prompts(config, 7)[0].to(dtype), torch.randn(1, 4, 8, 12, dtype=dtype)
     context = encoder(latent, torch.ones(1, 1, 64, 96), hole)
     ours = decoder(x.to(dtype), t, decoder.text_keys(text), hole, context)
     assert context.dtype == ours.dtype == dtype
     # Against the same weights in fp32; bf16 has 8 bits, and an error per layer of 2^-8 of values of order one.
-    wide = LazyDecoder(TINY).eval()
+    wide = LazyDecoder(config).eval()
     wide.load_state_dict(decoder.state_dict())
     expected = wide(x, t, wide.text_keys(text.float()), hole, context.float())
     atol = 0.05 if dtype == torch.bfloat16 else 1e-5
@@ -366,14 +381,15 @@ def test_initialised_networks_predict_nothing_yet_and_learn():
     assert all(p.grad is not None and p.grad.any() for p in encoder.patch_embed.parameters())
 
 
-def test_tokens_that_attend_to_kept_keys_are_those_of_a_full_pass():
+@pytest.mark.parametrize("config", [TINY, ROTARY], ids=["added", "rotary"])
+def test_tokens_that_attend_to_kept_keys_are_those_of_a_full_pass(config):
     """One kv_hook watches a pass over all tokens, which stays as it is bit for bit; one adds what it saw to a pass over
     some of them."""
-    decoder = LazyDecoder(TINY).eval()
+    decoder = LazyDecoder(config).eval()
     everything = HoleTokens.everything(2, (4, 6))
     some = HoleTokens.from_grid_mask(random_mask((4, 6), 5)).tile(2)
-    x, t, context = random_inputs(TINY, everything)
-    text = decoder.text_keys(*random_prompts(TINY, 6, 4))
+    x, t, context = random_inputs(config, everything)
+    text = decoder.text_keys(*random_prompts(config, 6, 4))
     rest = ~torch.isin(everything.index[0], some.index[0])
     seen: list[tuple[Tensor, Tensor]] = []
 
@@ -387,6 +403,6 @@ def test_tokens_that_attend_to_kept_keys_are_those_of_a_full_pass():
 
     expected = decoder(x, t, text, everything, context)
     assert torch.equal(decoder(x, t, text, everything, context, watch), expected)
-    assert [k.shape for k, _ in seen] == [(2, TINY.heads, 19, TINY.width // TINY.heads)] * TINY.decoder_depth
+    assert [k.shape for k, _ in seen] == [(2, config.heads, 19, config.width // config.heads)] * config.decoder_depth
     ours = decoder(some.gather(x), t, text, some, some.gather(context), extend)
     torch.testing.assert_close(ours, some.gather(expected), **close)

@@ -23,7 +23,7 @@ from lazydiff.training.engine import checkpoint_blocks, parameter_groups
 from lazydiff.training.objective import Objective
 
 GRID, ROWS, LENGTH = 16, 4, 20  # tokens per side, of which so many rows are hole, and tokens of text
-KINDS = {"lazy": {}, "dense": {"encoder_depth": 0}, "four noise levels": {}}
+KINDS = {"lazy": {}, "dense": {"encoder_depth": 0}, "four noise levels": {}, "rotary": {"rotary": True}}
 
 
 def config_of(kind: str, **settings: object) -> TrainingConfig:
@@ -114,7 +114,8 @@ def test_activations(kind: str, checkpointing: bool, precision: str) -> None:
         objective(batch_of(config), 0)
     measured, told = sum(storage.nbytes() for storage in kept.values()), cost_of(config).activations()
     if checkpointing:
-        block = {"lazy": 16 * GRID**2, "dense": 23 * GRID**2, "four noise levels": 4 * 23 * GRID * ROWS}[kind]
+        blocks = {"lazy": 16 * GRID, "rotary": 17 * GRID, "dense": 23 * GRID, "four noise levels": 4 * 23 * ROWS}
+        block = GRID * blocks[kind]
         measured += config.batch * network.width * block * (2 if precision == "bf16" else 4)
     assert told == pytest.approx(measured, rel=0.1)
 

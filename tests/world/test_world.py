@@ -310,7 +310,11 @@ def test_a_window_shows_the_hole_and_asks_by_what_is_seen() -> None:
         assert np.array_equal(window.image, again.image) and window.caption == again.caption
         rows, columns = (np.flatnonzero(sample.mask.any(axis)) for axis in (1, 0))
         if max(np.ptp(rows), np.ptp(columns)) + 1 > 48 / 1.8:
-            scaled += window.mask.mean() > 0  # the picture is smaller, the hole is all there
+            high, wide, lower, narrower = (
+                np.ptp(np.flatnonzero(mask.any(axis))) + 1 for mask in (sample.mask, window.mask) for axis in (1, 0)
+            )
+            assert abs(lower / high - narrower / wide) < 3 / min(high, wide)  # smaller, and the hole is all there
+            scaled += 1
             continue
         assert window.mask.sum() == sample.mask.sum()
         cut = sample.image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
