@@ -87,7 +87,11 @@ def test_stopped_in_the_middle_it_ends_with_the_same_bytes(
 def stopped(how: signal.Signals, out: Path) -> tuple[int, bytes]:
     """Status and messages of a preparation that gets a signal when its first shard is there."""
     command = [sys.executable, "-m", "lazydiff", "prepare", *map(str, SCENES), "--processes", "2", "--output", str(out)]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, start_new_session=True)
+    def heed() -> None:
+        """Where the tests run in the background of a script, they and all that they start ignore it."""
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, start_new_session=True, preexec_fn=heed)
     wait_for(lambda: any(out.glob("*.tar")), process)
     os.kill(process.pid, how) if how == signal.SIGKILL else os.killpg(process.pid, how)
     _, told = process.communicate(timeout=60)  # its workers hold the pipe: they have ended too
