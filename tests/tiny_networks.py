@@ -14,7 +14,7 @@ TINY = NetworkConfig(
     canvas=1024, cell=8, channels=4, patch=2, width=48, heads=4, decoder_depth=2, encoder_depth=3,
     text_width=32, text_length=12,
 )  # fmt: skip
-ROTARY = replace(TINY, rotary=True, micro_conditions=False)  # nothing but distances tells where a token is
+ROTARY = replace(TINY, rotary=True, micro_conditions=False)  # nothing but offsets tells where a token is
 SMALL = replace(PRESETS["small"], decoder_depth=2)  # a token is one latent cell; no variance
 
 

@@ -32,8 +32,8 @@ PARTS = ("model", "average", "step", "exp_avg", "exp_avg_sq")  # one file each: 
 KIND = "lazydiffusion training state"  # the mark that tells our folders from others
 UNFINISHED, OBSOLETE = ".state-unfinished", ".state-obsolete"
 CONTINUED = "checkpoint "  # begins the name of a model that a training began with, whose parts a state alone has not
-# Settings that change nothing of the model that comes out, but for the order in which sums are rounded.
 ADDED = {"rotary": False}  # settings that earlier states do not name, and what they were
+# Settings that change nothing of the model that comes out, but for the order in which sums are rounded.
 FREE = ("accumulate", "checkpointing", "workers", "checkpoint_every", "picture_every")
 
 

@@ -87,6 +87,7 @@ def test_stopped_in_the_middle_it_ends_with_the_same_bytes(
 def stopped(how: signal.Signals, out: Path) -> tuple[int, bytes]:
     """Status and messages of a preparation that gets a signal when its first shard is there."""
     command = [sys.executable, "-m", "lazydiff", "prepare", *map(str, SCENES), "--processes", "2", "--output", str(out)]
+
     def heed() -> None:
         """Where the tests run in the background of a script, they and all that they start ignore it."""
         signal.signal(signal.SIGINT, signal.SIG_DFL)
