@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from ..core.checks import Range, check_choice, check_flags, check_ranges, shortened
 
@@ -78,6 +78,11 @@ class NetworkConfig:
     def interpolation(self) -> float:
         """What positions are divided by: 1 at PixArt's 512 px and below, 2 at 1024, 4 at 2048."""
         return max(self.grid / 32, 1.0)
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """What files, fingerprints and states name: `rotary` only where it is True, as before there was any."""
+        return {name: value for name, value in asdict(self).items() if name != "rotary" or value}
 
     def check(self) -> None:
         """Errors: ValueError for sizes that no network has, or that do not go together."""

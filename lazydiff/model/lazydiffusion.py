@@ -22,7 +22,7 @@ from .text import TextEncoder
 # What a fingerprint names of a model's sizes. Never changed: contexts and files of gates are known by it.
 FINGERPRINTED = (
     "canvas", "cell", "channels", "patch", "width", "heads", "decoder_depth", "encoder_depth", "mask_channels",
-    "mlp_ratio", "text_width", "text_length", "learned_variance", "micro_conditions",
+    "mlp_ratio", "text_width", "text_length", "learned_variance", "micro_conditions", "rotary",
 )  # fmt: skip
 
 
@@ -104,9 +104,8 @@ def fingerprint(config: ModelConfig, weights: Mapping[str, Tensor]) -> str:
 
     Weights count in half precision, in which checkpoints are stored.
     """
-    named = {"prediction": config.prediction, **{name: getattr(config.network, name) for name in FINGERPRINTED}}
-    if config.network.rotary:  # only then, because models were named before there was such a thing
-        named["rotary"] = True
+    sizes = {name: value for name, value in config.network.named.items() if name in FINGERPRINTED}
+    named = {"prediction": config.prediction, **sizes}
     digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode())
     for name, tensor in sorted(weights.items()):
         digest.update(name.encode() + tensor.detach().cpu().half().numpy().tobytes())

@@ -29,11 +29,9 @@ class CheckpointError(ValueError):
 
 
 def metadata_of(config: ModelConfig) -> dict[str, str]:
-    """The metadata of a checkpoint's file; what nobody has written down, and positions that are added as in all of them
-    before, are left out, so that older versions read it."""
+    """The metadata of a checkpoint's file; what nobody has written down is left out, so that older versions read it."""
     values = {name: value for name, value in asdict(config).items() if value is not None}
-    if not config.network.rotary:
-        del values["network"]["rotary"]
+    values["network"] = config.network.named
     return {METADATA: json.dumps({"format": FORMAT, **values})}
 
 

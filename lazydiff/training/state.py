@@ -32,7 +32,6 @@ PARTS = ("model", "average", "step", "exp_avg", "exp_avg_sq")  # one file each: 
 KIND = "lazydiffusion training state"  # the mark that tells our folders from others
 UNFINISHED, OBSOLETE = ".state-unfinished", ".state-obsolete"
 CONTINUED = "checkpoint "  # begins the name of a model that a training began with, whose parts a state alone has not
-ADDED = {"rotary": False}  # settings that earlier states do not name, and what they were
 # Settings that change nothing of the model that comes out, but for the order in which sums are rounded.
 FREE = ("accumulate", "checkpointing", "workers", "checkpoint_every", "picture_every")
 
@@ -150,7 +149,9 @@ def settings_record(config: TrainingConfig, examples: Examples, initial: str | N
     """What decides how a training goes on, as JSON has it; initial: fingerprint of the weights that it began with."""
     header = examples.header
     data = {"name": examples.name} | ({} if header is None else asdict(replace(header, samples=0)))
-    record: dict[str, Any] = json.loads(json.dumps({**asdict(config), "data": data, "initialise": initial}))
+    settings = asdict(config)
+    settings["model"]["network"] = config.model.network.named
+    record: dict[str, Any] = json.loads(json.dumps({**settings, "data": data, "initialise": initial}))
     return record
 
 
@@ -214,7 +215,7 @@ def compare(path: Path, there: Any, here: Mapping[str, Any]) -> None:
 def differences(there: Mapping[str, Any], here: Mapping[str, Any], within: str = "") -> list[tuple[str, Any, Any]]:
     found = []
     for name in sorted({*there, *here}):
-        a, b = (record.get(name, ADDED.get(name, "missing")) for record in (there, here))
+        a, b = there.get(name, "missing"), here.get(name, "missing")
         if isinstance(a, dict) and isinstance(b, dict):
             found += differences(a, b, f"{within}{name}.")
         elif a != b and name not in FREE:

@@ -49,8 +49,7 @@ def test_a_file_keeps_it(model: LazyDiffusion, dtype: torch.dtype, tmp_path: Pat
 def test_every_size_counts_and_nothing_else(model: LazyDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither how a configuration is written out, nor a size that a later version adds, nor name and sampling."""
     expected = of(model)
-    assert {*FINGERPRINTED, "rotary"} == {field.name for field in fields(NetworkConfig)}
-    assert of(model, rotary=True) != expected
+    assert set(FINGERPRINTED) == {field.name for field in fields(NetworkConfig)}
     for name in FINGERPRINTED:
         assert of(model, **{name: getattr(model.config.network, name) + 1}) != expected
     assert of(model, prediction="other") != expected
