@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lazydiff.core.pictures import from_array
-from lazydiff.model.config import PRESETS, ModelConfig, NetworkConfig, Sampling
+from lazydiff.model.config import PRESETS, ModelConfig, NetworkConfig, Prediction, Sampling
 from lazydiff.model.lazydiffusion import LazyDiffusion
 from lazydiff.scenes import random_sample
 
@@ -22,15 +21,15 @@ def scene(number: int) -> tuple[Tensor, Tensor, str]:
 
 
 def tiny_model(
-    prediction: Literal["flow", "iddpm"], vocabulary: bytes, shape: str | NetworkConfig = "small"
+    prediction: Prediction, vocabulary: bytes, shape: str | NetworkConfig = "small"
 ) -> LazyDiffusion:
     """A model of that shape, or that preset's, with next to no width and random weights."""
     shape = PRESETS[shape] if isinstance(shape, str) else shape
     network = replace(
         shape, width=24, heads=2, decoder_depth=2, encoder_depth=min(shape.encoder_depth, 2),
-        text_width=16, channels=12, learned_variance=prediction == "iddpm",
+        text_width=16, channels=12, learned_variance=prediction != "flow",
     )  # fmt: skip
-    sampler = {"flow": "ancestral", "iddpm": "iddpm"}[prediction]
+    sampler = "iddpm" if prediction == "iddpm" else "ancestral"
     config = ModelConfig(network, prediction, "tiny", 1, Sampling(sampler, steps=3, guidance=2.0))
     model = LazyDiffusion.self_contained(config, vocabulary)
     model.initialise(0)

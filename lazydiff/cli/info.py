@@ -34,7 +34,10 @@ def checkpoint_text(path: Path) -> str:
         "encoder": f"{size.encoder_depth} blocks, {size.width} wide, {count(encoder)}",
         "decoder": f"{size.decoder_depth} blocks, {size.width} wide, {count(decoder)}",
         "text": text if own else stranger,
-        "prediction": {"flow": "clean tokens, on a flow path", "iddpm": "noise and variance"}[config.prediction],
+        "prediction": {
+            "flow": "clean tokens, on a flow path", "wiener": "clean tokens and their variance, on a flow path",
+            "iddpm": "noise and variance",
+        }[config.prediction],
         "sampling": f"{sampling.sampler}, {sampling.steps} steps, guidance {sampling.guidance}, "
         f"temperature {sampling.temperature}",
         "fingerprint": fingerprint(config, encoder),

@@ -24,7 +24,10 @@ def add_prepare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     command.add_argument("--captions", type=Path, help="captions*.json of the same pictures")
     command.add_argument("--output", type=Path, required=True, help="folder for the shards")
     command.add_argument(
-        "--size", type=int, help=f"px per side ({PHOTOGRAPH}; scenes {SCENE}, of the large world windows below 512)"
+        "--size", type=int, help=f"px per side ({PHOTOGRAPH}; scenes {SCENE}, any other size draws the large world)"
+    )
+    command.add_argument(
+        "--plain", type=float, default=0.0, metavar="SHARE", help="of scenes whose things stand on one colour (0)"
     )
     command.add_argument("--holes", type=int, default=3, help="most holes of one picture (%(default)s)")
     command.add_argument("--crop", action="store_true", help="squares around the holes, for RegenerateCrop")
@@ -77,6 +80,8 @@ def chosen_source(options: argparse.Namespace, size: int) -> Source:
     from ..data.sources import FolderSource, SceneSource, WorldSource
     from ..data.webdatasets import WebdatasetSource
 
+    if options.plain and (options.scenes is None or size == SCENE):
+        raise ValueError(f"--plain is for --scenes of another size than {SCENE}")
     if options.coco and not options.images:
         raise ValueError("--coco tells what is in pictures: give their folder to --images")
     if options.captions and not options.coco:
@@ -87,5 +92,6 @@ def chosen_source(options: argparse.Namespace, size: int) -> Source:
         return FolderSource(options.images)
     if options.webdataset:
         return WebdatasetSource(options.webdataset)
-    drawn = SceneSource if size == SCENE else WorldSource
-    return drawn(options.scenes, size, options.seed)
+    if size == SCENE:
+        return SceneSource(options.scenes, size, options.seed)
+    return WorldSource(options.scenes, size, options.seed, options.plain)

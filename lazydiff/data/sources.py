@@ -16,9 +16,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from PIL import Image
 
+from ..core.checks import Range, shortened
 from ..core.picture_files import grey, in_srgb, open_picture, see_through
 from ..scenes import CANVAS, random_sample
-from ..world import WHOLE, look_through_window, random_world_sample
+from ..world import on_plain_ground, random_world_sample
 from .entities import MASK_SIZE, Entity, Refusal
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -168,11 +169,12 @@ class SceneSource:
 
 @dataclass(frozen=True)
 class WorldNumber:
-    """A picture of the large world, or a window on it, with the hole and the caption that come with it."""
+    """A picture of the large world, with the hole and the caption that come with it."""
 
     seed: int
     number: int
     size: int
+    plain: float
 
     @property
     def key(self) -> str:
@@ -180,24 +182,32 @@ class WorldNumber:
 
     def read(self) -> Picture:
         rng = np.random.default_rng([self.seed, self.number])
-        sample = look_through_window(rng, random_world_sample(rng, max(self.size, WHOLE)), self.size)
+        sample = random_world_sample(rng, self.size)
+        if rng.random() < self.plain:
+            sample = on_plain_ground(rng, sample)
         return Picture(Image.fromarray(sample.image), None, holes=[Entity.of_mask(sample.mask, sample.caption)])
 
 
 class WorldSource:
-    """The first `count` pictures of the large world of a seed; below 512 px, windows on them."""
+    """The first `count` pictures of the large world of a seed."""
 
-    def __init__(self, count: int, size: int, seed: int):
-        """Errors: ValueError for no pictures, or a size in which nothing can be seen."""
+    def __init__(self, count: int, size: int, seed: int, plain: float = 0.0):
+        """plain: share of those that show their things on one colour
+
+        Errors: ValueError for no pictures, a size in which nothing can be seen, or a share that is none.
+        """
+        if not Range(0, 1).has(plain):
+            raise ValueError(f"a share of {shortened(plain)} plain scenes: choose 0 to 1")
         if count < 1:
             raise ValueError(f"{count} scenes: choose at least 1")
         if size < LEAST:
             raise ValueError(f"scenes of {size} px show nothing: choose {CANVAS} (the small world), or {LEAST} or more")
-        self.count, self.size, self.seed = count, size, seed
-        self.identity = f"{count} {'windows on' if size < WHOLE else 'pictures of'} the world"
+        self.count, self.size, self.seed, self.plain = count, size, seed, plain
+        self.identity = f"{count} pictures of the world" + (f", plain {plain:g}" if plain else "")
 
     def units(self, pictures: int) -> Sequence[Iterable[SourceItem]]:
-        return divided([WorldNumber(self.seed, number, self.size) for number in range(self.count)], pictures)
+        numbers = [WorldNumber(self.seed, number, self.size, self.plain) for number in range(self.count)]
+        return divided(numbers, pictures)
 
 
 # What sources share

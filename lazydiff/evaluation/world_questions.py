@@ -52,10 +52,10 @@ def asked_of(rng: np.random.Generator, scene: WorldScene, target: int, size: int
     return WorldQuestion(sample.image, sample.mask, caption, scene, target, size)
 
 
-def families(rng: np.random.Generator) -> Iterator[tuple[WorldScene, int, dict[str, list[str]]]]:
+def families(rng: np.random.Generator, size: int) -> Iterator[tuple[WorldScene, int, dict[str, list[str]]]]:
     """Scenes with an item that is large enough and has siblings, and the captions that may ask for it."""
     while True:
-        scene = random_world(rng, least=EQUAL + 1)
+        scene = random_world(rng, EQUAL + 1, size)
         chosen = [
             i for i, placed in enumerate(scene.items) if placed.side >= LEAST and len(equal_items(scene, i)) >= EQUAL
         ]
@@ -67,7 +67,7 @@ def families(rng: np.random.Generator) -> Iterator[tuple[WorldScene, int, dict[s
 def sibling_questions(rng: np.random.Generator, size: int, number: int) -> tuple[WorldQuestion, WorldQuestion]:
     """One of equal items is hidden, and the caption keeps its colour to itself, every other time its kind too; and the
     same place with "another one" among siblings of another colour: only the context has changed."""
-    scene, target, captions = next(found for found in families(rng) if "another one" in found[2])
+    scene, target, captions = next(found for found in families(rng, size) if "another one" in found[2])
     hidden = scene.items[target].item
     named = f"another {hidden.kind}" if number % 4 == 1 else describe_item(hidden, texture=False, colour=False)
     caption = "another one" if number % 2 == 0 else named
@@ -87,7 +87,7 @@ def recoloured(scene: WorldScene, item: Item, other: Item) -> WorldScene:
 
 def blank_question(rng: np.random.Generator, size: int) -> WorldQuestion:
     """Kind and colour in words on a canvas that is grey everywhere."""
-    scene, target, _ = next(families(rng))
+    scene, target, _ = next(families(rng, size))
     placed = replace(scene.items[target], item=replace(random_item(rng), texture="plain"))
     scene = replace(scene, backdrop=replace(scene.backdrop, painted="none"), items=(placed,))
     return asked_of(rng, scene, 0, size, describe_item(placed.item))
@@ -95,7 +95,7 @@ def blank_question(rng: np.random.Generator, size: int) -> WorldQuestion:
 
 def against_siblings_question(rng: np.random.Generator, size: int) -> WorldQuestion:
     """The place of one of equal items, but in words another kind and another colour."""
-    scene, target, _ = next(families(rng))
+    scene, target, _ = next(families(rng, size))
     hidden = scene.items[target]
     item = hidden.item
     while item.kind == hidden.item.kind or item.name == hidden.item.name:
@@ -106,7 +106,7 @@ def against_siblings_question(rng: np.random.Generator, size: int) -> WorldQuest
 
 def several_kinds_question(rng: np.random.Generator, size: int) -> WorldQuestion:
     """Siblings of two kinds and colours at least: the kind is named, and its own siblings have the colour."""
-    for scene, target, captions in families(rng):
+    for scene, target, captions in families(rng, size):
         hidden = scene.items[target].item
         others = [placed.item for placed in scene.items if placed.item.kind != hidden.kind]
         if f"another {hidden.kind}" in captions.get("another", ()) and any(others.count(item) > 1 for item in others):
@@ -117,7 +117,7 @@ def several_kinds_question(rng: np.random.Generator, size: int) -> WorldQuestion
 def removal_question(rng: np.random.Generator, size: int) -> WorldQuestion:
     """The ground where an item of the layout stood."""
     while True:
-        scene = random_world(rng)
+        scene = random_world(rng, size=size)
         target = int(rng.integers(len(scene.items)))
         if scene.items[target].side >= LEAST:
             sample = ask_for_removal(rng, scene, target, size)

@@ -10,7 +10,9 @@ from typing import Any, Literal, get_args
 from ..core.checks import Range, check_choice, check_flags, check_ranges, shortened
 
 SHIPPED = Path(__file__).parents[1] / "weights" / "lazydiffusion-small.safetensors"
-Prediction = Literal["iddpm", "flow"]  # noise with learned variance, or clean tokens on a flow path
+# What a network answers with: noise and the step's variance (IDDPM); or on a flow path what refines a fixed estimate of
+# the clean tokens; or what it expects them to be, mean and variance, see sampling/flow.py.
+Prediction = Literal["iddpm", "flow", "wiener"]
 SAMPLERS = ("iddpm", "ancestral", "euler", "dpmpp", "ddim", "unipc")
 
 # What may be believed of a checkpoint or a configuration before anything of such a size is made.
@@ -170,7 +172,7 @@ class ModelConfig:
         check_ranges(self, TEXT_LAYERS if self.clean_up is None else TEXT_LAYERS | CLEAN_UP)
         self.network.check()
         self.sampling.check()
-        if self.network.learned_variance != (self.prediction == "iddpm"):
+        if self.network.learned_variance == (self.prediction == "flow"):
             raise ValueError(f"learned_variance is {self.network.learned_variance}, and prediction {self.prediction}")
 
 
@@ -183,8 +185,8 @@ SMALL = NetworkConfig(
 # Of 192 components 72: with 48, real pictures lose a third of their texture, and 96 would make a token much wider than
 # the network that has to hold it.
 LARGE = NetworkConfig(
-    canvas=512, cell=8, channels=72, patch=2, width=256, heads=8, decoder_depth=8, encoder_depth=6,
-    text_width=128, text_length=32, learned_variance=False, micro_conditions=False, rotary=True,
+    canvas=512, cell=8, channels=72, patch=2, width=256, heads=8, decoder_depth=6, encoder_depth=4,
+    text_width=128, text_length=32, micro_conditions=False, rotary=True,
 )  # fmt: skip
 # The paper's model: PixArt-α XL/2 with one added layer. It does not state the encoder's depth: at 12 its times add up.
 PIXART_1024 = NetworkConfig(

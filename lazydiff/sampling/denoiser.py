@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from torch import Tensor
 
 from ..model.context import LazyContext
 from ..model.layers import Gate, always
 from ..model.lazydiffusion import LazyDiffusion
-from .flow import Network
+from .flow import Network, predict_clean
 from .guidance import branches, guide
 from .samplers import Denoiser, flow_denoiser, iddpm_denoiser
 
@@ -48,7 +49,8 @@ def lazy_denoiser(
 
 def of_network(model: LazyDiffusion, network: Network, guidance: float) -> Denoiser:
     """A decoder bound to `branches(guidance)` times its rows, guided, as a denoiser."""
-    guided = guide(network, guidance, model.config.network.learned_variance)
-    if model.config.prediction == "iddpm":
-        return iddpm_denoiser(guided)
-    return flow_denoiser(guided, model.variance)
+    prediction = model.config.prediction
+    if prediction == "iddpm":
+        return iddpm_denoiser(guide(network, guidance, learned_variance=True))
+    estimate = partial(predict_clean, network, variance=model.variance, prediction=prediction)
+    return flow_denoiser(guide(estimate, guidance))  # not of answers, some of which are variances

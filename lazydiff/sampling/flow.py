@@ -1,7 +1,11 @@
 """Flow path with prediction of the clean tokens: z = (1 − σ)·x + σ·ε, σ from 1 (noise) to 0 (picture).
 
-The network refines a per-channel Wiener estimate, x̂ = c_skip·z + c_out·F, so that its target has unit variance at every
-noise level and in every channel (the preconditioning of Karras et al. 2022, carried to channels of different variance).
+A network of kind "flow" refines a per-channel Wiener estimate, x̂ = c_skip·z + c_out·F, so that its target has unit
+variance at every noise level and in every channel (the preconditioning of Karras et al. 2022, carried to channels of
+different variance). One of kind "wiener" answers with mean and variance of the clean tokens as it expects them, and the
+estimate is their mean once z is counted in. Under little noise F is mostly noise, which a network narrower than its
+tokens cannot carry through (Li and He 2025, "Back to Basics: Let Denoising Generative Models Denoise"). Here z passes
+by the network, as far as that lets it: where a channel's variance is next to nothing, on smooth ground, no grain stays.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from torch import Tensor
 
 # A decoder bound to its hole, context and prompt: network(x, t) -> prediction [B, n, C]; t: [B], or [1] for all rows.
 Network = Callable[[Tensor, Tensor], Tensor]
+SPREAD = 8.0  # of the logarithm of a variance that a network expects, to either side of the channel's own
 
 
 class Preconditioning(NamedTuple):
@@ -32,23 +37,34 @@ class Preconditioning(NamedTuple):
         return cls(total.rsqrt(), signal / total, sigma * (variance / total).sqrt())
 
 
-def predict_clean(network: Network, z: Tensor, sigma: Tensor, variance: Tensor) -> Tensor:
-    """Estimate x̂ [B, n, C] of the clean tokens from z [B, n, C] at noise level sigma, [B] or [1]."""
+def predict_clean(network: Network, z: Tensor, sigma: Tensor, variance: Tensor, prediction: str = "flow") -> Tensor:
+    """Estimate x̂ [B, n, C] of the clean tokens from z [B, n, C] at noise level sigma, [B] or [1].
+
+    prediction: the network's kind, "flow" or "wiener"; the second answers with [B, n, 2·C], means in deviations of
+        their channels, then logarithms of variances in shares of theirs
+    """
     factor = Preconditioning.at(sigma, variance)
-    return torch.addcmul(factor.skip * z, factor.out, network(factor.scale * z, 1000 * sigma))
+    answer = network(factor.scale * z, 1000 * sigma)
+    if prediction == "flow":
+        return torch.addcmul(factor.skip * z, factor.out, answer)
+    mean, spread = answer.float().chunk(2, dim=-1)
+    mean, variance = variance.sqrt() * mean, variance * spread.clamp(-SPREAD, SPREAD).exp()
+    signal = 1 - sigma[:, None, None]
+    gain = signal * variance / (signal.square() * variance + sigma[:, None, None].square())
+    return torch.addcmul(mean, gain, z - signal * mean)
 
 
 def flow_loss(
-    network: Network, x: Tensor, noise: Tensor, sigma: Tensor, variance: Tensor, valid: Tensor, weight: Tensor
+    predict: Network, x: Tensor, noise: Tensor, sigma: Tensor, variance: Tensor, valid: Tensor, weight: Tensor
 ) -> Tensor:
-    """Mean squared error of the network's own target, averaged over each row's valid tokens, then over rows.
+    """Mean squared error of the clean tokens in shares of what a Wiener estimate leaves, averaged over each row's valid
+    tokens, then over rows. To a network that refines that estimate it is the error of its own target.
 
-    weight: [C] how much each channel counts, 1 on average
+    predict: (z, sigma) -> x̂, see `predict_clean`; weight: [C] how much each channel counts, 1 on average
     """
-    factor = Preconditioning.at(sigma, variance)
     z = (1 - sigma[:, None, None]) * x + sigma[:, None, None] * noise
-    target = (x - factor.skip * z) / factor.out
-    error = (weight * (network(factor.scale * z, 1000 * sigma).float() - target).square()).mean(-1)
+    left = Preconditioning.at(sigma, variance).out
+    error = (weight * ((predict(z, sigma).float() - x) / left).square()).mean(-1)
     return ((error * valid).sum(1) / valid.sum(1).clamp(min=1)).mean()
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..model.config import SAMPLERS as SAMPLERS  # the names that `make_sampler` knows
 from ..model.config import Sampling
-from .flow import Network, predict_clean
+from .flow import Network
 from .iddpm import ALPHA_BARS, TIMESTEPS, TRAINED_STEPS, Posterior, posterior_table
 from .schedules import flow_sigmas, iddpm_sigmas, scheduler_sigmas, vp_scale
 
@@ -51,11 +51,11 @@ class Denoiser:
         return self.predict(z, sigma)[0]
 
 
-def flow_denoiser(network: Network, variance: Tensor) -> Denoiser:
-    """Denoiser of a flow network; `variance` [C] is that of the clean tokens' channels."""
+def flow_denoiser(estimate: Network) -> Denoiser:
+    """Denoiser of estimates on the flow path: estimate(z, sigma) -> x̂, see `predict_clean`."""
 
     def predict(z: Tensor, sigma: float) -> tuple[Tensor, None]:
-        return predict_clean(network, z, z.new_full((1,), sigma), variance), None
+        return estimate(z, z.new_full((1,), sigma)), None
 
     return Denoiser(predict)
 

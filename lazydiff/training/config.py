@@ -76,6 +76,7 @@ class TrainingConfig:
     weigh_variance_from: int = 0  # from this step on, channels count by their variance, before it alike (flow path)
     precision: str = "bf16"
     checkpointing: bool = False  # blocks compute their activations a second time instead of keeping them
+    compile: bool = False  # blocks are compiled in the first minutes, and computed sooner from then on
     workers: int = 1
     checkpoint_every: int = 500
     picture_every: int = 1000
@@ -87,7 +88,9 @@ class TrainingConfig:
         token, canvas = self.model.network.token, self.model.network.canvas
         if self.size is not None and not Range(token, canvas, whole=True).has(self.size) or self.side % token:
             raise ValueError(f"size is {shortened(self.size)}: choose {token} to {canvas}, a multiple of {token}")
-        check_flags(self, "crop", "checkpointing")
+        check_flags(self, "crop", "checkpointing", "compile")
+        if self.compile and self.checkpointing:
+            raise ValueError("compile and checkpointing are both true: choose one")
         if self.batch % self.readers:
             raise ValueError(f"batch is {self.batch}: it must be a multiple of readers, {self.readers}")
         check_choice("precision", self.precision, PRECISIONS)

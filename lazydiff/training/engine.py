@@ -45,6 +45,8 @@ class Launch:
         """Errors: ValueError for what cannot be computed here, or a tracker that is not there."""
         if self.sharded and config.precision == "fp16":
             raise ValueError("precision is fp16: a model that is sharded is trained in bf16 or no")
+        if self.sharded and config.compile:
+            raise ValueError("compile is true: a model that is sharded is not compiled")
         if self.tracker is not None:
             check_choice("tracker", self.tracker, list(LOGGER_TYPE_TO_CLASS))
             if self.tracker not in map(str, get_available_trackers()):
@@ -66,6 +68,8 @@ class Engine:
         self.sharded = sharded and accelerator.num_processes > 1
         if config.checkpointing:
             checkpoint_blocks(objective.model)
+        if config.compile:
+            compile_blocks(objective.model)
         if self.sharded:
             shard(objective, accelerator, config.precision)
         optimiser = torch.optim.AdamW(
@@ -115,6 +119,15 @@ def checkpoint_blocks(model: LazyDiffusion) -> None:
     """
     for block in [*model.encoder.blocks, *model.decoder.blocks]:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+
+
+def compile_blocks(model: LazyDiffusion) -> None:
+    """Let encoder and decoder compute what lies between their matrices in one go, for any number of tokens.
+
+    Block by block, because in whole networks much would be compiled that runs once.
+    """
+    for block in [*model.encoder.blocks, *model.decoder.blocks]:
+        block.compile(dynamic=True)
 
 
 def shard(objective: Objective, accelerator: Accelerator, precision: str) -> None:

@@ -7,6 +7,7 @@ batch, or on who computes it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from ..core.tokens import HoleTokens, patchify
 from ..data.batch import Batch
 from ..model.lazydiffusion import LazyDiffusion
 from ..pipeline.fit import crop_all
-from ..sampling.flow import draw_sigmas, flow_loss
+from ..sampling.flow import draw_sigmas, flow_loss, predict_clean
 from ..sampling.iddpm import TIMESTEPS, iddpm_loss
 from .config import TrainingConfig
 
@@ -68,7 +69,8 @@ class Objective(nn.Module):
         variance = model.variance
         weighed = step >= self.config.weigh_variance_from
         weight = variance / variance.mean() if weighed else torch.ones_like(variance)
-        return flow_loss(predict, clean, noise, level, variance, counted, weight)
+        estimate = partial(predict_clean, predict, variance=variance, prediction=model.config.prediction)
+        return flow_loss(estimate, clean, noise, level, variance, counted, weight)
 
     def canvases(self, batch: Batch, generators: Generators) -> Canvases:
         """What the examples look like to the model: from their latents, of which the picture's is drawn from the VAE's

@@ -33,7 +33,7 @@ KIND = "lazydiffusion training state"  # the mark that tells our folders from ot
 UNFINISHED, OBSOLETE = ".state-unfinished", ".state-obsolete"
 CONTINUED = "checkpoint "  # begins the name of a model that a training began with, whose parts a state alone has not
 # Settings that change nothing of the model that comes out, but for the order in which sums are rounded.
-FREE = ("accumulate", "checkpointing", "workers", "checkpoint_every", "picture_every")
+FREE = ("accumulate", "checkpointing", "compile", "workers", "checkpoint_every", "picture_every")
 
 
 class State(NamedTuple):

@@ -13,7 +13,9 @@ from .items import FLYING, ITEMS, Item, PlacedItem, random_item
 from .panel import shrink
 from .scene import WorldScene
 
-LEAST_SIDE, LARGEST_SIDE = 0.047, 0.43  # of a thing's box, in sides of the picture
+WHOLE = 512  # px of the pictures that scenes are laid out for
+SMALLEST, LARGEST = 24, 220  # px of a thing's box there; in larger pictures it grows with them, in smaller ones it
+MOST = 0.19, 0.6  # keeps its pixels until it would take up so much of their sides
 _DOWN = (0.16, 0.96)  # where things stand on a ground: 0 at the horizon, 1 at the lower edge
 _AFLOAT = ("boat", "boat", "boat", "fish", "fish", "bird", "ball", "balloon", "cloud", "umbrella", "donut")
 
@@ -108,18 +110,26 @@ def _aligned(rng: np.random.Generator, backdrop: Backdrop, items: list[Item], si
     return placed
 
 
-def _random_side(rng: np.random.Generator, backdrop: Backdrop) -> float:
+def side_range(size: int) -> tuple[float, float]:
+    """Of things' boxes in pictures of `size` pixels, in sides of the picture: small ones show less, not the same
+    smaller."""
+    side = min(size, WHOLE)
+    return min(SMALLEST / side, MOST[0]), min(LARGEST / side, MOST[1])
+
+
+def _random_side(rng: np.random.Generator, backdrop: Backdrop, sides: tuple[float, float]) -> float:
     """The side of a thing's box where it is nearest."""
-    least = 3 * LEAST_SIDE if backdrop.receding else 1.2 * LEAST_SIDE
-    return float(least * (LARGEST_SIDE / least) ** (rng.random() ** 0.7))
+    least = min((3 if backdrop.receding else 1.2) * sides[0], 0.9 * sides[1])
+    return float(least * (sides[1] / least) ** (rng.random() ** 0.7))
 
 
 def _support(backdrop: Backdrop, item: Item) -> str:
     return "ground" if backdrop.receding else "wall"
 
 
-def random_world(rng: np.random.Generator, least: int = 1) -> WorldScene:
-    """A scene of the world; least: at least so many equal items, 0…6 (0: one scene in ten is empty)."""
+def random_world(rng: np.random.Generator, least: int = 1, size: int = WHOLE) -> WorldScene:
+    """A scene of the world; least: at least so many equal items, 0…6 (0: one scene in ten is empty); size: px of the
+    picture, see `side_range`"""
     light = random_light(rng)
     if least == 0 and rng.random() < 0.1:
         return WorldScene(random_backdrop(rng), light, ())
@@ -127,7 +137,7 @@ def random_world(rng: np.random.Generator, least: int = 1) -> WorldScene:
         backdrop = random_backdrop(rng)
         afloat = backdrop.family == "coast" and rng.random() < 0.8
         items = _groups(rng, least, _AFLOAT if afloat else tuple(ITEMS))
-        side = _random_side(rng, backdrop)
+        side = _random_side(rng, backdrop, side_range(size))
         flying = backdrop.sky and any(item.kind in FLYING for item in items)
         if rng.random() < 0.45 and not flying:
             placed = _aligned(rng, backdrop, items, side)

@@ -15,7 +15,7 @@ from .layout import box_overlap, place_item, random_world
 from .phrases import BACKGROUND, describe_backdrop, describe_item, equal_items, random_item_caption
 from .scene import WorldScene, draw_scene, item_footprint
 
-SAMPLE_KINDS: dict[str, float] = {"object": 0.52, "background": 0.11, "scenery": 0.20, "surface": 0.06, "blank": 0.11}
+SAMPLE_KINDS: dict[str, float] = {"object": 0.58, "background": 0.10, "scenery": 0.14, "surface": 0.06, "blank": 0.12}
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,13 +60,13 @@ def _chosen(rng: np.random.Generator, scene: WorldScene) -> int:
 
 
 def _item_sample(rng: np.random.Generator, size: int) -> WorldSample:
-    scene = random_world(rng)
+    scene = random_world(rng, size=size)
     return ask_for_item(rng, scene, _chosen(rng, scene), size)
 
 
 def _removal_sample(rng: np.random.Generator, size: int) -> WorldSample:
     """About half of the holes are where an item of the layout stood, half where one of its kind could stand."""
-    scene = random_world(rng)
+    scene = random_world(rng, size=size)
     target = int(rng.integers(len(scene.items)))
     model = scene.items[target]
     extra = place_item(rng, scene.backdrop, model.item, model.side)
@@ -78,7 +78,7 @@ def _removal_sample(rng: np.random.Generator, size: int) -> WorldSample:
 def _scenery(rng: np.random.Generator, size: int) -> WorldSample:
     """Continue a background of any sort into a hole of any form."""
     while True:
-        scene = random_world(rng, least=0)
+        scene = random_world(rng, 0, size)
         if rng.random() < 0.5:
             scene = replace(scene, items=())
         mask = free_hole(rng, scene, size)
@@ -92,7 +92,7 @@ def _named_backdrop(rng: np.random.Generator) -> Backdrop:
 
 def _surface_part(rng: np.random.Generator, size: int) -> WorldSample:
     """Paint a surface by its name: half of the picture or all of it, on an empty or a painted canvas, or in a hole."""
-    scene = replace(random_world(rng), backdrop=_named_backdrop(rng))
+    scene = replace(random_world(rng, size=size), backdrop=_named_backdrop(rng))
     backdrop, part = scene.backdrop, str(rng.choice(("upper", "lower", "all"), p=(0.35, 0.35, 0.3)))
     painted, empty = str(rng.choice(("all", part))), _empty_colour(rng)
     mask = upper_or_lower(backdrop, part, size)
@@ -116,7 +116,7 @@ def _empty_colour(rng: np.random.Generator) -> Tone:
 
 def _blank_canvas_sample(rng: np.random.Generator, size: int) -> WorldSample:
     """An item on a canvas that is still empty or half empty, in full words."""
-    scene = random_world(rng)
+    scene = random_world(rng, size=size)
     painted = str(rng.choice(("none", "upper", "lower"), p=(0.6, 0.2, 0.2)))
     scene = replace(scene, backdrop=replace(scene.backdrop, painted=painted, empty=_empty_colour(rng)))
     if rng.random() < 0.6:
@@ -125,6 +125,17 @@ def _blank_canvas_sample(rng: np.random.Generator, size: int) -> WorldSample:
     target = int(rng.integers(len(scene.items)))
     caption = describe_item(scene.items[target].item)
     return replace(ask_for_item(rng, scene, target, size, caption), kind="blank")
+
+
+def on_plain_ground(rng: np.random.Generator, sample: WorldSample) -> WorldSample:
+    """The same task on one colour, on which things are learned sooner than where most of a picture cannot be known;
+    samples that ask for grounds stay as they are."""
+    if sample.kind in ("scenery", "surface"):
+        return sample
+    shade = rng.beta(0.7, 0.7)
+    tone = tuple(float(part) for part in np.clip(shade + rng.normal(0, 0.12, 3), 0, 1))
+    scene = replace(sample.scene, backdrop=replace(sample.scene.backdrop, painted="none", empty=tone))
+    return replace(sample, scene=scene, image=draw_scene(scene, len(sample.mask)))
 
 
 _TASKS: dict[str, Callable[[np.random.Generator, int], WorldSample]] = {

@@ -120,7 +120,7 @@ class LazyModel(comfy.model_base.BaseModel):
         self.settings, network = settings, settings.config.network
         kind = comfy.model_base.ModelType
         super().__init__(
-            model_config, kind.FLOW if settings.config.prediction == "flow" else kind.EPS, device,
+            model_config, kind.EPS if settings.config.prediction == "iddpm" else kind.FLOW, device,
             unet_model=partial(HostDecoder, network),
         )  # fmt: skip
         self.fingerprint = fingerprint(settings.config, encoder)
@@ -319,8 +319,8 @@ class LazyModel(comfy.model_base.BaseModel):
     def denoise(self, network: Callable[[Tensor, Tensor], Tensor], z: Tensor, t: Tensor) -> Tensor:
         """Estimate of the clean tokens [B, n, C·p·p] from noisy ones; t: [B] noise levels as samplers count."""
         scaled = self.model_sampling.calculate_input(t, z)
-        if self.settings.config.prediction == "flow":
-            return predict_clean(network, scaled, t.float(), self.variance(z.device))
+        if self.settings.config.prediction != "iddpm":
+            return predict_clean(network, scaled, t.float(), self.variance(z.device), self.settings.config.prediction)
         predicted = network(scaled, self.model_sampling.timestep(t).float())[..., : z.shape[-1]]
         return self.model_sampling.calculate_denoised(t, predicted, z)
 

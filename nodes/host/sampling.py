@@ -124,7 +124,7 @@ def own_sampler(model: Any, noise: HostNoise | PlacedNoise) -> comfy.samplers.KS
     the library's divided by alpha.
     """
     temperature = lazy_model(model).settings.config.sampling.temperature
-    flow = lazy_model(model).settings.config.prediction == "flow"
+    flow = lazy_model(model).settings.config.prediction != "iddpm"
 
     def sample(model: Any, z: Tensor, sigmas: Tensor, extra_args: Any, callback: Any, disable: Any) -> Tensor:
         levels = sigmas.cpu()  # the loop must not wait for the device

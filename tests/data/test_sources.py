@@ -30,7 +30,7 @@ from lazydiff.data.entities import Entity, Refusal, count_pixels
 from lazydiff.data.sources import FolderSource, SceneSource, Source, SourceItem, WorldSource, key_of
 from lazydiff.data.webdatasets import WebdatasetSource
 from lazydiff.scenes import random_sample
-from lazydiff.world import look_through_window, random_world_sample
+from lazydiff.world import random_world_sample
 
 
 def items(source: Source, pictures: int = 1000) -> list[SourceItem]:
@@ -307,15 +307,26 @@ def test_scenes_are_those_of_the_world() -> None:
 
 def test_pictures_of_the_world_come_with_their_holes() -> None:
     picture = items(WorldSource(3, 128, seed=5))[2].read()
-    rng = np.random.default_rng([5, 2])
-    sample = look_through_window(rng, random_world_sample(rng, 512), 128)
+    sample = random_world_sample(np.random.default_rng([5, 2]), 128)
     assert (np.asarray(picture.image) == sample.image).all() and picture.image.size == (128, 128)
     assert picture.holes[0].caption == sample.caption and (picture.holes[0].pixels() == sample.mask).all()
     assert items(WorldSource(1, 640, seed=5))[0].read().image.size == (640, 640)  # drawn so, not scaled up
+    with pytest.raises(ValueError, match="a share of 2 plain scenes"):
+        WorldSource(5, 128, 0, plain=2)
     with pytest.raises(ValueError, match="scenes of 48 px show nothing"):
         WorldSource(5, 48, 0)
     with pytest.raises(ValueError, match="at least 1"):
         WorldSource(0, 128, 0)
+
+
+def test_some_pictures_of_the_world_are_on_plain_ground() -> None:
+    """As many as are asked for, which ask for the same things in the same holes; the others are as ever."""
+    usual, some = ([item.read() for item in items(WorldSource(24, 64, 5, plain))] for plain in (0, 0.5))
+    changed = [np.any(np.asarray(a.image) != np.asarray(b.image)) for a, b in zip(usual, some, strict=True)]
+    assert 4 < sum(changed) < 20
+    for a, b in zip(usual, some, strict=True):
+        assert a.holes[0].caption == b.holes[0].caption and (a.holes[0].pixels() == b.holes[0].pixels()).all()
+    assert WorldSource(24, 64, 5, 0.5).identity != WorldSource(24, 64, 5).identity
 
 
 def test_descriptions_are_cheap(tmp_path: Path) -> None:

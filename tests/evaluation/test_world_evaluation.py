@@ -40,7 +40,7 @@ def judge() -> WorldJudge:
 @pytest.fixture
 def large(vocabulary: bytes) -> LazyDiffusion:
     """Like the 512 px model, with a canvas of 128 px."""
-    return tiny_model("flow", vocabulary, replace(PRESETS["lazydiffusion-512"], canvas=SIZE))
+    return tiny_model("wiener", vocabulary, replace(PRESETS["lazydiffusion-512"], canvas=SIZE))
 
 
 def test_questions_ask_for_what_is_not_shown(asked: dict[str, list[WorldQuestion]]) -> None:

@@ -96,7 +96,7 @@ def test_a_checkpoint_gains_it_and_nothing_else_changes(flow: LazyDiffusion, tmp
 
 def test_the_command_trains_on_large_pictures_too(vocabulary: bytes, tmp_path: Path) -> None:
     side = PART + 32
-    large = tiny_model("flow", vocabulary, replace(PRESETS["lazydiffusion-512"], canvas=side))
+    large = tiny_model("wiener", vocabulary, replace(PRESETS["lazydiffusion-512"], canvas=side))
     save_checkpoint(large, tmp_path / "large.safetensors")
     prepare_shards(WorldSource(1, side, 0), tmp_path, Preparation(side, smallest=1), processes=1)
     command = ["clean-up", "--checkpoint", tmp_path / "large.safetensors", "--data", f"{tmp_path}/*.tar", "--output"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,13 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from samples import tiny_model
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lazydiff.data.batch import Batch
 from lazydiff.data.stream import ExampleStream, ReadingPlan, SceneExamples, read_batches
+from lazydiff.model.config import PRESETS
 from lazydiff.model.lazydiffusion import LazyDiffusion
 from lazydiff.training import start
 from lazydiff.training import train as loop
@@ -80,6 +83,21 @@ def test_checkpointing_changes_no_gradient_and_no_name(config: TrainingConfig) -
     assert type(model) is kind and list(model.state_dict()) == names
     for name, value in expected.items():
         assert torch.equal(value, found[name]), name
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler (g++)")
+def test_compiled_blocks_change_no_gradient_and_no_name(vocabulary: bytes) -> None:
+    """But for the order of operations in fp32, for holes of any size."""
+    model = tiny_model("wiener", vocabulary, replace(PRESETS["lazydiffusion-512"], canvas=96)).requires_grad_(True)
+    model.latent.requires_grad_(False)
+    config = TrainingConfig(model.config, size=96, batch=2, noise_levels=1, precision="no", workers=0, clip=1e6)
+    names = list(model.state_dict())
+    compiled = deepcopy(model)
+    for steps in batches(config), batches(replace(config, seed=1)):
+        found = gradients(compiled, replace(config, compile=True), [steps[0]])
+        assert_close(gradients(model, config, [steps[0]]), found, 1e-4)
+        model.zero_grad(), compiled.zero_grad()
+    assert list(compiled.state_dict()) == names
 
 
 def test_checkpointing_keeps_less(config: TrainingConfig) -> None:
@@ -162,6 +180,7 @@ def test_a_tracker_is_told_every_step(config: TrainingConfig, tmp_path: Path) ->
         ({"readers": 0}, "readers is 0"),
         ({"accumulate": 1.5}, "accumulate is 1.5"),
         ({"checkpointing": "yes"}, "checkpointing is yes: choose true or false"),
+        ({"compile": True, "checkpointing": True}, "compile and checkpointing are both true"),
         ({"eps": 0}, "eps is 0"),
     ],
 )
@@ -194,13 +213,14 @@ def test_processes_that_cannot_share_a_step_are_told(
         (Launch(tracker="diary"), "tracker is diary: choose .*tensorboard"),
         (Launch(tracker="tensorboard"), "the tracker tensorboard has no package here: pip install tensorboard"),
         (Launch(sharded=True), "precision is fp16: a model that is sharded is trained in bf16 or no"),
+        (Launch(sharded=True), "compile is true: a model that is sharded is not compiled"),
     ],
 )
 def test_launches_that_cannot_be_are_told(
     config: TrainingConfig, launch: Launch, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lazydiff.training.engine.get_available_trackers", lambda: [])
-    config = replace(config, precision="fp16" if launch.sharded else "no")
+    config = replace(config, precision="fp16" if "fp16" in words else "no", compile="compile" in words)
     with pytest.raises(ValueError, match=words):
         train(config, tmp_path / "run", launch=launch)
     assert not (tmp_path / "run").exists()

@@ -36,7 +36,7 @@ from lazydiff.training.objective import Objective
 
 
 @pytest.mark.parametrize("preset", ["small", "small-image", "small-crop"])
-@pytest.mark.parametrize("prediction", ["flow", "iddpm"])
+@pytest.mark.parametrize("prediction", ["flow", "wiener", "iddpm"])
 def test_the_loss_of_a_batch_is_the_mean_of_its_examples(preset: str, prediction: str, vocabulary: bytes) -> None:
     """However it is cut: each example draws noise, noise levels and dropped text from its own seed. What differs is the
     order of sums in fp32."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -27,7 +28,7 @@ from lazydiff.model.config import PRESETS
 from lazydiff.model.layers import explicit_attention, sdpa
 from lazydiff.model.lazydiffusion import LazyDiffusion
 from lazydiff.pipeline.fit import crop_all
-from lazydiff.sampling.flow import Network, Preconditioning, draw_sigmas, flow_loss, predict_clean
+from lazydiff.sampling.flow import SPREAD, Network, Preconditioning, draw_sigmas, flow_loss, predict_clean
 from lazydiff.training import start
 from lazydiff.training import train as loop
 from lazydiff.training.config import CONFIGS, TrainingConfig
@@ -185,6 +186,20 @@ def test_preconditioned_target_has_unit_variance() -> None:
         assert torch.allclose((estimate - x).var((0, 1)), factor.out[0, 0] ** 2, rtol=0.05)
 
 
+@pytest.mark.parametrize("sigma", [0.05, 0.3, 0.9])
+@pytest.mark.parametrize("spread", [-3.0, 0.0, 1.5, 99.0])
+def test_expected_tokens_are_corrected_by_what_is_seen(sigma: float, spread: float) -> None:
+    """The estimate is the mean of the tokens that are possible, counted one by one."""
+    mean, variance = 0.7, torch.tensor([0.04, 1.0, 9.0])
+    z, answer = torch.tensor([[[-0.4, 0.1, 2.5]]]), torch.tensor([[[mean] * 3 + [spread] * 3]])
+    estimate = predict_clean(lambda z, t: answer, z, torch.tensor([sigma]), variance, "wiener")
+    wide = variance.sqrt().double() * math.exp(min(spread, SPREAD) / 2)
+    x = torch.linspace(-200, 200, 1_000_001, dtype=torch.float64)[:, None]
+    logarithm = -((x - mean * variance.sqrt()) ** 2) / (2 * wide**2) - (z[0, 0] - (1 - sigma) * x) ** 2 / (2 * sigma**2)
+    expected = (logarithm.softmax(0) * x).sum(0)
+    assert torch.allclose(estimate[0, 0].double(), expected, atol=1e-3)
+
+
 def test_flow_loss_ignores_padding() -> None:
     x, noise, sigma = torch.randn(2, 5, 3), torch.randn(2, 5, 3), torch.tensor([0.3, 0.6])
     valid = torch.tensor([[True] * 5, [True] * 2 + [False] * 3])
@@ -240,7 +255,7 @@ def test_explicit_attention_equals_the_fused_one() -> None:
 @pytest.fixture
 def large(vocabulary: bytes) -> LazyDiffusion:
     """Like the 512 px model, with a canvas of 128 px."""
-    return tiny_model("flow", vocabulary, replace(PRESETS["lazydiffusion-512"], canvas=128))
+    return tiny_model("wiener", vocabulary, replace(PRESETS["lazydiffusion-512"], canvas=128))
 
 
 def world_shards(folder: Path, size: int, count: int = 3) -> Material:
@@ -304,7 +319,7 @@ def test_all_stages_of_the_large_model_are_of_one_network() -> None:
     endings = "-first", "-second", ""
     first, *others = (TrainingConfig.read(CONFIGS[f"lazydiffusion-512{ending}"]) for ending in endings)
     assert all(other.model == first.model for other in others)
-    assert [stage.side for stage in (first, *others)] == [128, 256, 512]
+    assert [stage.side for stage in (first, *others)] == [128, 192, 512]
     with torch.device("meta"):
         model = LazyDiffusion(first.model, None, None)
     halves = 2 * sum(parameter.numel() for parameter in model.parameters())
