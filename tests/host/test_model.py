@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,16 +19,18 @@ CLOSE = 1e-4
 
 
 class Graph:
-    """What most graphs begin with: the shipped model, a canvas with a hole, prompts of different length."""
+    """What most graphs begin with: a model, the shipped one if not given, a canvas with a hole, prompts of different
+    length."""
 
-    def __init__(self, pack: Pack):
-        self.model, self.clip, self.vae = pack.call("LazyCheckpointLoader", SHIPPED)
+    def __init__(self, pack: Pack, path: Path | None = None):
+        checkpoint = pack.part("lazydiff.model.checkpoint")
+        path = path or checkpoint.SHIPPED
+        self.model, self.clip, self.vae = pack.call("LazyCheckpointLoader", path.name)
         picture, mask, self.caption = scene(3)
         self.image, self.mask = picture.movedim(1, -1), mask[:, 0]
         self.positive, self.negative = (pack.call("CLIPTextEncode", self.clip, t)[0] for t in (self.caption, ""))
         self.context, self.latent = pack.call("LazyContextEncode", self.model, self.vae, self.image, self.mask, 0, 0)
-        checkpoint = pack.part("lazydiff.model.checkpoint")
-        self.library = checkpoint.load_checkpoint(checkpoint.SHIPPED)
+        self.library = checkpoint.load_checkpoint(path)
 
 
 @pytest.fixture(scope="module")
