@@ -132,9 +132,9 @@ def on_plain_ground(rng: np.random.Generator, sample: WorldSample) -> WorldSampl
     samples that ask for grounds stay as they are."""
     if sample.kind in ("scenery", "surface"):
         return sample
-    shade = rng.beta(0.7, 0.7)
-    tone = tuple(float(part) for part in np.clip(shade + rng.normal(0, 0.12, 3), 0, 1))
-    scene = replace(sample.scene, backdrop=replace(sample.scene.backdrop, painted="none", empty=tone))
+    red, green, blue = np.clip(rng.beta(0.7, 0.7) + rng.normal(0, 0.12, 3), 0, 1).tolist()
+    backdrop = replace(sample.scene.backdrop, painted="none", empty=(red, green, blue))
+    scene = replace(sample.scene, backdrop=backdrop)
     return replace(sample, scene=scene, image=draw_scene(scene, len(sample.mask)))
 
 
