@@ -17,6 +17,7 @@ else:
     import tomli as tomllib
 
 PRECISIONS = ("no", "bf16", "fp16")
+OPTIMISERS = ("adamw", "muon")  # the second of the matrices of blocks, see `muon`
 MANY = 10**9
 RANGES = {
     "seed": Range(0, 2**32 - 1, whole=True),
@@ -61,6 +62,7 @@ class TrainingConfig:
     readers: int = 1
     accumulate: int = 1  # parts in which a process computes its share of a step
     noise_levels: int = 4  # per example: the context is encoded once for all of them
+    optimiser: str = "adamw"
     learning_rate: float = 1.5e-3
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-8
@@ -93,6 +95,7 @@ class TrainingConfig:
             raise ValueError("compile and checkpointing are both true: choose one")
         if self.batch % self.readers:
             raise ValueError(f"batch is {self.batch}: it must be a multiple of readers, {self.readers}")
+        check_choice("optimiser", self.optimiser, OPTIMISERS)
         check_choice("precision", self.precision, PRECISIONS)
         if not isinstance(self.betas, tuple) or len(self.betas) != 2 or not all(BETA.has(beta) for beta in self.betas):
             raise ValueError(f"betas is {shortened(self.betas)}: choose two numbers from 0 to below 1")

@@ -25,6 +25,7 @@ from ..data.batch import Batch
 from ..model.layers import CrossAttention, Mlp, SelfAttention
 from ..model.lazydiffusion import LazyDiffusion
 from .config import TrainingConfig
+from .muon import MuonAdamW
 from .objective import Objective
 
 
@@ -47,6 +48,8 @@ class Launch:
             raise ValueError("precision is fp16: a model that is sharded is trained in bf16 or no")
         if self.sharded and config.compile:
             raise ValueError("compile is true: a model that is sharded is not compiled")
+        if self.sharded and config.optimiser == "muon":
+            raise ValueError("optimiser is muon, which takes whole matrices: a model that is sharded has none")
         if self.tracker is not None:
             check_choice("tracker", self.tracker, list(LOGGER_TYPE_TO_CLASS))
             if self.tracker not in map(str, get_available_trackers()):
@@ -72,8 +75,9 @@ class Engine:
             compile_blocks(objective.model)
         if self.sharded:
             shard(objective, accelerator, config.precision)
-        optimiser = torch.optim.AdamW(
-            parameter_groups(objective.model, config.weight_decay),
+        muon = config.optimiser == "muon"
+        optimiser = (MuonAdamW if muon else torch.optim.AdamW)(
+            parameter_groups(objective.model, config.weight_decay, muon),
             lr=config.learning_rate, betas=config.betas, eps=config.eps,
         )  # fmt: skip
         self.objective = objective if self.sharded else accelerator.prepare(objective)
@@ -105,11 +109,17 @@ def whole_norm(norm: Tensor) -> Tensor:
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Matrices decay; biases, norms and modulation tables do not."""
+def parameter_groups(model: LazyDiffusion, weight_decay: float, muon: bool = False) -> list[dict[str, object]]:
+    """Matrices decay; biases, norms and modulation tables do not. muon: those of blocks are a group of their own."""
     matrices = [p for p in model.parameters() if p.ndim >= 2 and p.shape[0] > 6]
     others = [p for p in model.parameters() if not (p.ndim >= 2 and p.shape[0] > 6)]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    inside = {id(p) for block in [*model.encoder.blocks, *model.decoder.blocks] for p in block.parameters()}
+    turned = [p for p in matrices if muon and id(p) in inside]
+    rest = [p for p in matrices if not (muon and id(p) in inside)]
+    groups: list[dict[str, object]] = [
+        {"params": rest, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0},
+    ]  # fmt: skip
+    return [*groups, {"params": turned, "weight_decay": weight_decay, "muon": True}] if muon else groups
 
 
 def checkpoint_blocks(model: LazyDiffusion) -> None:

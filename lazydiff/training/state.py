@@ -113,8 +113,15 @@ class State(NamedTuple):
     def expected(self, trained: Collection[str]) -> dict[str, dict[str, list[int]]]:
         """Shapes by file and name, for a state in which those parameters have been trained."""
         shapes = {part: {name: list(value.shape) for name, value in self.tensors()[part].items()} for part in PARTS}
-        moments = {name: shape for name, shape in shapes["model"].items() if name in trained}
-        return shapes | {"step": dict.fromkeys(moments, []), "exp_avg": moments, "exp_avg_sq": moments}
+        first = {name: shape for name, shape in shapes["model"].items() if name in trained}
+        second = {name: shape for name, shape in first.items() if name not in self.turned()}
+        return shapes | {"step": dict.fromkeys(second, []), "exp_avg": first, "exp_avg_sq": second}
+
+    def turned(self) -> set[str]:
+        """Names of the parameters that Muon moves, which have one moment alone."""
+        groups = [group["params"] for group in self.optimiser.param_groups if group.get("muon")]
+        chosen = {id(parameter) for group in groups for parameter in group}
+        return {name for name, parameter in self.model.named_parameters() if id(parameter) in chosen}
 
     @torch.no_grad()
     def fill(self, files: Mapping[str, Any]) -> None:
@@ -123,11 +130,14 @@ class State(NamedTuple):
             for name, value in self.tensors()[part].items():
                 copy_whole(files[part].get_tensor(name), value)
         for name, parameter in self.model.named_parameters():
-            if name in files["exp_avg"].keys():
-                moments = {part: torch.zeros_like(parameter) for part in ("exp_avg", "exp_avg_sq")}
-                for part, value in moments.items():
-                    copy_whole(files[part].get_tensor(name), value)
-                self.optimiser.state[parameter] = {"step": files["step"].get_tensor(name), **moments}
+            there = [part for part in ("exp_avg", "exp_avg_sq") if name in files[part].keys()]
+            moments = {part: torch.zeros_like(parameter) for part in there}
+            for part, value in moments.items():
+                copy_whole(files[part].get_tensor(name), value)
+            if name in files["step"].keys():
+                moments["step"] = files["step"].get_tensor(name)
+            if moments:
+                self.optimiser.state[parameter] = moments
 
 
 def own(module: nn.Module) -> dict[str, Tensor]:

@@ -180,6 +180,7 @@ def test_a_tracker_is_told_every_step(config: TrainingConfig, tmp_path: Path) ->
         ({"readers": 0}, "readers is 0"),
         ({"accumulate": 1.5}, "accumulate is 1.5"),
         ({"checkpointing": "yes"}, "checkpointing is yes: choose true or false"),
+        ({"optimiser": "sgd"}, "optimiser is sgd: choose adamw, muon"),
         ({"compile": True, "checkpointing": True}, "compile and checkpointing are both true"),
         ({"eps": 0}, "eps is 0"),
     ],
@@ -214,13 +215,15 @@ def test_processes_that_cannot_share_a_step_are_told(
         (Launch(tracker="tensorboard"), "the tracker tensorboard has no package here: pip install tensorboard"),
         (Launch(sharded=True), "precision is fp16: a model that is sharded is trained in bf16 or no"),
         (Launch(sharded=True), "compile is true: a model that is sharded is not compiled"),
+        (Launch(sharded=True), "optimiser is muon, which takes whole matrices: a model that is sharded has none"),
     ],
 )
 def test_launches_that_cannot_be_are_told(
     config: TrainingConfig, launch: Launch, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lazydiff.training.engine.get_available_trackers", lambda: [])
-    config = replace(config, precision="fp16" if "fp16" in words else "no", compile="compile" in words)
+    settings = {"precision": "fp16" if "fp16" in words else "no", "optimiser": "muon" if "muon" in words else "adamw"}
+    config = replace(config, compile="compile" in words, **settings)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=words):
         train(config, tmp_path / "run", launch=launch)
     assert not (tmp_path / "run").exists()
