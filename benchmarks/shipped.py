@@ -34,7 +34,7 @@ QUICK_STEPS = 2
 
 
 def random_model(network: NetworkConfig, harness: Harness) -> LazyDiffusion:
-    config = ModelConfig(network, "flow", sampling=Sampling("ancestral", guidance=1.0), clean_up=CLEAN_UP)
+    config = ModelConfig(network, "wiener", sampling=Sampling("ancestral", guidance=1.0), clean_up=CLEAN_UP)
     model = LazyDiffusion.self_contained(config, train_vocabulary(world_captions(), 200))
     model.initialise(SEED)
     return model.eval().requires_grad_(False).to(harness.device)

@@ -116,7 +116,7 @@ def train_gates(model: LazyDiffusion, sampling: Sampling, training: GateTraining
     flow path or computes every token, all before work begins; and for a training that ends in what are no numbers.
     """
     training.check()
-    if model.config.prediction == "iddpm" or model.config.network.dense:
+    if model.config.prediction != "flow" or model.config.network.dense:
         raise ValueError("gates are trained for flow models that compute hole tokens alone: this one is another")
     if sampling.sampler not in FLOW_SAMPLERS:
         raise ValueError(f"gates cannot be trained for the sampler {sampling.sampler}: choose euler or ancestral")

@@ -13,9 +13,9 @@ from .items import FLYING, ITEMS, Item, PlacedItem, random_item
 from .panel import shrink
 from .scene import WorldScene
 
-WHOLE = 512  # px of the pictures that scenes are laid out for
-SMALLEST, LARGEST = 24, 220  # px of a thing's box there; in larger pictures it grows with them, in smaller ones it
-MOST = 0.19, 0.6  # keeps its pixels until it would take up so much of their sides
+WHOLE = 512  # px of a picture; what is in larger ones grows with them
+SMALLEST, LARGEST = 24, 220  # px of a thing's box in a picture of that size, and in smaller ones …
+MOST = 0.19, 0.6  # … but for what would be more than so much of their sides
 _DOWN = (0.16, 0.96)  # where things stand on a ground: 0 at the horizon, 1 at the lower edge
 _AFLOAT = ("boat", "boat", "boat", "fish", "fish", "bird", "ball", "balloon", "cloud", "umbrella", "donut")
 
@@ -111,8 +111,8 @@ def _aligned(rng: np.random.Generator, backdrop: Backdrop, items: list[Item], si
 
 
 def side_range(size: int) -> tuple[float, float]:
-    """Of things' boxes in pictures of `size` pixels, in sides of the picture: small ones show less, not the same
-    smaller."""
+    """The smallest and the largest box of a thing in pictures of `size` pixels, in sides of the picture: small pictures
+    show fewer things, not the same ones smaller."""
     side = min(size, WHOLE)
     return min(SMALLEST / side, MOST[0]), min(LARGEST / side, MOST[1])
 

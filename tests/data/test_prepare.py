@@ -234,6 +234,8 @@ def test_what_cannot_be_prepared_is_told_in_a_line(
         (("--webdataset", f"{tmp_path}/*.tar", "--output", tmp_path), "no shard"),
         (("--scenes", 3, "--coco", tmp_path, "--output", tmp_path), "--images"),
         ((*images, "--captions", tmp_path), "--coco"),
+        ((*images, "--plain", 0.5), "--plain is for --scenes of another size than 96"),
+        (("--scenes", 4, "--plain", 0.5, "--output", tmp_path), "--plain is for --scenes of another size than 96"),
         ((*images, "--size", 8), "size is 8"),
         ((*images, "--holes", 0), "holes is 0"),
         ((*images, "--processes", 0), "0 processes"),
