@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from lazydiff.core.files import whole_file
 from lazydiff.core.tokens import patchify
 from lazydiff.data.batch import Batch
 from lazydiff.data.stream import ExampleStream, ReadingPlan, SceneExamples, read_batches
-from lazydiff.sampling.flow import draw_sigmas, flow_loss
+from lazydiff.sampling.flow import draw_sigmas, flow_loss, predict_clean
 from lazydiff.training.average import Average
 from lazydiff.training.train import step_generator
 
@@ -50,7 +51,8 @@ def loss(model: SceneUNet, batch: Batch, generator: torch.Generator) -> Tensor:
     sigmas = draw_sigmas(1, len(image), *NOISE, generator)
     sigmas = sigmas[torch.randperm(len(image), generator=generator)]
     hole, weight = seen[:, :1].flatten(1), model.variance / model.variance.mean()
-    return flow_loss(model.bound(seen, captions), clean, noise, sigmas, model.variance, hole, weight)
+    estimate = partial(predict_clean, model.bound(seen, captions), variance=model.variance)
+    return flow_loss(estimate, clean, noise, sigmas, model.variance, hole, weight)
 
 
 def rate(step: int, steps: int) -> float:

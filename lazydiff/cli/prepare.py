@@ -27,7 +27,7 @@ def add_prepare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--size", type=int, help=f"px per side ({PHOTOGRAPH}; scenes {SCENE}, any other size draws the large world)"
     )
     command.add_argument(
-        "--plain", type=float, default=0.0, metavar="SHARE", help="of scenes whose things stand on one colour (0)"
+        "--plain", type=float, default=0.0, metavar="SHARE", help="of scenes with things: those on one colour (0)"
     )
     command.add_argument("--holes", type=int, default=3, help="most holes of one picture (%(default)s)")
     command.add_argument("--crop", action="store_true", help="squares around the holes, for RegenerateCrop")

@@ -27,6 +27,7 @@ MASK = re.compile(r"(?P<picture>.+)\.mask(\.\d+)?\.png")
 UNREADABLE = "not a picture that can be read"
 TRANSPARENT = "transparent in places"
 LEAST = 64  # px of a side, below which nothing can be told in the large world
+WORLD = 2  # raised whenever a number becomes another picture
 NOT_UTF8 = "a caption that is not UTF-8"
 
 
@@ -192,7 +193,7 @@ class WorldSource:
     """The first `count` pictures of the large world of a seed."""
 
     def __init__(self, count: int, size: int, seed: int, plain: float = 0.0):
-        """plain: share of those that show their things on one colour
+        """plain: share of those with things in their task that show them on one colour
 
         Errors: ValueError for no pictures, a size in which nothing can be seen, or a share that is none.
         """
@@ -203,7 +204,7 @@ class WorldSource:
         if size < LEAST:
             raise ValueError(f"scenes of {size} px show nothing: choose {CANVAS} (the small world), or {LEAST} or more")
         self.count, self.size, self.seed, self.plain = count, size, seed, plain
-        self.identity = f"{count} pictures of the world" + (f", plain {plain:g}" if plain else "")
+        self.identity = f"{count} pictures of the world {WORLD}" + (f", plain {plain}" if plain else "")
 
     def units(self, pictures: int) -> Sequence[Iterable[SourceItem]]:
         numbers = [WorldNumber(self.seed, number, self.size, self.plain) for number in range(self.count)]

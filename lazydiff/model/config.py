@@ -181,7 +181,7 @@ SMALL = NetworkConfig(
     canvas=96, cell=8, channels=96, patch=1, width=192, heads=6, decoder_depth=6, encoder_depth=4,
     text_width=96, text_length=32, learned_variance=False, micro_conditions=False,
 )  # fmt: skip
-# A network for 512 px and any content: a token is 2×2 latent cells, and a smaller picture is a window on the canvas.
+# A network for 512 px and any content: a token is 2×2 latent cells, and smaller pictures are as good to learn from.
 # Of 192 components 72: with 48, real pictures lose a third of their texture, and 96 would make a token much wider than
 # the network that has to hold it.
 LARGE = NetworkConfig(

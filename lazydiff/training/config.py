@@ -55,7 +55,7 @@ class TrainingConfig:
     """
 
     model: ModelConfig
-    size: int | None = None  # px per side of its pictures; the canvas's if not given, less for windows, a cheaper stage
+    size: int | None = None  # px per side of its pictures; the canvas's if not given, less for a cheaper stage
     seed: int = 0
     steps: int = 10000
     batch: int = 32  # examples per step, of all processes

@@ -66,7 +66,10 @@ class TrainingCost:
         return self.tokens if self.config.model.network.dense else max(round(self.hole * self.tokens), 1)
 
     def memory(self, sharded: bool = False, checkpointing: bool | None = None) -> dict[str, int]:
-        """Bytes of one process by what they are for; the parts of a copy each (DDP), or of a share of one (FSDP2)."""
+        """Bytes of one process by what they are for; the parts of a copy each (DDP), or of a share of one (FSDP2).
+
+        Of the matrices that Muon moves there is one moment, and two are counted.
+        """
         total, half = sum(self.parameters.values()), self.config.precision != "no"
         parts = {"weights": FULL, "gradients": FULL, "AdamW's moments": 2 * FULL, "average": FULL}
         each = self.processes if sharded else 1

@@ -112,8 +112,9 @@ def train_gates(model: LazyDiffusion, sampling: Sampling, training: GateTraining
     """Train gates for one model and one way to sample it, and write them to `output`, with a log beside them.
 
     Every second step of the sampling gets gates; the weights of the others stay zero, which always computes.
-    Errors: ValueError for an odd number of steps, another sampler, impossible settings, or a model that is not on the
-    flow path or computes every token, all before work begins; and for a training that ends in what are no numbers.
+    Errors: ValueError for an odd number of steps, another sampler, impossible settings, a model of another prediction
+    than "flow" or one that computes every token, all before work begins; and for a training that ends in what are no
+    numbers.
     """
     training.check()
     if model.config.prediction != "flow" or model.config.network.dense:

@@ -32,7 +32,7 @@ PARTS = ("model", "average", "step", "exp_avg", "exp_avg_sq")  # one file each: 
 KIND = "lazydiffusion training state"  # the mark that tells our folders from others
 UNFINISHED, OBSOLETE = ".state-unfinished", ".state-obsolete"
 CONTINUED = "checkpoint "  # begins the name of a model that a training began with, whose parts a state alone has not
-# Settings that change nothing of the model that comes out, but for the order in which sums are rounded.
+# Settings that change nothing of the model that comes out, but for how sums are rounded.
 FREE = ("accumulate", "checkpointing", "compile", "workers", "checkpoint_every", "picture_every")
 
 
@@ -94,6 +94,8 @@ class State(NamedTuple):
         if isinstance(there, dict) and record["initialise"] is None:
             before = there.get("initialise")
             record = record if str(before).startswith(CONTINUED) else record | {"initialise": before}
+        if isinstance(there, dict):
+            there.setdefault("optimiser", "adamw")  # the only one before there was a choice
         compare(path, there, record)
         try:
             with ExitStack() as opened:

@@ -111,8 +111,8 @@ def _aligned(rng: np.random.Generator, backdrop: Backdrop, items: list[Item], si
 
 
 def side_range(size: int) -> tuple[float, float]:
-    """The smallest and the largest box of a thing in pictures of `size` pixels, in sides of the picture: small pictures
-    show fewer things, not the same ones smaller."""
+    """The smallest and the largest box of a thing in pictures of `size` pixels, in sides of the picture: in small
+    pictures things are no smaller, so that fewer find a place."""
     side = min(size, WHOLE)
     return min(SMALLEST / side, MOST[0]), min(LARGEST / side, MOST[1])
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from benchmarks import scene_unet, train_unet, unet_quality
-from benchmarks.scene_unet import SceneUNet
+from benchmarks.scene_unet import CELL, SceneUNet
+from lazydiff.data.stream import ExampleStream, ReadingPlan, SceneExamples, read_batches
 
 
 @pytest.fixture
@@ -30,6 +31,16 @@ def test_a_training_that_was_stopped_ends_as_one_that_was_not(weights: Path) -> 
     one, other = (SceneUNet.load(weights / name / "scene-unet.safetensors").trained for name in ("whole", "stopped"))
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert (weights / "stopped" / "scene-unet.csv").read_text() == (weights / "whole" / "scene-unet.csv").read_text()
+
+
+def test_a_network_that_knows_nothing_loses_what_a_wiener_estimate_leaves(weights: Path) -> None:
+    """1 on average, if channels are of their variance and centred: so it is asked as it is sampled."""
+    model = SceneUNet.load(weights / "whole" / "scene-unet.safetensors")
+    for parameter in model.unet.conv_out.parameters():
+        parameter.zero_()
+    plan = ReadingPlan(0, 16, 1, CELL)
+    batch = next(read_batches(ExampleStream(SceneExamples(0), plan, range(1)), 1))[0]
+    assert 0.5 < float(train_unet.loss(model, batch, torch.Generator().manual_seed(0))) < 2
 
 
 def test_quality_is_measured_and_written(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,6 +98,8 @@ def test_compiled_blocks_change_no_gradient_and_no_name(vocabulary: bytes) -> No
         assert_close(gradients(model, config, [steps[0]]), found, 1e-4)
         model.zero_grad(), compiled.zero_grad()
     assert list(compiled.state_dict()) == names
+    blocks = [[*one.encoder.blocks, *one.decoder.blocks] for one in (model, compiled)]
+    assert [[block._compiled_call_impl is not None for block in some] for some in blocks] == [[False] * 4, [True] * 4]
 
 
 def test_checkpointing_keeps_less(config: TrainingConfig) -> None:
