@@ -46,7 +46,7 @@ def samplings(module: str, network: NetworkConfig, harness: Harness) -> list[Cal
         return getattr(importlib.import_module(f"{module}nodes.{room}"), node).execute(*inputs).result
 
     harness.output.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(random_model(network, harness), harness.output / FILE, harness.dtype)
+    save_checkpoint(random_model(network, harness, "flow"), harness.output / FILE, harness.dtype)
     folder_paths.add_model_folder_path("lazydiffusion", str(harness.output))
     model, clip, vae = run("load", "LazyCheckpointLoader", FILE)
     (harness.output / FILE).unlink()

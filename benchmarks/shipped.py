@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lazydiff.evaluation.regenerate import regenerate
-from lazydiff.model.config import LARGE, ModelConfig, NetworkConfig, Sampling
+from lazydiff.model.config import LARGE, ModelConfig, NetworkConfig, Prediction, Sampling
 from lazydiff.model.lazydiffusion import LazyDiffusion
 from lazydiff.model.text import train_vocabulary
 from lazydiff.pipeline.canvas import edit_canvas, encode_canvas, open_canvas
@@ -33,8 +33,8 @@ PROMPT, SEED = "a striped red tree", 0
 QUICK_STEPS = 2
 
 
-def random_model(network: NetworkConfig, harness: Harness) -> LazyDiffusion:
-    config = ModelConfig(network, "wiener", sampling=Sampling("ancestral", guidance=1.0), clean_up=CLEAN_UP)
+def random_model(network: NetworkConfig, harness: Harness, prediction: Prediction = "wiener") -> LazyDiffusion:
+    config = ModelConfig(network, prediction, sampling=Sampling("ancestral", guidance=1.0), clean_up=CLEAN_UP)
     model = LazyDiffusion.self_contained(config, train_vocabulary(world_captions(), 200))
     model.initialise(SEED)
     return model.eval().requires_grad_(False).to(harness.device)
