@@ -6,14 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from samples import tiny_model
 
 from lazydiff.model.checkpoint import save_checkpoint
 from lazydiff.model.config import PRESETS
 
 from .in_process import Pack
-from .test_model import CLOSE, Graph, pictures, visible
+from .test_model import SAME_SAMPLERS, Graph, assert_variations_equal_the_librarys
 
 pytestmark = pytest.mark.host
 
@@ -28,15 +27,7 @@ def graph(pack: Pack, vocabulary: bytes, tmp_path_factory: pytest.TempPathFactor
     return Graph(pack, path)
 
 
-@pytest.mark.parametrize(("sampler", "same"), [("ancestral (as trained)", "ancestral"), ("euler", "euler")])
+@pytest.mark.parametrize("sampler", SAME_SAMPLERS)
 @pytest.mark.parametrize("cfg", [1.0, 2.0])
-def test_variations_equal_the_librarys(pack: Pack, graph: Graph, sampler: str, same: str, cfg: float) -> None:
-    """The nodes make what the library makes from the same seeds, and leave the rest as it was."""
-    sampling = replace(graph.library.config.sampling, sampler=same, steps=10, guidance=cfg)
-    expected = pictures(pack, graph, [7, 8], sampling=sampling)
-    args = graph.model, graph.context, graph.positive, graph.negative, 7, 10, cfg, sampler, "simple", 1.0, 2
-    (latent,) = pack.call("LazySample", *args)
-    (pixels,) = pack.call("VAEDecode", graph.vae, latent)
-    assert torch.allclose(pixels.movedim(-1, 1), expected, atol=CLOSE)
-    canvas = graph.latent["samples"].expand_as(latent["samples"])
-    assert torch.equal(visible(latent["samples"], graph), visible(canvas, graph))
+def test_variations_equal_the_librarys(pack: Pack, graph: Graph, sampler: str, cfg: float) -> None:
+    assert_variations_equal_the_librarys(pack, graph, sampler, cfg)
