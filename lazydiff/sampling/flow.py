@@ -31,10 +31,15 @@ class Preconditioning(NamedTuple):
     @classmethod
     def at(cls, sigma: Tensor, variance: Tensor) -> Preconditioning:
         """sigma: [B] or [1]; variance: [C] of the clean tokens' channels"""
-        sigma = sigma[:, None, None]
-        signal = (1 - sigma) * variance
-        total = (1 - sigma) * signal + sigma**2
-        return cls(total.rsqrt(), signal / total, sigma * (variance / total).sqrt())
+        shared, total = covariances(sigma, variance)
+        return cls(total.rsqrt(), shared / total, sigma[:, None, None] * (variance / total).sqrt())
+
+
+def covariances(sigma: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """Of z with the clean tokens, and of z with itself; variance: [C] or [B, n, C] of the clean tokens."""
+    sigma = sigma[:, None, None]
+    shared = (1 - sigma) * variance
+    return shared, (1 - sigma) * shared + sigma**2
 
 
 def predict_clean(network: Network, z: Tensor, sigma: Tensor, variance: Tensor, prediction: str = "flow") -> Tensor:
@@ -43,15 +48,14 @@ def predict_clean(network: Network, z: Tensor, sigma: Tensor, variance: Tensor, 
     prediction: the network's kind, "flow" or "wiener"; the second answers with [B, n, 2·C], means in deviations of
         their channels, then logarithms of variances in shares of theirs
     """
-    factor = Preconditioning.at(sigma, variance)
-    answer = network(factor.scale * z, 1000 * sigma)
     if prediction == "flow":
-        return torch.addcmul(factor.skip * z, factor.out, answer)
-    mean, spread = answer.float().chunk(2, dim=-1)
-    mean, variance = variance.sqrt() * mean, variance * spread.clamp(-SPREAD, SPREAD).exp()
-    signal = 1 - sigma[:, None, None]
-    gain = signal * variance / (signal.square() * variance + sigma[:, None, None].square())
-    return torch.addcmul(mean, gain, z - signal * mean)
+        factor = Preconditioning.at(sigma, variance)
+        return torch.addcmul(factor.skip * z, factor.out, network(factor.scale * z, 1000 * sigma))
+    _, total = covariances(sigma, variance)
+    mean, spread = network(total.rsqrt() * z, 1000 * sigma).float().chunk(2, dim=-1)
+    mean = variance.sqrt() * mean
+    shared, total = covariances(sigma, variance * spread.clamp(-SPREAD, SPREAD).exp())
+    return torch.addcmul(mean, shared / total, z - (1 - sigma[:, None, None]) * mean)
 
 
 def flow_loss(

@@ -109,15 +109,18 @@ def whole_norm(norm: Tensor) -> Tensor:
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
-def parameter_groups(model: LazyDiffusion, weight_decay: float, muon: bool = False) -> list[dict[str, object]]:
+def parameter_groups(model: LazyDiffusion, weight_decay: float, muon: bool = False) -> list[dict[str, Any]]:
     """Matrices decay; biases, norms and modulation tables do not. muon: those of blocks are a group of their own."""
-    matrices = [p for p in model.parameters() if p.ndim >= 2 and p.shape[0] > 6]
-    others = [p for p in model.parameters() if not (p.ndim >= 2 and p.shape[0] > 6)]
-    inside = {id(p) for block in [*model.encoder.blocks, *model.decoder.blocks] for p in block.parameters()}
-    turned = [p for p in matrices if muon and id(p) in inside]
-    rest = [p for p in matrices if not (muon and id(p) in inside)]
-    groups: list[dict[str, object]] = [
-        {"params": rest, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0},
+    blocks = [*model.encoder.blocks, *model.decoder.blocks] if muon else []
+    inside = {id(p) for block in blocks for p in block.parameters()}
+    turned: list[nn.Parameter] = []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for p in model.parameters():
+        matrix = p.ndim >= 2 and p.shape[0] > 6
+        (others if not matrix else turned if id(p) in inside else matrices).append(p)
+    groups: list[dict[str, Any]] = [
+        {"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0},
     ]  # fmt: skip
     return [*groups, {"params": turned, "weight_decay": weight_decay, "muon": True}] if muon else groups
 

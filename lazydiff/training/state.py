@@ -29,6 +29,7 @@ FORMAT = 2  # 1 was of a number of processes
 NAME = re.compile(r"state-(0|[1-9]\d{0,17})")
 ABOUT = "state.json"
 PARTS = ("model", "average", "step", "exp_avg", "exp_avg_sq")  # one file each: as one, they would need memory at once
+MUONS = "momentum_buffer"  # Muon's only moment, which is kept beside AdamW's first
 KIND = "lazydiffusion training state"  # the mark that tells our folders from others
 UNFINISHED, OBSOLETE = ".state-unfinished", ".state-obsolete"
 CONTINUED = "checkpoint "  # begins the name of a model that a training began with, whose parts a state alone has not
@@ -56,7 +57,7 @@ class State(NamedTuple):
         parts |= {"model": own(self.model), "average": self.average.parameters}
         for name, parameter in self.model.named_parameters():
             for moment, value in self.optimiser.state.get(parameter, {}).items():
-                parts[moment][name] = value
+                parts["exp_avg" if moment == MUONS else moment][name] = value
         return parts
 
     def save(self, folder: Path, step: int, record: Mapping[str, Any], writes: bool = True) -> None:
@@ -116,11 +117,11 @@ class State(NamedTuple):
         """Shapes by file and name, for a state in which those parameters have been trained."""
         shapes = {part: {name: list(value.shape) for name, value in self.tensors()[part].items()} for part in PARTS}
         first = {name: shape for name, shape in shapes["model"].items() if name in trained}
-        second = {name: shape for name, shape in first.items() if name not in self.turned()}
+        second = {name: first[name] for name in first.keys() - self.turned()}
         return shapes | {"step": dict.fromkeys(second, []), "exp_avg": first, "exp_avg_sq": second}
 
     def turned(self) -> set[str]:
-        """Names of the parameters that Muon moves, which have one moment alone."""
+        """Names of the parameters that Muon moves."""
         groups = [group["params"] for group in self.optimiser.param_groups if group.get("muon")]
         chosen = {id(parameter) for group in groups for parameter in group}
         return {name for name, parameter in self.model.named_parameters() if id(parameter) in chosen}
@@ -131,15 +132,17 @@ class State(NamedTuple):
         for part in ("model", "average"):
             for name, value in self.tensors()[part].items():
                 copy_whole(files[part].get_tensor(name), value)
+        turned = self.turned()
         for name, parameter in self.model.named_parameters():
-            there = [part for part in ("exp_avg", "exp_avg_sq") if name in files[part].keys()]
-            moments = {part: torch.zeros_like(parameter) for part in there}
-            for part, value in moments.items():
-                copy_whole(files[part].get_tensor(name), value)
-            if name in files["step"].keys():
+            if name not in files["exp_avg"].keys():
+                continue
+            files_of = {MUONS: "exp_avg"} if name in turned else {part: part for part in ("exp_avg", "exp_avg_sq")}
+            moments = {moment: torch.zeros_like(parameter) for moment in files_of}
+            for moment, value in moments.items():
+                copy_whole(files[files_of[moment]].get_tensor(name), value)
+            if name not in turned:
                 moments["step"] = files["step"].get_tensor(name)
-            if moments:
-                self.optimiser.state[parameter] = moments
+            self.optimiser.state[parameter] = moments
 
 
 def own(module: nn.Module) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -22,17 +23,20 @@ SAMPLE_KINDS: dict[str, float] = {"object": 0.58, "background": 0.10, "scenery":
 class WorldSample:
     """One task with its answer.
 
-    image: the answer, uint8 [size, size, 3], always draw_scene(scene, size); mask: bool [size, size], True = hole;
-    kind: one of SAMPLE_KINDS; target: the index in scene.items of the item to regenerate, None where the answer is
-    background
+    mask: bool [size, size], True = hole; kind: one of SAMPLE_KINDS; target: the index in scene.items of the item to
+    regenerate, None where the answer is background
     """
 
     scene: WorldScene
-    image: np.ndarray
     mask: np.ndarray
     caption: str
     kind: str
     target: int | None = None
+
+    @cached_property
+    def image(self) -> np.ndarray:
+        """The answer, uint8 [size, size, 3]."""
+        return draw_scene(self.scene, len(self.mask))
 
 
 def ask_for_item(
@@ -41,14 +45,14 @@ def ask_for_item(
     """Regenerate one item; caption: drawn from those that fit the scene if not given."""
     mask = hole_around(rng, scene, target, size)
     caption = caption or random_item_caption(rng, scene, target)
-    return WorldSample(scene, draw_scene(scene, size), mask, caption, "object", target)
+    return WorldSample(scene, mask, caption, "object", target)
 
 
 def ask_for_removal(rng: np.random.Generator, scene: WorldScene, target: int, size: int) -> WorldSample:
     """Show what is behind one item, the scene continuing without it."""
     mask = hole_around(rng, scene, target, size, spare=1)
     rest = replace(scene, items=scene.items[:target] + scene.items[target + 1 :])
-    return WorldSample(rest, draw_scene(rest, size), mask, BACKGROUND, "background")
+    return WorldSample(rest, mask, BACKGROUND, "background")
 
 
 def _chosen(rng: np.random.Generator, scene: WorldScene) -> int:
@@ -83,7 +87,7 @@ def _scenery(rng: np.random.Generator, size: int) -> WorldSample:
             scene = replace(scene, items=())
         mask = free_hole(rng, scene, size)
         if mask.mean() > 0.004:
-            return WorldSample(scene, draw_scene(scene, size), mask, BACKGROUND, "scenery")
+            return WorldSample(scene, mask, BACKGROUND, "scenery")
 
 
 def _named_backdrop(rng: np.random.Generator) -> Backdrop:
@@ -105,7 +109,7 @@ def _surface_part(rng: np.random.Generator, size: int) -> WorldSample:
     kept = clear if rng.random() < 0.4 else ()
     scene = replace(scene, backdrop=replace(backdrop, painted=painted, empty=empty), items=kept)
     caption = describe_backdrop(backdrop, part, tinted=bool(rng.random() < 0.7))
-    return WorldSample(scene, draw_scene(scene, size), mask, caption, "surface")
+    return WorldSample(scene, mask, caption, "surface")
 
 
 def _empty_colour(rng: np.random.Generator) -> Tone:
@@ -134,8 +138,7 @@ def on_plain_ground(rng: np.random.Generator, sample: WorldSample) -> WorldSampl
         return sample
     red, green, blue = np.clip(rng.beta(0.7, 0.7) + rng.normal(0, 0.12, 3), 0, 1).tolist()
     backdrop = replace(sample.scene.backdrop, painted="none", empty=(red, green, blue))
-    scene = replace(sample.scene, backdrop=backdrop)
-    return replace(sample, scene=scene, image=draw_scene(scene, len(sample.mask)))
+    return replace(sample, scene=replace(sample.scene, backdrop=backdrop))
 
 
 _TASKS: dict[str, Callable[[np.random.Generator, int], WorldSample]] = {

@@ -318,9 +318,9 @@ class LazyModel(comfy.model_base.BaseModel):
 
     def denoise(self, network: Callable[[Tensor, Tensor], Tensor], z: Tensor, t: Tensor) -> Tensor:
         """Estimate of the clean tokens [B, n, C·p·p] from noisy ones; t: [B] noise levels as samplers count."""
-        scaled = self.model_sampling.calculate_input(t, z)
-        if self.settings.config.prediction != "iddpm":
-            return predict_clean(network, scaled, t.float(), self.variance(z.device), self.settings.config.prediction)
+        scaled, prediction = self.model_sampling.calculate_input(t, z), self.settings.config.prediction
+        if prediction != "iddpm":
+            return predict_clean(network, scaled, t.float(), self.variance(z.device), prediction)
         predicted = network(scaled, self.model_sampling.timestep(t).float())[..., : z.shape[-1]]
         return self.model_sampling.calculate_denoised(t, predicted, z)
 

@@ -13,12 +13,13 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 from samples import tiny_model
+from stopping import stopped
 
 from lazydiff.model.config import PRESETS
 from lazydiff.training import start
 from lazydiff.training import train as loop
 from lazydiff.training.config import TrainingConfig
-from lazydiff.training.engine import Engine, Launch
+from lazydiff.training.engine import Launch
 from lazydiff.training.train import train
 
 STEPS, HALF = 20, 10
@@ -34,25 +35,6 @@ def config_of(vocabulary: bytes, **settings: object) -> TrainingConfig:
         workers=0, checkpoint_every=HALF, picture_every=HALF, warm_up=2,
     )  # fmt: skip
     return replace(plain, **settings)  # type: ignore[arg-type]
-
-
-class Stopped(Exception):
-    pass
-
-
-def stopped(config: TrainingConfig, folder: Path, launch: Launch | None = None) -> None:
-    """Train for a few steps more than there is a state of."""
-    step, calls = Engine.step, [0]
-
-    def stopping(self: Engine, *arguments: object) -> object:
-        calls[0] += 1
-        if calls[0] > HALF + 2:
-            raise Stopped
-        return step(self, *arguments)  # type: ignore[arg-type]
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(Engine, "step", stopping)
-        train(config, folder, launch=launch)
 
 
 def quick(patch: pytest.MonkeyPatch) -> None:
@@ -72,7 +54,7 @@ def two_processes(folder: Path) -> None:
         assert PartialState(cpu=True).num_processes == 2
         train(config_of(vocabulary), folder / "copies", launch=plain)
         train(config_of(vocabulary, checkpointing=True, accumulate=2), folder / "parts", launch=sharded)
-        stopped(config_of(vocabulary), folder / "parts, then one", sharded)
+        stopped(config_of(vocabulary), folder / "parts, then one", HALF + 2, sharded)
         train(config_of(vocabulary), folder / "one, then parts", launch=sharded)
         AcceleratorState._reset_state()
         half = config_of(vocabulary, precision="bf16", steps=6, accumulate=2)
@@ -95,7 +77,7 @@ def trained(vocabulary: bytes, tmp_path_factory: pytest.TempPathFactory) -> Path
     with pytest.MonkeyPatch.context() as patch:
         quick(patch)
         train(config_of(vocabulary), folder / "one")
-        stopped(config_of(vocabulary), folder / "one, then parts")
+        stopped(config_of(vocabulary), folder / "one, then parts", HALF + 2)
         here = Path(__file__).parent
         paths = [str(here), str(here.parent), str(here.parents[1])]
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", __file__]
