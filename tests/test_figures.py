@@ -31,6 +31,7 @@ from measured import (
     figure5,
 )
 
+from lazydiff.evaluation.report import LINES
 from lazydiff.evaluation.world_evaluation import WORLD_LINES
 
 
@@ -324,7 +325,7 @@ def evaluation() -> list[str]:
 
 
 def small_evaluation() -> list[str]:
-    return evaluated(BASELINES / "lazydiffusion-small.md", SMALL, 11)
+    return evaluated(BASELINES / "lazydiffusion-small.md", SMALL, len(LINES))
 
 
 def evaluated(table: Path, report: dict[str, Any], number: int) -> list[str]:
