@@ -24,12 +24,12 @@ from ..core.files import whole_file
 from ..data.stream import Examples
 from .average import Average, copy_whole, whole
 from .config import TrainingConfig
+from .muon import MOMENT, MuonAdamW
 
 FORMAT = 2  # 1 was of a number of processes
 NAME = re.compile(r"state-(0|[1-9]\d{0,17})")
 ABOUT = "state.json"
 PARTS = ("model", "average", "step", "exp_avg", "exp_avg_sq")  # one file each: as one, they would need memory at once
-MUONS = "momentum_buffer"  # Muon's only moment, which is kept beside AdamW's first
 KIND = "lazydiffusion training state"  # the mark that tells our folders from others
 UNFINISHED, OBSOLETE = ".state-unfinished", ".state-obsolete"
 CONTINUED = "checkpoint "  # begins the name of a model that a training began with, whose parts a state alone has not
@@ -57,7 +57,7 @@ class State(NamedTuple):
         parts |= {"model": own(self.model), "average": self.average.parameters}
         for name, parameter in self.model.named_parameters():
             for moment, value in self.optimiser.state.get(parameter, {}).items():
-                parts["exp_avg" if moment == MUONS else moment][name] = value
+                parts["exp_avg" if moment == MOMENT else moment][name] = value  # beside AdamW's first
         return parts
 
     def save(self, folder: Path, step: int, record: Mapping[str, Any], writes: bool = True) -> None:
@@ -65,6 +65,8 @@ class State(NamedTuple):
 
         writes: whether this process is the one that does
         """
+        if isinstance(self.optimiser, MuonAdamW):
+            self.optimiser.gather()
         unfinished = folder / UNFINISHED
         if writes:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -136,7 +138,7 @@ class State(NamedTuple):
         for name, parameter in self.model.named_parameters():
             if name not in files["exp_avg"].keys():
                 continue
-            files_of = {MUONS: "exp_avg"} if name in turned else {part: part for part in ("exp_avg", "exp_avg_sq")}
+            files_of = {MOMENT: "exp_avg"} if name in turned else {part: part for part in ("exp_avg", "exp_avg_sq")}
             moments = {moment: torch.zeros_like(parameter) for moment in files_of}
             for moment, value in moments.items():
                 copy_whole(files[files_of[moment]].get_tensor(name), value)

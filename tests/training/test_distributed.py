@@ -56,6 +56,7 @@ def two_processes(folder: Path) -> None:
         train(config_of(vocabulary, checkpointing=True, accumulate=2), folder / "parts", launch=sharded)
         stopped(config_of(vocabulary), folder / "parts, then one", HALF + 2, sharded)
         train(config_of(vocabulary), folder / "one, then parts", launch=sharded)
+        stopped(config_of(vocabulary, optimiser="muon"), folder / "parts of Muon, then one", HALF + 2, plain)
         AcceleratorState._reset_state()
         half = config_of(vocabulary, precision="bf16", steps=6, accumulate=2)
         train(half, folder / "bf16 copies", launch=plain)
@@ -85,6 +86,8 @@ def trained(vocabulary: bytes, tmp_path_factory: pytest.TempPathFactory) -> Path
         run = subprocess.run([*command, str(folder)], capture_output=True, text=True, timeout=300, env=environment)
         assert run.returncode == 0, run.stderr
         train(config_of(vocabulary), folder / "parts, then one")
+        for name in ("one of Muon", "parts of Muon, then one"):
+            train(config_of(vocabulary, optimiser="muon"), folder / name)
     return folder
 
 
@@ -92,6 +95,11 @@ def trained(vocabulary: bytes, tmp_path_factory: pytest.TempPathFactory) -> Path
 def test_two_processes_follow_the_curve_of_one(trained: Path, kind: str) -> None:
     curve = losses(trained / kind)
     assert len(curve) == STEPS and np.abs(curve - losses(trained / "one")).max() <= SAME
+
+
+def test_matrices_that_two_processes_share_among_them_go_on_as_with_one(trained: Path) -> None:
+    curve = losses(trained / "parts of Muon, then one")
+    assert len(curve) == STEPS and np.abs(curve - losses(trained / "one of Muon")).max() < 1.5 * SAME
 
 
 @pytest.mark.parametrize("kind", KINDS)
