@@ -60,7 +60,7 @@ def rank() -> int:
 
 
 def share(matrices: list[Tensor]) -> list[list[Tensor]]:
-    """What each process moves."""
+    """What each process moves: nothing, where there are more of them than matrices."""
     return [matrices[process :: processes()] for process in range(processes())]
 
 
@@ -68,6 +68,8 @@ def share(matrices: list[Tensor]) -> list[list[Tensor]]:
 def exchange(shares: list[list[Tensor]]) -> None:
     """Each process's share goes to all others, in place."""
     for process, own in enumerate(shares if len(shares) > 1 else ()):
+        if not own:
+            continue
         together = torch.cat([value.flatten() for value in own])
         distributed.broadcast(together, process)
         for value, there in zip(own, together.split([value.numel() for value in own]), strict=True):

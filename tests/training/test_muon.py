@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lazydiff.model.config import PRESETS
 from lazydiff.model.lazydiffusion import LazyDiffusion
-from lazydiff.training import start
+from lazydiff.training import muon, start
 from lazydiff.training import train as loop
 from lazydiff.training.config import TrainingConfig
 from lazydiff.training.engine import parameter_groups
@@ -44,10 +44,26 @@ def test_the_steps_are_those_of_torchs_two_optimisers() -> None:
     ours, theirs = parameters(), parameters()
     groups = [{"params": ours[3:]}, {"params": ours[:3], "muon": True}]
     walk([MuonAdamW(groups, **SETTINGS)], ours)
-    muon = torch.optim.Muon(theirs[:3], adjust_lr_fn="match_rms_adamw", **SETTINGS)
-    walk([muon, torch.optim.AdamW(theirs[3:], **SETTINGS)], theirs)
+    matrices = torch.optim.Muon(theirs[:3], adjust_lr_fn="match_rms_adamw", **SETTINGS)
+    walk([matrices, torch.optim.AdamW(theirs[3:], **SETTINGS)], theirs)
     for a, b in zip(ours, theirs, strict=True):
         assert torch.equal(a, b) and not torch.equal(a, torch.ones_like(a))
+
+
+@pytest.mark.parametrize("process", [0, 4])
+def test_more_processes_than_matrices(process: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each process moves its own matrix or none, and what has none is not waited for."""
+    senders: list[int] = []
+    monkeypatch.setattr(muon, "processes", lambda: 5)
+    monkeypatch.setattr(muon, "rank", lambda: process)
+    monkeypatch.setattr(muon.distributed, "broadcast", lambda tensor, sender: senders.append(sender))
+    ours = parameters()
+    optimiser = MuonAdamW([{"params": ours[3:]}, {"params": ours[:3], "muon": True}], **SETTINGS)
+    walk([optimiser], ours)
+    moved = [not torch.equal(each, torch.ones_like(each)) for each in ours]
+    assert moved == [process == 0, False, False, True] and senders == [0, 1, 2] * 4
+    optimiser.gather()
+    assert senders == [0, 1, 2] * 5
 
 
 def test_matrices_of_blocks_are_turned_and_nothing_else(vocabulary: bytes) -> None:
