@@ -22,7 +22,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from lazydiff.model.checkpoint import SHIPPED, load_checkpoint
+from lazydiff.evaluation.laboratory import SMALL
+from lazydiff.model.checkpoint import load_checkpoint
 from lazydiff.model.config import PIXART_1024, ModelConfig, Sampling
 from lazydiff.model.latent_space import DiffusersVAE
 from lazydiff.model.lazydiffusion import LazyDiffusion
@@ -60,8 +61,8 @@ class AnyText(nn.Module):
         return self.table.expand(len(prompts), -1, -1), ones
 
 
-def shipped() -> tuple[LazyDiffusion, CanvasVAE]:
-    model = load_checkpoint(SHIPPED)
+def laboratory() -> tuple[LazyDiffusion, CanvasVAE]:
+    model = load_checkpoint(SMALL)
     return model, WholeVAE(model.latent)
 
 
@@ -146,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     harness, size = Harness.of(args), 256 if args.quick else 512
     pairs = {
-        "the model that ships, 96 px": shipped(),
+        "the laboratory's model, 96 px": laboratory(),
         f"lazy VAE, {size} px": with_lazy_vae(size, (32, 64, 128, 128), 32),
     }
     rows = [row for name, pair in pairs.items() for row in measure(name, *pair, args.edits, harness)]

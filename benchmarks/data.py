@@ -39,7 +39,7 @@ from lazydiff.data.shards import (
 )
 from lazydiff.data.sources import SceneSource
 from lazydiff.data.stream import ExampleStream, ReadingPlan, ShardExamples, read_batches
-from lazydiff.model.config import SHIPPED
+from lazydiff.evaluation.laboratory import SMALL
 from lazydiff.model.layers import explicit_attention
 from lazydiff.scenes import CANVAS
 from lazydiff.training.config import TrainingConfig
@@ -110,7 +110,7 @@ def peak_mb() -> float:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = arguments(__doc__, f"{QUICK_SCENES} scenes, {QUICK_READ} examples", repeat=3)
     harness = Harness.of(parser.parse_args(argv))
-    config = TrainingConfig.read(SHIPPED.with_suffix(".toml"))
+    config = TrainingConfig.read(SMALL.with_suffix(".toml"))
     network, size = config.model.network, config.batch // config.readers
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -27,11 +27,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lazydiff.cache.module_skip import SHIPPED_GATES
 from lazydiff.cli import main as lazydiff
 from lazydiff.cli.evaluation import FURTHER
 from lazydiff.core.files import whole_file
-from lazydiff.model.config import SHIPPED
+from lazydiff.evaluation.laboratory import GATES, SMALL
 
 from . import figure5, gates, held_out, masks, published_masks
 from .harness import Harness, arguments
@@ -50,7 +49,7 @@ class Part(NamedTuple):
 
 PARTS = {
     "masks": Part(masks.main, "attention_minus_diffedit_tuned", (masks.MODEL,)),
-    "gates": Part(gates.main, "gates_beat_equal_macs", (SHIPPED, *sorted(SHIPPED_GATES.parent.glob("*.safetensors")))),
+    "gates": Part(gates.main, "gates_beat_equal_macs", (SMALL, GATES)),
     "figure5": Part(figure5.main, "figure5_shared_vae"),
 }
 

@@ -2,15 +2,15 @@
 
     python -m benchmarks.gates --output DIR [--device cpu] [--scenes 80] [--quick]
 
-Prints a table and writes `gates.png` and `gates.json`. LazyDiT's protocol: the shipped model answers the same questions
-with fewer steps, and with all of them but some attentions and MLPs skipped. Which ones, decide gates that were trained
-for the share that is skipped, or scenes of another seed: by the damage that whole steps do together; by the
-library's calibration, which takes the steps that change least, in all of these scenes or, as in a node, in one; and by
-the same measure module by module. Controls are drawn at random, modules or whole steps of the odd ones, and all modules
-of odd steps. Pictures are compared, in grey levels inside the hole, with what the sampler makes of the same seeds in
-EXACT steps. Multiply-adds are those of the decoder. An edit is a whole one, from picture to picture, at a mask of 30 %;
-on a CPU, times are processor time of one thread. Gates that do not ship are trained first and kept in DIR, where the
-same command finds them.
+Prints a table and writes `gates.png` and `gates.json`. LazyDiT's protocol: the laboratory's model answers the same
+questions with fewer steps, and with all of them but some attentions and MLPs skipped. Which ones, decide gates that
+were trained for the share that is skipped, or scenes of another seed: by the damage that whole steps do together; by
+the library's calibration, which takes the steps that change least, in all of these scenes or, as in a node, in one; and
+by the same measure module by module. Controls are drawn at random, modules or whole steps of the odd ones, and all
+modules of odd steps. Pictures are compared, in grey levels inside the hole, with what the sampler makes of the same
+seeds in EXACT steps. Multiply-adds are those of the decoder. An edit is a whole one, from picture to picture, at a mask
+of 30 %; on a CPU, times are processor time of one thread. Gates that do not ship are trained first and kept in DIR,
+where the same command finds them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from torch import Tensor
 
 from lazydiff.cache.module_skip import (
     MODULES,
-    SHIPPED_GATES,
     SUFFIX,
     Gates,
     SkipCalibrator,
@@ -41,8 +40,9 @@ from lazydiff.core.masks import to_grid
 from lazydiff.evaluation.evaluate import asked_tensors, painted
 from lazydiff.evaluation.evidence import DEVELOPMENT, TEST
 from lazydiff.evaluation.intervals import Interval, paired_ratio
+from lazydiff.evaluation.laboratory import GATES, SMALL
 from lazydiff.evaluation.questions import ObjectQuestion, object_questions
-from lazydiff.model.checkpoint import SHIPPED, load_checkpoint
+from lazydiff.model.checkpoint import load_checkpoint
 from lazydiff.model.config import NetworkConfig, Sampling
 from lazydiff.model.layers import explicit_attention
 from lazydiff.model.lazydiffusion import LazyDiffusion
@@ -170,12 +170,12 @@ def at_random(allowed: Tensor, ratio: float, rng: np.random.Generator, whole_ste
 def trained_gates(folder: Path, updates: int) -> dict[float, Gates]:
     """Gates for about three and four tenths of the modules, by the penalties of two trainings."""
     path = folder / f"penalty-{TRAINING.attention_penalty:g}-{updates}-updates{SUFFIX}"
-    shipped = load_gates(SHIPPED_GATES)
+    kept = load_gates(GATES)
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        model = load_checkpoint(SHIPPED, attention=explicit_attention).requires_grad_(False)
-        train_gates(model, Sampling(**shipped.settings["sampling"]), replace(TRAINING, steps=updates), path)
-    return {0.3: load_gates(path), 0.4: shipped}
+        model = load_checkpoint(SMALL, attention=explicit_attention).requires_grad_(False)
+        train_gates(model, Sampling(**kept.settings["sampling"]), replace(TRAINING, steps=updates), path)
+    return {0.3: load_gates(path), 0.4: kept}
 
 
 def measure(model: LazyDiffusion, tried: Sequence[Way], scenes: int, harness: Harness) -> list[Row]:
@@ -276,12 +276,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     harness, scenes = Harness.of(args), 10 if args.quick else args.scenes
     gates = trained_gates(harness.output, QUICK_UPDATES if args.quick else TRAINING.steps)
-    model = load_checkpoint(SHIPPED).to(harness.device)
+    model = load_checkpoint(SMALL).to(harness.device)
     print(f"{harness.conditions}\n{HEAD}")
     rows = measure(model, ways(model, gates), scenes, harness)
     full, chosen = rows[0], next(row for row in rows if row.kind == MEASURED and round(row.ratio, 6) == 0.4)
     figures = {**figures_of(rows), "time_saved": round(1 - chosen.milliseconds / full.milliseconds, 4)}
-    setting = f"{SHIPPED.stem}, {EXACT} steps against 10 and fewer, {scenes} scenes of seed {TEST}"
+    setting = f"{SMALL.stem}, {EXACT} steps against 10 and fewer, {scenes} scenes of seed {TEST}"
     own = {f"{100 * ratio:.0f} %": float(torch.tensor(one.fixed().table).double().mean())
            for ratio, one in gates.items()}  # fmt: skip
     harness.write(

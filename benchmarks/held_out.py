@@ -37,6 +37,7 @@ from lazydiff.evaluation.evidence import (
     percent,
 )
 from lazydiff.evaluation.judge import Judge
+from lazydiff.evaluation.laboratory import SMALL, WEIGHTS
 from lazydiff.evaluation.questions import (
     ObjectQuestion,
     about,
@@ -47,9 +48,8 @@ from lazydiff.evaluation.questions import (
     stream,
     with_other_things,
 )
-from lazydiff.evaluation.regenerate import WEIGHTS
 from lazydiff.model.checkpoint import load_checkpoint
-from lazydiff.model.config import SHIPPED, Sampling
+from lazydiff.model.config import Sampling
 from lazydiff.scenes import COLOURS, SHAPES, Sample, Thing, describe, random_sample
 from lazydiff.training.config import TrainingConfig
 from lazydiff.training.start import Material
@@ -58,7 +58,7 @@ from lazydiff.training.train import train
 from .harness import Harness, arguments
 
 LEFT_OUT = {(shape, list(COLOURS)[i % len(COLOURS)]) for i, shape in enumerate(SHAPES)}
-CONFIGS = {"lazy": SHIPPED.with_suffix(".toml"), "dense": WEIGHTS / "regenerate-image.toml"}
+CONFIGS = {"lazy": SMALL.with_suffix(".toml"), "dense": WEIGHTS / "regenerate-image.toml"}
 SAMPLINGS = {"lazy": Sampling("ancestral", 20, 2.0, 0.8), "dense": Sampling("ancestral", 20, 3.0, 0.8)}
 HELD, KNOWN, TRUE = "held out", "known", "true pictures"
 STREAMS = 11  # the first of the streams of questions; the evaluation's own have smaller numbers

@@ -26,7 +26,8 @@ from benchmarks.pretended_gpu import PretendedGPU, pretended_gpu  # noqa: E402
 from lazydiff.core.masks import feather, grow  # noqa: E402
 from lazydiff.core.poisson import poisson_blend  # noqa: E402
 from lazydiff.core.tokens import HoleTokens  # noqa: E402
-from lazydiff.model.checkpoint import SHIPPED, load_checkpoint  # noqa: E402
+from lazydiff.evaluation.laboratory import SMALL  # noqa: E402
+from lazydiff.model.checkpoint import load_checkpoint  # noqa: E402
 from lazydiff.model.config import PIXART_1024, Sampling  # noqa: E402
 from lazydiff.model.decoder import LazyDecoder  # noqa: E402
 from lazydiff.pipeline.encode import encode  # noqa: E402
@@ -66,7 +67,7 @@ def decoder_launches(
 
 def step_waits(gpu: PretendedGPU, sampler: str) -> Counter[tuple[str, str]]:
     """What each further step of a sampling waits for or copies from memory that is not pinned, by kind and line."""
-    model = load_checkpoint(SHIPPED, device="cuda")
+    model = load_checkpoint(SMALL, device="cuda")
     mask = torch.zeros(1, 1, 96, 96)
     mask[..., 24:56, 24:56] = 1
     context = encode(model, torch.rand(1, 3, 96, 96), mask)

@@ -45,8 +45,8 @@ from lazydiff.core.masks import guided_filter
 from lazydiff.core.pictures import from_array, grid
 from lazydiff.evaluation.evaluate import SEED
 from lazydiff.evaluation.intervals import paired_difference
+from lazydiff.evaluation.laboratory import WEIGHTS
 from lazydiff.evaluation.questions import stream
-from lazydiff.evaluation.regenerate import WEIGHTS
 from lazydiff.model.checkpoint import load_checkpoint
 from lazydiff.model.lazydiffusion import LazyDiffusion
 from lazydiff.scenes import TOKEN, Placed, Scene, describe, random_scene, random_thing, render, silhouette

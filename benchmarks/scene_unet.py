@@ -1,7 +1,7 @@
 """A narrow UNet of Stable Diffusion 1.5's architecture that inpaints the built-in scenes, for `train_unet.py`.
 
 It is given what inpainting checkpoints are: the noisy latents, the mask, and the latents of what may be seen. Its
-latent space is a linear one of 4×4 px; its words come from the text encoder of the model that ships.
+latent space is a linear one of 4×4 px; its words come from the text encoder of the laboratory's small model.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from lazydiff.core.masks import to_grid
 from lazydiff.core.tokens import patchify, unpatchify
-from lazydiff.model.checkpoint import SHIPPED, load_checkpoint
+from lazydiff.evaluation.laboratory import SMALL
+from lazydiff.model.checkpoint import load_checkpoint
 from lazydiff.model.latent_space import PatchPCA
 from lazydiff.sampling.flow import Network
 from lazydiff.scenes import CANVAS
@@ -37,7 +38,7 @@ class SceneUNet(nn.Module):
         super().__init__()
         self.unet = UNet2DConditionModel(**ARCHITECTURE)
         self.latent = PatchPCA(CHANNELS, CELL)
-        self.text = load_checkpoint(SHIPPED).text.requires_grad_(False)
+        self.text = load_checkpoint(SMALL).text.requires_grad_(False)
 
     @classmethod
     def load(cls, path: Path) -> SceneUNet:

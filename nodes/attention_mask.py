@@ -37,7 +37,7 @@ class AttentionMask(io.ComfyNode):
                     "strength", default=0.5, min=0.05, max=1.0, step=0.05,
                     tooltip="How noisy the picture is made: less sees the picture, more sees the prompt.",
                 ),
-                cfg_input("How strongly the prompt is followed. 1 for Flux and this pack's small model.", 7.5),
+                cfg_input("How strongly the prompt is followed. 1 for Flux, 2 for this pack's model.", 7.5),
                 io.Conditioning.Input("negative", optional=True, tooltip="Not connected: the empty prompt."),
                 io.Boolean.Input(
                     "evidence", default=False, optional=True,

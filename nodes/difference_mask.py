@@ -44,7 +44,7 @@ class PromptDifferenceMask(io.ComfyNode):
                     "first", default=10, min=1, max=FIRST,
                     tooltip="How many of its first steps are compared; the others are not computed.",
                 ),
-                cfg_input(f"{AS_PICTURE} 1 for Flux and this pack's small model.", 7.5),
+                cfg_input(f"{AS_PICTURE} 1 for Flux, 2 for this pack's model.", 7.5),
                 *sampler_inputs("dpmpp_2m", "normal", (AS_PICTURE, AS_PICTURE)),
                 denoise_input("1 for a picture that was made in this graph; about 0.8 for any other.", least=0.05),
                 io.Clip.Input(

@@ -7,7 +7,7 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io
 
-from ..lazydiff.cache.module_skip import SHIPPED_GATES, SUFFIX
+from ..lazydiff.cache.module_skip import SUFFIX
 from .host.settings import GATES_FOLDER
 from .host.stock_gates import CALIBRATE, attach_gates
 from .inputs import node_schema
@@ -17,7 +17,6 @@ class LazyGates(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         names = [name for name in folder_paths.get_filename_list(GATES_FOLDER) if name.endswith(SUFFIX)]
-        names.sort(key=lambda name: (name != SHIPPED_GATES.name, name))
         return node_schema(
             "LazyGates",
             "Lazy Gates",
@@ -31,11 +30,11 @@ class LazyGates(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "gates",
-                    options=[*names, CALIBRATE],
-                    default=(names or [CALIBRATE])[0],
-                    tooltip="Trained gates (NAME.gates.safetensors in models/lazydiffusion_gates); or calibrate: the "
-                    "first sampling computes everything, and decides what the next ones with its steps skip, so that "
-                    "a picture depends on what ran before it.",
+                    options=[CALIBRATE, *names],
+                    default=CALIBRATE,
+                    tooltip="calibrate: the first sampling computes everything, and decides what the next ones with "
+                    "its steps skip, so that a picture depends on what ran before it. Or trained gates "
+                    "(NAME.gates.safetensors in models/lazydiffusion_gates).",
                 ),
                 io.Float.Input(
                     "ratio",

@@ -20,9 +20,9 @@ class LazyCheckpointLoader(io.ComfyNode):
         return node_schema(
             "LazyCheckpointLoader",
             "Lazy Checkpoint Loader",
-            description="A LazyDiffusion model with its own text encoder and latent space. The small one that comes "
-            "with the pack needs no download.",
-            aliases=["lazy diffusion", "load lazy model", "small model"],
+            description="A LazyDiffusion model with its own text encoder and latent space. The one that comes with "
+            "the pack needs no download.",
+            aliases=["lazy diffusion", "load lazy model"],
             inputs=[
                 io.Combo.Input(
                     "checkpoint",

@@ -25,7 +25,10 @@ DATA, PHOTOGRAPHS = measured("docs/data.json"), measured("docs/photographs.json"
 ZOOM, CANVAS, UNET = (measured(f"docs/{name}.json") for name in ("zoom", "canvas", "unet"))
 UNET_QUALITY = measured("docs/unet-quality.json")
 EVIDENCE, HELD_OUT = measured("docs/evidence.json"), measured("docs/held-out.json")
-MODEL, COMPARED = measured("lazydiff/weights/evaluation.json"), measured("lazydiff/evaluation/weights/baselines.json")
+MODEL = measured("lazydiff/weights/evaluation.json")
+SMALL, COMPARED = (
+    measured(f"lazydiff/evaluation/weights/{name}.json") for name in ("lazydiffusion-small", "baselines")
+)
 
 
 def figure5(canvas: int, percent: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from measured import (
+    BASELINES,
     CANVAS,
     COMPARED,
     DOCUMENTS,
@@ -21,6 +22,7 @@ from measured import (
     MODEL,
     PUBLISHED,
     ROOT,
+    SMALL,
     STEP,
     UNET,
     UNET_QUALITY,
@@ -30,6 +32,7 @@ from measured import (
 )
 
 from lazydiff.evaluation.report import LINES
+from lazydiff.evaluation.world_evaluation import WORLD_LINES
 
 
 def line(*cells: str) -> str:
@@ -221,7 +224,7 @@ COMPARISONS = {
     "anchors of another prompt": "… no anchor of its own, those of another prompt *",
     "anchors of another prompt and seed": "… those of another prompt and seed *",
     "every step": "RegenerateImage on the questions of the rows marked *",
-    "LazyDiffusion": "**LazyDiffusion**, the model that ships",
+    "LazyDiffusion": "**LazyDiffusion**, the small model",
     "RegenerateCrop": "RegenerateCrop",
 }
 FEW_STEPS = {
@@ -318,10 +321,16 @@ def held_out_differences() -> list[str]:
 
 def evaluation() -> list[str]:
     """As the evaluation itself has written it."""
-    text = (WEIGHTS / "evaluation.md").read_text("utf-8")
-    rows = [row for row in text.splitlines() if "(`" in row]
-    assert len(rows) == len(LINES)
-    assert all(f"{MODEL['figures']['removal']} %" in row for row in rows if "`removal`" in row)
+    return evaluated(WEIGHTS / "evaluation.md", MODEL, len(WORLD_LINES))
+
+
+def small_evaluation() -> list[str]:
+    return evaluated(BASELINES / "lazydiffusion-small.md", SMALL, len(LINES))
+
+
+def evaluated(table: Path, report: dict[str, Any], number: int) -> list[str]:
+    rows = [row for row in table.read_text("utf-8").splitlines() if "(`" in row]
+    assert len(rows) == number and all(f"{report['figures']['removal']} %" in row for row in rows if "`removal`" in row)
     return rows
 
 
@@ -351,6 +360,7 @@ TABLES: list[tuple[str, list[str]]] = [
     ("docs/quality.md", held_out_differences()),
     ("docs/quality.md", comparison_of_few_steps()),
     ("docs/model-card.md", evaluation()),
+    ("docs/laboratory.md", small_evaluation()),
 ]
 
 

@@ -24,7 +24,8 @@ from lazydiff.auto_mask.attention_mask import attention_mask
 from lazydiff.cache.kv_cache import KVCache, KVSettings
 from lazydiff.cli import demo
 from lazydiff.cli.main import parser
-from lazydiff.evaluation.regenerate import WEIGHTS, encode_everything, sample_dense
+from lazydiff.evaluation.laboratory import WEIGHTS
+from lazydiff.evaluation.regenerate import encode_everything, sample_dense
 from lazydiff.pipeline.canvas import edit_canvas, encode_canvas, open_canvas
 from lazydiff.pipeline.decode import to_latents
 from lazydiff.sampling.noise import CanvasNoise
@@ -42,18 +43,18 @@ def shipped() -> LazyDiffusion:
     return load_checkpoint(SHIPPED)
 
 
-def canvas_and_mask() -> tuple[Tensor, Tensor]:
+def canvas_and_mask(side: int = 512) -> tuple[Tensor, Tensor]:
     """A noisy canvas, so that any touched pixel shows, and a mask that ends inside tokens."""
-    mask = torch.zeros(1, 1, 96, 96)
+    mask = torch.zeros(1, 1, side, side)
     mask[..., 20:45, 13:51] = 1
-    return torch.rand(1, 3, 96, 96), mask
+    return torch.rand(1, 3, side, side), mask
 
 
 # Edits
 
 
 @pytest.mark.parametrize("blend", ["poisson", "mixed", "paste"])
-@pytest.mark.parametrize("size", [(96, 96), (70, 130)], ids=["the model's size", "another size"])
+@pytest.mark.parametrize("size", [(512, 512), (70, 130)], ids=["the model's size", "another size"])
 def test_every_pixel_outside_the_mask_stays_bit_identical(
     shipped: LazyDiffusion, size: tuple[int, int], blend: Any
 ) -> None:
@@ -69,7 +70,7 @@ def test_every_pixel_outside_the_mask_stays_bit_identical(
 def test_only_what_the_mask_covers_is_computed(shipped: LazyDiffusion) -> None:
     """Of the steps: the encoder sees the whole canvas, once."""
     image, mask = canvas_and_mask()
-    touched = 4 * 6  # tokens: rows 16 to 48, columns 8 to 56
+    touched = 2 * 4  # tokens: rows 16 to 48, columns 0 to 64
     seen: list[int] = []
     encoded: list[int] = []
     hooks = [
@@ -111,7 +112,7 @@ def test_pixels_and_latents_that_no_mask_has_touched_are_those_of_the_first_canv
     """And what was sampled is not encoded again: it is in the canvas's latents as the sampler left it."""
     image, _ = canvas_and_mask()
     first = canvas = open_canvas(WholeVAE(shipped.latent), image)
-    touched = torch.zeros(1, 1, 96, 96)
+    touched = torch.zeros_like(image[:, :1])
     for step in range(4):
         mask = torch.zeros_like(touched)
         mask[..., 10 + 7 * step : 30 + 7 * step, 40:67] = 1
@@ -128,7 +129,7 @@ def test_pixels_and_latents_that_no_mask_has_touched_are_those_of_the_first_canv
 
 
 def test_with_an_anchor_at_every_step_the_result_is_the_plain_samplers_bit_by_bit(dense_model: LazyDiffusion) -> None:
-    context = encode_everything(dense_model, *canvas_and_mask())
+    context = encode_everything(dense_model, *canvas_and_mask(96))
     sampling = Sampling(dense_model.config.sampling.sampler, steps=3, guidance=2.0)
     plain = sample_dense(dense_model, context, ["a red tree"], [1], sampling)
     anchored = sample_dense(dense_model, context, ["a red tree"], [1], sampling, KVCache(KVSettings(anchors=3)))
@@ -138,7 +139,7 @@ def test_with_an_anchor_at_every_step_the_result_is_the_plain_samplers_bit_by_bi
 def test_finding_a_mask_only_observes() -> None:
     """A sampling gives the same latents before and after, bit for bit."""
     model = load_checkpoint(WEIGHTS / "regenerate-image.safetensors")
-    image, mask = canvas_and_mask()
+    image, mask = canvas_and_mask(96)
     context, sampling = encode_everything(model, image, mask), Sampling("euler", steps=2, guidance=1.0)
     before = sample_dense(model, context, ["a red tree"], [1], sampling)
     assert attention_mask(model, image, "a red tree", words="tree").mask.shape == mask.shape

@@ -23,12 +23,14 @@ from measured import (
     POISSON,
     PUBLISHED,
     ROOT,
+    SMALL,
     UNET,
     UNET_QUALITY,
     ZOOM,
 )
 
-from lazydiff.cache.module_skip import SHIPPED_GATES, load_gates
+from lazydiff.cache.module_skip import load_gates
+from lazydiff.evaluation import laboratory
 from lazydiff.model.checkpoint import SHIPPED, load_checkpoint
 from lazydiff.training.config import CONFIGS, TrainingConfig
 from lazydiff.training.cost import TrainingCost, cost_text
@@ -53,7 +55,7 @@ def in_benchmarks() -> list[str]:
     levels = [one["grey_levels"] for one in LAZY_VAE["edits"]]
     stale, crop_alone = (sum(one[way] for one in levels) / len(levels) for way in ("stale statistics", "crop alone"))
     opencv = next(one["opencv"] for one in POISSON["table"] if one["size"] == 1024)
-    trained = load_gates(SHIPPED_GATES).settings
+    trained = load_gates(laboratory.GATES).settings
     gated = {one["name"]: one["distance"] for one in GATES["table"]}
     assert POISSON["figures"]["error_grey_levels"] < 0.001
     return [
@@ -122,7 +124,7 @@ def in_masks() -> list[str]:
 
 def in_quality() -> list[str]:
     levels = [TrainingConfig.read(BASELINES / f"regenerate-{kind}.toml").noise_levels for kind in ("image", "crop")]
-    assert levels == [1, 4] and TrainingConfig.read(SHIPPED.with_suffix(".toml")).noise_levels == 4
+    assert levels == [1, 4] and TrainingConfig.read(laboratory.SMALL.with_suffix(".toml")).noise_levels == 4
     likeness = [COMPARED["figures"][f"psnr_{steps}_steps"] for steps in (20, 8, 4)]
     recorded = {row["name"]: row["figures"]["psnr_90"] for row in COMPARED["table"] if row["name"][:8] == "recorded"}
     nine_in_ten = [recorded[f"recorded{few}"] for few in ("", ", 8 steps", ", 4 steps")]
@@ -200,17 +202,27 @@ def in_quality() -> list[str]:
 
 
 def in_model_card() -> list[str]:
-    model, training = load_checkpoint(SHIPPED), TrainingConfig.read(SHIPPED.with_suffix(".toml"))
+    model = load_checkpoint(SHIPPED)
+    return [
+        f"({SHIPPED.stat().st_size / 1e6:.1f} MB",
+        f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} million parameters",
+        f"{MODEL['counts']['sibling']} held-out pictures",
+    ]
+
+
+def in_laboratory() -> list[str]:
+    path = laboratory.SMALL
+    model, training = load_checkpoint(path), TrainingConfig.read(path.with_suffix(".toml"))
     held_out = {(one["model"], one["things"]): one["figures"] for one in HELD_OUT["table"]}
     return [
         "in {sibling_colour:.1f} % of the questions, instead".format(**held_out["lazy", "held out"]),
         "of {sibling_colour:.1f} %; in words".format(**held_out["lazy", "known"]),
         f"about {-EVIDENCE['figures']['iddpm_20_steps_minus_lazy']:.0f} points fewer of the questions",
-        f"({SHIPPED.stat().st_size / 1e6:.1f} MB",
+        f"({path.stat().st_size / 1e6:.1f} MB",
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} million parameters",
         f"from seed {training.seed}",
         f"stopped at step {training.weigh_variance_from}",
-        f"{MODEL['counts']['sibling']} held-out scenes",
+        f"{SMALL['counts']['sibling']} held-out scenes",
     ]
 
 
@@ -227,7 +239,8 @@ def in_training() -> list[str]:
 
 QUOTES = {
     "README.md": in_readme, "docs/benchmarks.md": in_benchmarks, "docs/masks.md": in_masks,
-    "docs/quality.md": in_quality, "docs/model-card.md": in_model_card, "docs/training.md": in_training,
+    "docs/quality.md": in_quality, "docs/model-card.md": in_model_card,
+    "docs/laboratory.md": in_laboratory, "docs/training.md": in_training,
 }  # fmt: skip
 
 

@@ -35,7 +35,6 @@ THRESHOLD = 0.5
 FORMAT = 1
 METADATA = "lazydiffusion_gates"  # the metadata entry that tells files of gates from all others
 SUFFIX = ".gates.safetensors"
-SHIPPED_GATES = Path(__file__).parent / "weights" / f"lazydiffusion-small{SUFFIX}"
 LEVEL = Range(0, 1)
 SAME = 1e-3  # noise levels that differ by less are one
 

@@ -21,10 +21,15 @@ from ..pipeline.edit import edit
 from ..pipeline.encode import encode
 from ..pipeline.sample import SampleSettings
 from ..sampling.denoiser import lazy_denoiser
-from ..scenes import CANVAS, Background, Placed, Scene, Thing, blank_canvas, render
+from ..world.backdrop import Backdrop
+from ..world.colours import random_hue
+from ..world.easel import Light
+from ..world.items import Item, PlacedItem
+from ..world.scene import WorldScene, draw_scene
 from .files import save_figure, save_picture
 from .pictures import box_mask
 
+CANVAS = 512  # px per side of the canvas that the stories are told for
 SHOWN = 288  # px per side of a canvas on the storyboard
 SQUARES = 12  # whose time is plotted, at most
 
@@ -54,37 +59,37 @@ class Story:
 
 
 def stories(side: int = CANVAS) -> tuple[Story, ...]:
-    """One from a blank canvas of `side` pixels; where that is the scenes' own size, one that goes on with a scene that
-    the model has never seen."""
-    blank = Story(
-        "blank", np.full((side, side, 3), blank_canvas()[0, 0]), (
-            Stroke("blue sky", (0, 0, 96, 32), blend="paste"),
-            Stroke("green grass", (0, 32, 96, 64), blend="paste"),
-            Stroke("a red house", (5, 37, 30, 31)),
-            Stroke("another one", (37, 37, 30, 31)),
-            Stroke("a green tree", (66, 37, 30, 31)),
-            Stroke("a yellow flower", (21, 67, 30, 29)),
+    """One from a blank canvas of `side` pixels, and one that goes on with a scene that the model has never seen."""
+    told = {
+        "blank": (
+            Stroke("blue sky", (0, 0, 512, 176), blend="paste"),
+            Stroke("green grass", (0, 176, 512, 336), blend="paste"),
+            Stroke("a red house", (24, 192, 168, 168)),
+            Stroke("another one", (200, 192, 168, 168)),
+            Stroke("a green tree", (352, 192, 160, 168)),
+            Stroke("a yellow flower", (112, 352, 160, 160)),
         ),
-    )  # fmt: skip
-    if side != CANVAS:
-        return (replace(blank, strokes=tuple(stroke.scaled(side / CANVAS) for stroke in blank.strokes)),)
-    mugs = Thing("mug", "orange", "striped", "large")
-    table = Scene(
-        Background("table", 0, 4), "left", (Placed(mugs, 8, 8), Placed(mugs, 40, 8), Placed(mugs, 8, 56))
-    )  # fmt: skip
-    return (
-        blank,
-        Story(
-            "scene", render(table), (
-                Stroke("another one", (37, 53, 30, 31)),
-                Stroke("another mug", (66, 5, 30, 31)),
-                Stroke("a dotted blue donut", (66, 53, 30, 31)),
-                Stroke("background", (4, 4, 32, 33)),
-                Stroke("a red fish", (5, 5, 30, 30)),
-                Stroke("a striped pink heart", (37, 5, 28, 30)),
-            ),
+        "scene": (
+            Stroke("another one", (200, 280, 168, 184)),
+            Stroke("another mug", (352, 24, 160, 184)),
+            Stroke("a dotted blue donut", (352, 288, 160, 168)),
+            Stroke("background", (24, 24, 176, 184)),
+            Stroke("a red fish", (32, 32, 160, 160)),
+            Stroke("a striped pink heart", (192, 24, 160, 184)),
         ),
-    )  # fmt: skip
+    }
+    canvases = {"blank": np.full((side, side, 3), 128, np.uint8), "scene": draw_scene(mugs_on_a_table(), side)}
+    return tuple(
+        Story(name, canvases[name], tuple(stroke.scaled(side / CANVAS) for stroke in strokes))
+        for name, strokes in told.items()
+    )
+
+
+def mugs_on_a_table() -> WorldScene:
+    mug = Item("mug", "orange", random_hue(np.random.default_rng(0), "orange"), "striped", seed=3)
+    places = (0.22, 0.36), (0.54, 0.36), (0.22, 0.88)
+    table = Backdrop("wood", ("light",), horizon=0.5, seed=4)
+    return WorldScene(table, Light(side=-0.8, height=0.8), tuple(PlacedItem(mug, x, y, 0.28) for x, y in places))
 
 
 def demo(model: LazyDiffusion, sampling: Sampling, folder: Path) -> None:

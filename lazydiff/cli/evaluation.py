@@ -19,7 +19,9 @@ ON_PICTURES = ("samples", "seed", "baseline_image", "baseline_crop", "vae", "tex
 def add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     evaluate = commands.add_parser("evaluate", help="measure a model on held-out scenes, or on somebody's pictures")
     evaluate.add_argument("--output", type=Path, required=True, help="folder for numbers, a table and a picture")
-    evaluate.add_argument("--checkpoint", type=Path, default=SHIPPED)
+    evaluate.add_argument(
+        "--checkpoint", type=Path, help="the model that ships if not given; for comparisons, the laboratory's"
+    )
     add_device(evaluate)
     add_dtype(evaluate)
     scenes = evaluate.add_argument_group("on the built-in scenes")
@@ -57,7 +59,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
 def evaluate_on_scenes(options: argparse.Namespace) -> None:
     from ..evaluation import evaluate, evaluate_baselines, evaluate_evidence, evaluate_world
-    from ..evaluation.regenerate import WEIGHTS
+    from ..evaluation.laboratory import SMALL, WEIGHTS
     from ..scenes import CANVAS
     from .files import writable_folder
 
@@ -69,9 +71,11 @@ def evaluate_on_scenes(options: argparse.Namespace) -> None:
     if further and not options.evidence:
         raise ValueError(f"--{next(iter(further))}: only with --evidence")
     folder = writable_folder(options.output)
-    model, report = load(options.checkpoint, options), folder / "evaluation.md"
+    comparing = options.baselines or options.evidence
+    model = load(options.checkpoint or (SMALL if comparing else SHIPPED), options)
+    report = folder / "evaluation.md"
     number = {} if options.scenes is None else {"scenes": options.scenes}
-    if options.baselines or options.evidence:
+    if comparing:
         others = {kind: WEIGHTS / f"regenerate-{kind}.safetensors" for kind in ("image", "crop")}
         models = {"lazy": model, **{name: load(path, options) for name, path in (others | further).items()}}
         compare = evaluate_baselines if options.baselines else evaluate_evidence
@@ -95,10 +99,11 @@ def evaluate_on_shards(options: argparse.Namespace) -> None:
     shards = expand_shards(options.data)
     check_pictures(shards, settings)  # before anything large is read
     folder = writable_folder(options.output)
-    named = (options.checkpoint, options.baseline_image, options.baseline_crop)
+    checkpoint = options.checkpoint or SHIPPED
+    named = (checkpoint, options.baseline_image, options.baseline_crop)
     paths = {name: path for name, path in zip(METHODS, named, strict=True) if path is not None}
     needing = [path for path in paths.values() if not read_settings(path)[1]]
-    parts = load_parts((needing or [options.checkpoint])[0], options)
+    parts = load_parts((needing or [checkpoint])[0], options)
     models = {name: load(path, options, parts, strict=True) for name, path in paths.items()}
     evaluate_pictures(models, shards, folder, settings)
     print((folder / "evaluation.md").read_text("utf-8"))

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..model.config import SHIPPED
 from .devices import add_device, choose_device
 
 if TYPE_CHECKING:  # training needs packages that other commands do without
@@ -20,7 +19,7 @@ PRECISIONS = ("no", "bf16", "fp16")
 def add_train(commands: Any) -> None:
     train = commands.add_parser("train", help="train a model, or go on with a run that was stopped")
     train.add_argument(
-        "--config", default=str(SHIPPED.with_suffix(".toml")), help="a TOML file, or the name of one of the package's"
+        "--config", default="lazydiffusion-small", help="a TOML file, or the name of one of the package's (%(default)s)"
     )
     train.add_argument("--output", type=Path, default=Path("output/train"), help="folder of the run (%(default)s)")
     train.add_argument("--data", help="prepared shards, e.g. 'shards/*.tar'; the built-in scenes if not given")

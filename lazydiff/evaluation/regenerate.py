@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -28,7 +27,6 @@ from ..sampling.guidance import branches
 from ..sampling.noise import CanvasNoise
 from ..sampling.samplers import Denoiser, begin, make_sampler
 
-WEIGHTS = Path(__file__).parent / "weights"
 BRANCHES = ("conditional", "unconditional")  # by which a cache knows prompts: those of other words serve as well
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from ..core.checks import Range, check_choice, check_flags, check_ranges, shortened
 
-SHIPPED = Path(__file__).parents[1] / "weights" / "lazydiffusion-small.safetensors"
+SHIPPED = Path(__file__).parents[1] / "weights" / "lazydiffusion-512.safetensors"
 # What a network answers with: noise and the step's variance (IDDPM); or on a flow path what refines a fixed estimate of
 # the clean tokens; or what it expects them to be, mean and variance, see sampling/flow.py.
 Prediction = Literal["iddpm", "flow", "wiener"]

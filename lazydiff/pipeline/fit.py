@@ -13,7 +13,7 @@ from torch import Tensor
 from ..core.masks import bounds
 
 ROUGH = 32  # times a side, beyond which a picture is first averaged down to that
-ROOM = 3  # times the hole's longer side: so much of a large canvas is looked at, as in the training of the small model
+ROOM = 3  # times the hole's longer side: so much of a large canvas is looked at, as is usual in the training
 ENLARGED = 4  # times, at most: around a tiny hole more is looked at instead
 MARGIN = 16  # px at least between a hole and the end of what is looked at, unless the canvas ends there
 

@@ -41,7 +41,12 @@ RANGES = {
     "checkpoint_every": Range(1, MANY, whole=True),
     "picture_every": Range(1, MANY, whole=True),
 }
-CONFIGS = {path.stem: path for path in sorted((Path(__file__).parent / "configs").glob("*.toml"))}
+PACKAGE = Path(__file__).parents[1]
+CONFIGS = {  # of models of full size, and of the laboratory's
+    path.stem: path
+    for folder in ("training/configs", "evaluation/weights")
+    for path in sorted((PACKAGE / folder).glob("*.toml"))
+}
 MODEL = ("preset", "prediction", "name")  # what the table says of a model
 BETA = Range(0, 0.999999)
 

@@ -13,7 +13,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ...lazydiff.cache.module_skip import SHIPPED_GATES
 from ...lazydiff.model.checkpoint import METADATA, PREFIXES, SHIPPED, CheckpointError, part, read_checkpoint
 from ...lazydiff.model.config import ModelConfig
 from ...lazydiff.model.latent_space import PatchPCA
@@ -27,11 +26,12 @@ SD_GREY = (0.8223, -0.6876, 0.6364, 0.1380)
 
 def add_folders() -> None:
     """Let the host list our checkpoints, in our own loader and in its “Load Diffusion Model”, and files of gates."""
-    for kind, shipped in {FOLDER: SHIPPED, GATES_FOLDER: SHIPPED_GATES}.items():
-        for folder in (str(Path(folder_paths.models_dir) / kind), str(shipped.parent)):
-            folder_paths.add_model_folder_path(kind, folder)
-            if kind == FOLDER:
-                folder_paths.add_model_folder_path("diffusion_models", folder)
+    for kind in (FOLDER, GATES_FOLDER):
+        folder_paths.add_model_folder_path(kind, str(Path(folder_paths.models_dir) / kind))
+    folder_paths.add_model_folder_path(FOLDER, str(SHIPPED.parent))
+    for folder in folder_paths.get_folder_paths(FOLDER):
+        folder_paths.add_model_folder_path("diffusion_models", folder)
+    for kind in (FOLDER, GATES_FOLDER):
         # A new kind of folder lists every file until it is told which ones are models.
         paths, _ = folder_paths.folder_names_and_paths[kind]
         folder_paths.folder_names_and_paths[kind] = (paths, {".safetensors"})

@@ -30,7 +30,7 @@ from lazydiff.auto_mask.maps import resize
 from lazydiff.auto_mask.noisy_picture import NoisyPicture, noise_levels
 from lazydiff.auto_mask.prompt_to_prompt import attending
 from lazydiff.core.pictures import from_array
-from lazydiff.evaluation.regenerate import WEIGHTS
+from lazydiff.evaluation.laboratory import WEIGHTS
 from lazydiff.model.checkpoint import load_checkpoint
 from lazydiff.model.layers import sdpa
 from lazydiff.model.lazydiffusion import LazyDiffusion

@@ -93,7 +93,7 @@ SMOKES = {
          **{f"all_odd_over_equal_macs_50{bound}": POSITIVE for bound in BOUNDS}},
         lambda gates: {
             "EXACT": 12, "DRAWS": 1, "CHOSEN_ON": 2,
-            "trained_gates": lambda folder, updates: {0.4: gates.load_gates(gates.SHIPPED_GATES)},
+            "trained_gates": lambda folder, updates: {0.4: gates.load_gates(gates.GATES)},
             "object_questions": lambda seed, scenes, make=gates.object_questions: make(seed, 2),
         },
     ),

@@ -130,7 +130,7 @@ def test_info_says_what_a_checkpoint_is(folder: Path, capsys: pytest.CaptureFixt
 def test_demo_tells_its_stories(folder: Path) -> None:
     command = ["demo", "--checkpoint", f"{folder}/model.safetensors", "--steps", "1", "--output", f"{folder}/demo"]
     assert main(command) == 0
-    for story in stories():
+    for story in stories(96):
         assert len(story.strokes) >= 5
         states = [pixels(folder / "demo" / f"{story.name}-{i}.png") for i in range(len(story.strokes) + 1)]
         for stroke, before, after in zip(story.strokes, states, states[1:], strict=False):

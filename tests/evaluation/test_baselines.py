@@ -195,7 +195,7 @@ def test_the_command_writes_table_plot_and_figures(
     paths = {name: tmp_path / f"{file}.safetensors" for name, file in files.items()}
     for name, model in models.items():
         save_checkpoint(model, paths[name])
-    monkeypatch.setattr("lazydiff.evaluation.regenerate.WEIGHTS", tmp_path)
+    monkeypatch.setattr("lazydiff.evaluation.laboratory.WEIGHTS", tmp_path)
     output = tmp_path / "out"
     command = ["evaluate", "--baselines", "--quick", "--scenes", "2", "--checkpoint", str(paths["lazy"])]
     assert main([*command, "--output", str(output)]) == 0

@@ -253,7 +253,7 @@ def test_the_command_takes_further_checkpoints(
     for file, model in {"regenerate-image": models["image"], "regenerate-crop": models["crop"],
                         "lazy": models["lazy"], "iddpm": iddpm}.items():  # fmt: skip
         save_checkpoint(model, tmp_path / f"{file}.safetensors")
-    monkeypatch.setattr("lazydiff.evaluation.regenerate.WEIGHTS", tmp_path)
+    monkeypatch.setattr("lazydiff.evaluation.laboratory.WEIGHTS", tmp_path)
     monkeypatch.setattr(evidence, "TRIALS", {name: trial._replace(steps=(1,)) for name, trial in few.items()})
     command = ["evaluate", "--evidence", "--quick", "--scenes", "2", "--output", str(tmp_path / "out")]
     named = {"checkpoint": "lazy", "iddpm": "iddpm", "longer": "regenerate-image"}

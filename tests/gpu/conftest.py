@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from benchmarks.pretended_gpu import PretendedGPU, pretended_gpu
-from lazydiff.model.checkpoint import SHIPPED, load_checkpoint
+from lazydiff.evaluation.laboratory import SMALL
+from lazydiff.model.checkpoint import load_checkpoint
 from lazydiff.model.lazydiffusion import LazyDiffusion
 
 
@@ -21,5 +22,5 @@ def gpu() -> Iterator[PretendedGPU]:
 
 
 @pytest.fixture(scope="session")
-def shipped() -> LazyDiffusion:
-    return load_checkpoint(SHIPPED)
+def small() -> LazyDiffusion:
+    return load_checkpoint(SMALL)

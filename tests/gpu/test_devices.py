@@ -23,9 +23,10 @@ from lazydiff.cache.module_skip import Gates, SkipCalibrator, SkipTable
 from lazydiff.data.batch import collate
 from lazydiff.data.stream import SceneExamples
 from lazydiff.evaluation.evaluate import answer
+from lazydiff.evaluation.laboratory import SMALL
 from lazydiff.evaluation.questions import ordinary_questions
 from lazydiff.evaluation.regenerate import encode_everything, regenerate, sample_dense
-from lazydiff.model.checkpoint import SHIPPED, load_checkpoint
+from lazydiff.model.checkpoint import load_checkpoint
 from lazydiff.model.config import Sampling
 from lazydiff.model.latent_space import DiffusersVAE
 from lazydiff.model.lazydiffusion import LazyDiffusion
@@ -48,11 +49,11 @@ def equal(there: Tensor, here: Tensor) -> None:
     assert torch.equal(there.cpu(), here)
 
 
-def test_an_edit_from_pictures_anywhere(gpu: PretendedGPU, shipped: LazyDiffusion) -> None:
+def test_an_edit_from_pictures_anywhere(gpu: PretendedGPU, small: LazyDiffusion) -> None:
     image, mask, prompt = scene(3)
     given = prompt, [1, 2], SampleSettings(Sampling("ancestral", 3))
-    expected = edit(shipped, image, mask, *given)
-    model = load_checkpoint(SHIPPED, device="cuda")
+    expected = edit(small, image, mask, *given)
+    model = load_checkpoint(SMALL, device="cuda")
     assert {tensor.device.type for tensor in model.state_dict().values()} == {"cuda"}
     ours = edit(model, image, mask, *given)
     assert not isinstance(ours, PretendedTensor) and torch.equal(ours, expected)
@@ -179,11 +180,11 @@ def test_contexts_of_a_canvas(gpu: PretendedGPU, model: LazyDiffusion) -> None:
     ],
     ids=["attention", "pointed at", "difference", "stabilised"],
 )
-def test_automatic_masks(gpu: PretendedGPU, shipped: LazyDiffusion, find: Callable) -> None:
+def test_automatic_masks(gpu: PretendedGPU, small: LazyDiffusion, find: Callable) -> None:
     image = scene(3)[0]
-    expected, ours = find(shipped, image), find(deepcopy(shipped).to("cuda"), image)
+    expected, ours = find(small, image), find(deepcopy(small).to("cuda"), image)
     assert torch.equal(ours.heat, expected.heat) and torch.equal(ours.mask, expected.mask)
-    equal(find(deepcopy(shipped).to("cuda"), image.to("cuda")).heat, expected.heat)
+    equal(find(deepcopy(small).to("cuda"), image.to("cuda")).heat, expected.heat)
 
 
 def test_a_public_vae(gpu: PretendedGPU) -> None:

@@ -12,7 +12,8 @@ from tiny_vaes import diffusers_vae
 from torch import nn
 
 from lazydiff.core.tokens import HoleTokens
-from lazydiff.model.checkpoint import SHIPPED, load_checkpoint
+from lazydiff.evaluation.laboratory import SMALL
+from lazydiff.model.checkpoint import load_checkpoint
 from lazydiff.model.config import PRESETS, Sampling
 from lazydiff.model.decoder import LazyDecoder
 from lazydiff.model.latent_space import DiffusersVAE
@@ -27,13 +28,13 @@ CLOSE = {torch.float16: 2**-7, torch.bfloat16: 2**-4}  # of the largest value, a
 
 @HALVES
 def test_edits_by_a_whole_model_in_half_precision(dtype: torch.dtype) -> None:
-    """The shipped model's few layers change a picture by some grey levels at most, and nothing outside the mask."""
+    """The small model's few layers change a picture by some grey levels at most, and nothing outside the mask."""
     image, mask, prompt = scene(3)
     settings = SampleSettings(Sampling("euler", 4))
-    model = load_checkpoint(SHIPPED, dtype=dtype)
+    model = load_checkpoint(SMALL, dtype=dtype)
     assert {p.dtype for p in model.parameters()} == {dtype}
     ours = edit(model, image, mask, prompt, [1], settings)
-    exact = edit(load_checkpoint(SHIPPED), image, mask, prompt, [1], settings)
+    exact = edit(load_checkpoint(SMALL), image, mask, prompt, [1], settings)
     assert ours.dtype == torch.float32 and torch.equal(ours * (mask == 0), image * (mask == 0))
     assert 0 < (ours - exact).abs().max() <= {torch.float16: 0.02, torch.bfloat16: 0.1}[dtype]
 

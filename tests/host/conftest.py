@@ -20,6 +20,7 @@ import pytest
 from benchmarks.comfyui import find_checkout, stand_in
 
 from .in_process import Pack
+from .laboratory import add_laboratory
 from .running_server import PACK, Server, running
 
 
@@ -55,11 +56,13 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
 
 
 @pytest.fixture(scope="session")
-def pack(host: ModuleType) -> Pack:
+def pack(host: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Pack:
+    """Beside the model that ships, it finds the laboratory's."""
     assert asyncio.run(host.load_custom_node(str(PACK))), "the host's log says why"
     extras = "custom_sampler", "mask", "flux", "model_advanced", "model_merging", "differential_diffusion", "edit_model"
     for extra in extras:
         asyncio.run(host.load_custom_node(str(Path(host.__file__).parent / "comfy_extras" / f"nodes_{extra}.py")))
+    add_laboratory(tmp_path_factory.mktemp("models"))
     return Pack(host)
 
 

@@ -11,12 +11,13 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
+from lazydiff.evaluation.laboratory import GATES, SMALL
+
 from .gpu_host import GPUHost, on_cpu
 from .in_process import scene
 from .tiny_models import Edit
 from .tiny_vae import tiny_vae
 
-SHIPPED, GATES = "lazydiffusion-small.safetensors", "lazydiffusion-small.gates.safetensors"
 OWN = "ancestral (as trained)"
 SEARCH = {
     "words": "", "reference": "automatic", "object_threshold": 0.9, "background_threshold": 0.6, "mask_threshold": 0.2,
@@ -36,7 +37,7 @@ class Graph:
 
     def __init__(self, host: GPUHost, model: Any = None):
         self.call = host.call
-        loaded, self.clip, self.vae = host.call("LazyCheckpointLoader", SHIPPED)
+        loaded, self.clip, self.vae = host.call("LazyCheckpointLoader", SMALL.name)
         self.model = model or loaded
         picture, mask, self.caption = scene(3)
         self.image, self.mask = picture.movedim(1, -1), mask[:, 0]
@@ -148,7 +149,7 @@ def gates(host: GPUHost) -> Answer:
     edit = graph(host)
     calibrated, trained, fixed = (
         host.call("LazyGates", edit.model, *each)[0]
-        for each in (("calibrate", 0.3, 0.5), (GATES, 0.0, 0.5), (GATES, 0.3, 0.5))
+        for each in (("calibrate", 0.3, 0.5), (GATES.name, 0.0, 0.5), (GATES.name, 0.3, 0.5))
     )
     made = {"first": calibrated, "calibrated": calibrated, "trained": trained, "fixed": fixed}
     return tensors({name: edit.sample(10, OWN, model=model)["samples"] for name, model in made.items()})
@@ -308,11 +309,11 @@ def weight_types(host: GPUHost) -> Answer:
     answer, edit = {"fp32": graph(host).sample(3)["samples"]}, graph(host)
     for name in host.pack.host.UNETLoader.INPUT_TYPES()["required"]["weight_dtype"][0]:
         with host.started_with():
-            (model,) = host.call("UNETLoader", SHIPPED, name)
+            (model,) = host.call("UNETLoader", SMALL.name, name)
             answer[name] = sampled(host, edit, model)
     for option in ("fp16_unet", "bf16_unet", "fp8_e4m3fn_unet", "fp8_e5m2_unet"):
         with host.started_with(**{option: True}):
-            answer[option] = sampled(host, edit, host.call("LazyCheckpointLoader", SHIPPED)[0])
+            answer[option] = sampled(host, edit, host.call("LazyCheckpointLoader", SMALL.name)[0])
     return tensors(answer)
 
 

@@ -41,6 +41,7 @@ class GPUHost:
         import nodes
 
         from .in_process import Pack  # here, where `inference_mode` is the pretended device's
+        from .laboratory import add_laboratory
 
         assert mm.get_torch_device().type == "cuda"
         mm.FORCE_FP32 = True  # a check that wants another precision says so
@@ -49,6 +50,7 @@ class GPUHost:
         assert asyncio.run(nodes.load_custom_node(str(ROOT))), "the host's log says why"
         for extra in ("custom_sampler", "mask", "flux", "model_advanced"):
             asyncio.run(nodes.load_custom_node(str(checkout / "comfy_extras" / f"nodes_{extra}.py")))
+        add_laboratory(Path(tempfile.mkdtemp()))
         self.gpu, self.mm, self.pack = gpu, mm, Pack(nodes)
         self.call, self.part = self.pack.call, self.pack.part
 

@@ -16,6 +16,8 @@ from typing import Any
 
 from benchmarks.comfyui import serving
 
+from .laboratory import put_laboratory
+
 PACK = Path(__file__).parents[2]
 
 
@@ -122,5 +124,6 @@ def running(checkout: Path, folder: Path, *arguments: str, pack: Path = PACK) ->
         path = folder / "models" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
+    put_laboratory(folder / "models")
     with serving(checkout, folder, "--preview-method", "latent2rgb", *arguments, pack=pack) as (port, process):
         yield Server(port, folder, process)

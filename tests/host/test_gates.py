@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+from lazydiff.evaluation.laboratory import SMALL
+
 from .in_process import Pack, scene
 
 pytestmark = pytest.mark.host
 
-SHIPPED = "lazydiffusion-small.safetensors"
 STEPS = 10
 CLOSE = 1e-4  # sums in another order, over tens of steps
 
@@ -25,13 +26,13 @@ class Graph:
         import folder_paths
 
         self.pack = pack
-        self.model, self.clip, self.vae = pack.call("LazyCheckpointLoader", SHIPPED)
+        self.model, self.clip, self.vae = pack.call("LazyCheckpointLoader", SMALL.name)
         picture, mask, self.caption = scene(3)
         self.image, self.mask = picture.movedim(1, -1), mask[:, 0]
         self.positive, self.negative = (pack.call("CLIPTextEncode", self.clip, t)[0] for t in (self.caption, ""))
         self.context, self.latent = pack.call("LazyContextEncode", self.model, self.vae, self.image, self.mask, 0, 0)
         checkpoint = pack.part("lazydiff.model.checkpoint")
-        self.library = checkpoint.load_checkpoint(checkpoint.SHIPPED)
+        self.library = checkpoint.load_checkpoint(SMALL)
         self.gates = pack.part("lazydiff.cache.module_skip")
         weights = 0.05 * torch.randn(STEPS, 12, 192, generator=torch.Generator().manual_seed(0))
         weights[::2] = 0
@@ -52,8 +53,6 @@ class Graph:
 
 @pytest.fixture(scope="module")
 def graph(pack: Pack, tmp_path_factory: pytest.TempPathFactory) -> Graph:
-    if not pack.part("lazydiff.model.checkpoint").SHIPPED.exists():
-        pytest.skip("the shipped model is not there")
     return Graph(pack, tmp_path_factory.mktemp("gates"))
 
 
@@ -223,5 +222,5 @@ def test_gates_are_no_checkpoints(graph: Graph) -> None:
         return next(each.options for each in schema.inputs if each.id in ("checkpoint", "gates"))
 
     assert {"random.gates.safetensors", "calibrate"} <= set(options("LazyGates"))
-    assert SHIPPED in options("LazyCheckpointLoader") and SHIPPED not in options("LazyGates")
+    assert SMALL.name in options("LazyCheckpointLoader") and SMALL.name not in options("LazyGates")
     assert not any(name.endswith(".gates.safetensors") for name in options("LazyCheckpointLoader"))

@@ -9,22 +9,23 @@ from typing import Any
 import pytest
 import torch
 
+from lazydiff.evaluation.laboratory import SMALL
+
 from .in_process import Pack, scene
 
 pytestmark = pytest.mark.host
 
-SHIPPED = "lazydiffusion-small.safetensors"
 # Sums in another order, over tens of steps: the library's and the host's results differ by about 1e-6 of the range.
 CLOSE = 1e-4
 
 
 class Graph:
-    """What most graphs begin with: a model, the shipped one if not given, a canvas with a hole, prompts of different
+    """What most graphs begin with: a model, the small one if not given, a canvas with a hole, prompts of different
     length."""
 
     def __init__(self, pack: Pack, path: Path | None = None):
         checkpoint = pack.part("lazydiff.model.checkpoint")
-        path = path or checkpoint.SHIPPED
+        path = path or SMALL
         self.model, self.clip, self.vae = pack.call("LazyCheckpointLoader", path.name)
         picture, mask, self.caption = scene(3)
         self.image, self.mask = picture.movedim(1, -1), mask[:, 0]
@@ -35,8 +36,6 @@ class Graph:
 
 @pytest.fixture(scope="module")
 def graph(pack: Pack) -> Graph:
-    if not pack.part("lazydiff.model.checkpoint").SHIPPED.exists():
-        pytest.skip("the shipped model is not there")
     return Graph(pack)
 
 
@@ -130,7 +129,7 @@ def test_stock_route_equals_the_attached_one_on_whole_cells(pack: Pack, graph: G
     mask[:, 32:64, 24:56] = 1
     context, latent = pack.call("LazyContextEncode", graph.model, graph.vae, graph.image, mask, 0, 0)
     (model,) = pack.call("LazyContextApply", graph.model, context)
-    (stock,) = pack.call("UNETLoader", SHIPPED, "default")
+    (stock,) = pack.call("UNETLoader", SMALL.name, "default")
     results = [
         pack.call("KSampler", each, 1, 4, 1.5, "euler", "simple", graph.positive, graph.negative, latent, 1.0)[0]
         for each in (model, graph.model, stock)
@@ -280,7 +279,7 @@ def test_weights_of_other_precision(pack: Pack, graph: Graph, dtype: str, tolera
     import comfy.sd
     import folder_paths
 
-    path = folder_paths.get_full_path("diffusion_models", SHIPPED)
+    path = folder_paths.get_full_path("diffusion_models", SMALL.name)
     model = comfy.sd.load_diffusion_model(path, model_options={"dtype": getattr(torch, dtype)})
     assert model.model.diffusion_model.dtype is getattr(torch, dtype)
     difference = (run(pack, graph, model) - run(pack, graph, graph.model)).abs().max()
@@ -289,7 +288,7 @@ def test_weights_of_other_precision(pack: Pack, graph: Graph, dtype: str, tolera
 
 def test_weights_that_stay_behind_give_the_same(pack: Pack, graph: Graph) -> None:
     """As in a forced partial load: every layer casts its weights when they are used."""
-    (model,) = pack.call("UNETLoader", SHIPPED, "default")
+    (model,) = pack.call("UNETLoader", SMALL.name, "default")
     expected = run(pack, graph, model)
     layers = [layer for layer in model.model.diffusion_model.modules() if hasattr(layer, "comfy_cast_weights")]
     for layer in layers:

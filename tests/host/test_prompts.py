@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lazydiff.evaluation.laboratory import SMALL
+
 from .in_process import Pack, scene
 from .tiny_models import Edit, prompt
 
 pytestmark = pytest.mark.host
 
-SHIPPED = "lazydiffusion-small.safetensors"
 LINES = ["a red tree", "a small blue house on a hill", "a boat"]
 # Sums in another order, over a few steps: see test_model.py.
 CLOSE = 1e-4
@@ -26,7 +27,7 @@ class Graph:
 
     def __init__(self, pack: Pack):
         self.pack = pack
-        self.model, self.clip, self.vae = pack.call("LazyCheckpointLoader", SHIPPED)
+        self.model, self.clip, self.vae = pack.call("LazyCheckpointLoader", SMALL.name)
         self.image = scene(3)[0].movedim(1, -1)
         self.mask = torch.zeros(3, 96, 96)
         self.mask[0, 8:40, 8:24] = self.mask[1, 50:90, 10:90] = self.mask[2, 16:24, 64:72] = 1
@@ -44,8 +45,6 @@ class Graph:
 
 @pytest.fixture(scope="module")
 def graph(pack: Pack) -> Graph:
-    if not pack.part("lazydiff.model.checkpoint").SHIPPED.exists():
-        pytest.skip("the shipped model is not there")
     return Graph(pack)
 
 

@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from lazydiff.evaluation.laboratory import SMALL
+
 from .running_server import PACK, Server
 from .templates import NAMES, OF_ONES_OWN, Prompt, first_edit, workflow
 
@@ -27,12 +29,6 @@ def node(prompt: Prompt, kind: str) -> str:
 
 def pixels(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path).convert("RGB"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def shipped_model() -> None:
-    if not (PACK / "lazydiff" / "weights" / "lazydiffusion-small.safetensors").exists():
-        pytest.skip("the shipped model is not there")
 
 
 def test_nodes_and_templates_are_listed(server: Server) -> None:
@@ -176,12 +172,11 @@ def other_canvas() -> Prompt:
 
 def other_model(server: Server) -> Prompt:
     """A context of one model, sampled by another."""
-    path = PACK / "lazydiff" / "weights" / "lazydiffusion-small.safetensors"
-    changed = {name: tensor.clone() for name, tensor in load_file(path).items()}
+    changed = {name: tensor.clone() for name, tensor in load_file(SMALL).items()}
     changed["model.diffusion_model.encoder.norm.bias"] += 1
     changed["model.diffusion_model.ctx_fuse.bias"] += 1
     changed["model.diffusion_model.ctx_fuse.weight"] += 1
-    write(server, "other.safetensors", changed, path)
+    write(server, "other.safetensors", changed, SMALL)
     prompt = first_edit()
     prompt["90"] = {"class_type": "LazyCheckpointLoader", "inputs": {"checkpoint": "other.safetensors"}}
     prompt["7"]["inputs"]["model"] = ["90", 0]
@@ -202,18 +197,17 @@ def write(server: Server, name: str, tensors: dict[str, torch.Tensor], like: Pat
 def damaged(server: Server) -> Prompt:
     target = server.folder / "models" / "lazydiffusion" / "damaged.safetensors"
     target.parent.mkdir(exist_ok=True)
-    target.write_bytes((PACK / "lazydiff" / "weights" / "lazydiffusion-small.safetensors").read_bytes()[:-5000])
+    target.write_bytes(SMALL.read_bytes()[:-5000])
     prompt = first_edit()
     prompt["1"]["inputs"]["checkpoint"] = target.name
     return prompt
 
 
 def incomplete(server: Server) -> Prompt:
-    path = PACK / "lazydiff" / "weights" / "lazydiffusion-small.safetensors"
-    tensors = load_file(path)
+    tensors = load_file(SMALL)
     del tensors["model.diffusion_model.blocks.3.mlp.fc1.weight"]
     prompt = first_edit()
-    prompt["1"]["inputs"]["checkpoint"] = write(server, "incomplete.safetensors", tensors, path).name
+    prompt["1"]["inputs"]["checkpoint"] = write(server, "incomplete.safetensors", tensors, SMALL).name
     return prompt
 
 

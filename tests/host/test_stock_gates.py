@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lazydiff.evaluation.laboratory import GATES
+
 from .in_process import Pack
 from .test_kv_promises import check_hole_alone
 from .test_mask_nodes import Graph as MaskGraph
@@ -278,7 +280,7 @@ def test_others_are_refused_in_words(pack: Pack) -> None:
     with pytest.raises(ValueError, match="this MODEL is a SD15: gates are for LazyDiffusion models and for"):
         pack.call("LazyGates", tiny("sd15"), "calibrate", 0.4, 0.5)
     with pytest.raises(ValueError, match="this MODEL is a Flux, and .* is for a LazyDiffusion model: choose “calib"):
-        pack.call("LazyGates", tiny("flux"), pack.part("nodes.gates").SHIPPED_GATES, 0.4, 0.5)
+        pack.call("LazyGates", tiny("flux"), GATES.name, 0.4, 0.5)
     edit = Gated(pack, "flux")
     with pytest.raises(ValueError, match="asks the model between its steps"):
         edit.sample(edit.gated, sampler="dpmpp_2s_ancestral")

@@ -10,8 +10,9 @@ import pytest
 import torch
 from samples import scene
 
-from lazydiff.cache.module_skip import SHIPPED_GATES, load_gates
-from lazydiff.model.checkpoint import SHIPPED, load_checkpoint, save_checkpoint
+from lazydiff.cache.module_skip import load_gates
+from lazydiff.evaluation.laboratory import GATES, SMALL
+from lazydiff.model.checkpoint import load_checkpoint, save_checkpoint
 from lazydiff.model.config import NetworkConfig
 from lazydiff.model.lazydiffusion import FINGERPRINTED, LazyDiffusion, fingerprint
 from lazydiff.pipeline.encode import encode
@@ -72,7 +73,7 @@ def test_every_weight_of_the_encoder_counts(model: LazyDiffusion) -> None:
         assert fingerprint(model.config, changed) != model.fingerprint, name
 
 
-def test_the_shipped_gates_are_for_the_shipped_model() -> None:
-    model, gates = load_checkpoint(SHIPPED), load_gates(SHIPPED_GATES)
+def test_the_laboratorys_gates_are_for_its_model() -> None:
+    model, gates = load_checkpoint(SMALL), load_gates(GATES)
     gates.check(model.fingerprint)
     assert gates.model == model.fingerprint

@@ -22,8 +22,9 @@ from lazydiff.data.prepare import prepare_shards
 from lazydiff.data.samples import Preparation
 from lazydiff.data.sources import WorldSource
 from lazydiff.data.stream import ExampleStream, ReadingPlan, SceneExamples, ShardExamples, read_batches
-from lazydiff.evaluation.regenerate import WEIGHTS, paint_baseline
-from lazydiff.model.checkpoint import SHIPPED, load_checkpoint, save_checkpoint
+from lazydiff.evaluation.laboratory import SMALL, WEIGHTS
+from lazydiff.evaluation.regenerate import paint_baseline
+from lazydiff.model.checkpoint import load_checkpoint, save_checkpoint
 from lazydiff.model.config import PRESETS
 from lazydiff.model.layers import explicit_attention, sdpa
 from lazydiff.model.lazydiffusion import LazyDiffusion
@@ -326,10 +327,10 @@ def test_all_stages_of_the_large_model_are_of_one_network() -> None:
     assert halves < 40e6  # the file may have 45 MB, of which text encoder and clean-up need some
 
 
-def test_configuration_of_the_shipped_model_reads(tmp_path: Path) -> None:
-    shipped = SHIPPED.with_suffix(".toml")
-    config = TrainingConfig.read(shipped, steps=7)
+def test_configuration_of_the_small_model_reads(tmp_path: Path) -> None:
+    small = SMALL.with_suffix(".toml")
+    config = TrainingConfig.read(small, steps=7)
     assert config.steps == 7 and config.model.network.canvas == 96
-    (tmp_path / "bad.toml").write_text(shipped.read_text() + "\nlerning_rate = 1\n")
+    (tmp_path / "bad.toml").write_text(small.read_text() + "\nlerning_rate = 1\n")
     with pytest.raises(ValueError, match="lerning_rate"):
         TrainingConfig.read(tmp_path / "bad.toml")
