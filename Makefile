@@ -27,10 +27,10 @@ test: $(stamp)  ## lint, type-check and test
 	@$(python) -m mypy
 	@$(python) -m pytest -n 2 --dist loadfile $(ARGS)
 
-train: $(stamp)  ## train the small model, or ARGS="--config FILE"
+train: $(stamp)  ## train the laboratory's small model, or ARGS="--config FILE"
 	@$(python) -m lazydiff train $(ARGS)
 
-evaluate: $(stamp)  ## measure the small model on held-out scenes
+evaluate: $(stamp)  ## measure the model that ships on held-out pictures
 	@$(python) -m lazydiff evaluate --output output/evaluation $(ARGS)
 
 evidence: $(stamp)  ## measure all that is claimed of the papers, in hours (ARGS=--quick: minutes); goes on where it was stopped

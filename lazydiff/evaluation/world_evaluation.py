@@ -3,7 +3,8 @@ asked, removal on photographs, and a page of pictures to look at."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from ..model.lazydiffusion import LazyDiffusion
 from ..world import random_world_sample
 from .evaluate import BLEND, SEED, Rule, answer, edge_ratios, how_many, percentages, through_autoencoder
 from .item_fit import fit_figures, world_fittable
+from .laboratory import SMALL
 from .photographs import PLACES, can_open_photographs, photograph_answers, photograph_figures
 from .questions import Question, stream
 from .report import Line, write_report
@@ -50,8 +52,12 @@ WORLD_LINES: dict[str, Line] = {
     "seam_ratio": Line("Jump across the mask's edge, after blending, relative to untouched renders", "", most=1.2),
     "roughness_ratio": Line("Mean absolute Laplacian in the hole, relative to untouched renders", "", 0.8, 1.2),
     "fit_psnr": Line("PSNR in the hole against the asked thing's own render where it fits best", "dB", least=22),
+    "fit_psnr_before": Line("… of the laboratory's small model, in its own world", "dB"),
+    "fit_psnr_minus_before": Line("… the gain", "dB", least=3),
     "item_psnr": Line("The same where that render shows the thing", "dB"),
     "stray_share": Line("Pixels of the hole that are neither the thing nor ground", "%", most=2),
+    "stray_share_before": Line("… of the laboratory's small model, in its own world", "%"),
+    "stray_share_of_before": Line("… the share that is left of them", "", most=0.333),
     "photo_psnr": Line("Removal on ten photographs: PSNR in the hole", "dB"),
     "photo_psnr_telea": Line("… of Telea's method", "dB"),
     "photo_psnr_biharmonic": Line("… of biharmonic inpainting", "dB"),
@@ -100,6 +106,7 @@ def evaluate_world(
     for ending, pictures in {"": answers, "_autoencoder": coded}.items():
         figures |= edge_ratios(pictures["ordinary"], asked["ordinary"], ending)
         figures |= fit_of_siblings(pictures["sibling"], judged["sibling"], ending)
+    figures |= against_the_small_model(figures)
     photographs = photograph_answers(model, size) if can_open_photographs() else None
     if photographs is not None:
         figures |= photograph_figures(photographs)
@@ -122,6 +129,17 @@ def evaluate_world(
 def fit_of_siblings(pictures: np.ndarray, asked: Sequence[WorldQuestion], ending: str) -> dict[str, float]:
     fittables = [world_fittable(question.scene, question.target, question.size) for question in asked[:FITTED]]
     return fit_figures(pictures[:FITTED], [question.mask for question in asked[:FITTED]], fittables, ending)
+
+
+def against_the_small_model(figures: Mapping[str, float]) -> dict[str, float]:
+    """How results of the model before this one, now the laboratory's, fit what was asked; measured by the same code."""
+    before = json.loads(SMALL.with_suffix(".json").read_text("utf-8"))["figures"]
+    return {
+        "fit_psnr_before": before["fit_psnr"],
+        "fit_psnr_minus_before": figures["fit_psnr"] - before["fit_psnr"],
+        "stray_share_before": before["stray_share"],
+        "stray_share_of_before": figures["stray_share"] / before["stray_share"],
+    }
 
 
 def page_questions(seed: int, size: int) -> list[Question]:

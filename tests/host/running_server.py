@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import subprocess
 import urllib.error
 import urllib.request
@@ -19,6 +20,7 @@ from benchmarks.comfyui import serving
 from .laboratory import put_laboratory
 
 PACK = Path(__file__).parents[2]
+TABLE = "small-table.png"  # a picture of the small model's size, with a hole
 
 
 @dataclass
@@ -125,5 +127,7 @@ def running(checkout: Path, folder: Path, *arguments: str, pack: Path = PACK) ->
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     put_laboratory(folder / "models")
+    (folder / "input").mkdir(exist_ok=True)
+    shutil.copy(Path(__file__).parent / "graphs" / TABLE, folder / "input")
     with serving(checkout, folder, "--preview-method", "latent2rgb", *arguments, pack=pack) as (port, process):
         yield Server(port, folder, process)

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from .in_process import Pack, scene
-from .running_server import PACK, Server
+from .running_server import TABLE, Server
 from .templates import Prompt, first_edit, workflow
 from .test_server import pixels
 from .tiny_models import TinyVAE, prompt, tiny
@@ -246,6 +246,7 @@ def twenty_edits() -> Prompt:
     """The template's first edit over and over, each elsewhere."""
     template = workflow("09-chain-on-a-canvas")
     graph = {number: template[number] for number in ("1", "2", "3", "4", "99")}
+    graph["1"]["inputs"]["checkpoint"], graph["2"]["inputs"]["image"] = "lazydiffusion-small.safetensors", TABLE
     for name, value, width, height in (("10", 0.0, 96, 96), ("11", 1.0, 30, 32)):
         inputs = {"value": value, "width": width, "height": height}
         graph[name] = {"class_type": "SolidMask", "inputs": inputs}
@@ -275,7 +276,7 @@ def test_twenty_edits_in_one_graph(server: Server) -> None:
     kinds = [graph[number]["class_type"] for number in first.executed]
     assert kinds.count("LazyCanvas") == 1 and kinds.count("LazyCanvasEdit") == 20
     (path,) = server.pictures(first)
-    table = Image.open(PACK / "workflows" / "pictures" / "lazydiffusion-table.png")
+    table = Image.open(server.folder / "input" / TABLE)
     canvas, outside = np.asarray(table.convert("RGB")), np.ones((96, 96), bool)
     for i in range(20):
         outside[23 * i % 60 :, 29 * i % 50 :][:32, :30] = False

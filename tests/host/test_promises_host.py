@@ -128,7 +128,7 @@ def test_another_seed_or_prompt_does_not_encode_the_canvas_again(server: Server)
         assert execution.end == "execution_success" and "LazySample" in kinds and "LazyContextEncode" not in kinds
 
 
-def test_the_template_of_the_small_model_runs_as_it_is(server: Server) -> None:
+def test_the_template_of_the_packs_own_model_runs_as_it_is(server: Server) -> None:
     """*Templates* → *lazydiffusion* → *01-first-edit*, **Run**."""
     assert "01-first-edit" in server.get("/workflow_templates")["lazydiffusion"]
     graph = workflow("01-first-edit")

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from lazydiff.evaluation.laboratory import SMALL
 
-from .running_server import PACK, Server
-from .templates import NAMES, OF_ONES_OWN, Prompt, first_edit, workflow
+from .running_server import PACK, TABLE, Server
+from .templates import NAMES, OF_ONES_OWN, Prompt, first_edit, quickly, workflow
 
 pytestmark = pytest.mark.host
 
@@ -41,7 +41,7 @@ def test_nodes_and_templates_are_listed(server: Server) -> None:
 
 @pytest.mark.parametrize("name", OURS)
 def test_workflow_runs_and_leaves_the_visible_part_alone(server: Server, name: str) -> None:
-    execution = server.run(workflow(name))
+    execution = server.run(quickly(workflow(name)))
     assert execution.end == "execution_success", execution.error
     results = [pixels(path) for path in server.pictures(execution)]
     assert results
@@ -65,12 +65,12 @@ def test_edit_is_the_command_lines(server: Server, tmp_path: Path) -> None:
     settings = prompt[node(prompt, "LazySample")]["inputs"]
     settings["steps"] = 20  # divides 1000, the host's table of noise levels
     (ours,) = server.pictures(server.run(prompt))
-    table = Image.open(PACK / "workflows" / "pictures" / "lazydiffusion-table.png")
+    table = Image.open(server.folder / "input" / TABLE)
     table.convert("RGB").save(tmp_path / "image.png")
     table.getchannel("A").point(lambda alpha: 255 - alpha).save(tmp_path / "mask.png")
     text = prompt[settings["positive"][0]]["inputs"]["text"]
-    options = {"image": tmp_path / "image.png", "mask": tmp_path / "mask.png", "prompt": text, "seed": settings["seed"],
-               "steps": 20, "guidance": settings["cfg"], "output": tmp_path}  # fmt: skip
+    options = {"checkpoint": SMALL, "image": tmp_path / "image.png", "mask": tmp_path / "mask.png", "prompt": text,
+               "seed": settings["seed"], "steps": 20, "guidance": settings["cfg"], "output": tmp_path}  # fmt: skip
     assert main(["edit", *(str(part) for name, value in options.items() for part in (f"--{name}", value))]) == 0
     theirs = tmp_path / f"edit-{settings['seed']}.png"
     assert np.abs(pixels(ours).astype(int) - pixels(theirs)).max() <= 1
@@ -213,7 +213,7 @@ def incomplete(server: Server) -> Prompt:
 
 def nan_latent(server: Server) -> Prompt:
     """From a file, as Save Latent writes them."""
-    tensors = {"latent_tensor": torch.full((1, 96, 12, 12), float("nan")), "latent_format_version_0": torch.tensor([])}
+    tensors = {"latent_tensor": torch.full((1, 72, 64, 64), float("nan")), "latent_format_version_0": torch.tensor([])}
     save_file(tensors, server.folder / "input" / "nan.latent")
     prompt = workflow("06-stock-ksampler")
     prompt["90"] = {"class_type": "LoadLatent", "inputs": {"latent": "nan.latent"}}
@@ -226,7 +226,7 @@ def nan_latent(server: Server) -> Prompt:
     [
         (lambda server: with_mask(1.0, 64, 64), "the mask is 64×64 and the image 96×96"),
         (lambda server: with_canvas(96, 96, batch=2, masks=3), "2 images and 3 masks"),
-        (lambda server: other_canvas(), "this context was made for 96×96, the canvas is 128×96: encode it again"),
+        (lambda server: other_canvas(), "this context was made for 512×512, the canvas is 128×96: encode it again"),
         (other_model, "another model"),
         (damaged, "not a whole safetensors file"),
         (incomplete, "blocks.3.mlp.fc1.weight"),
