@@ -317,10 +317,10 @@ def test_configurations_of_the_baselines_read(kind: str) -> None:
 
 
 def test_all_stages_of_the_large_model_are_of_one_network() -> None:
-    endings = "-first", "-second", ""
+    endings = "-first", "-second", "-third", ""
     first, *others = (TrainingConfig.read(CONFIGS[f"lazydiffusion-512{ending}"]) for ending in endings)
     assert all(other.model == first.model for other in others)
-    assert [stage.side for stage in (first, *others)] == [128, 192, 512]
+    assert [stage.side for stage in (first, *others)] == [128, 192, 256, 384]
     with torch.device("meta"):
         model = LazyDiffusion(first.model, None, None)
     halves = 2 * sum(parameter.numel() for parameter in model.parameters())
