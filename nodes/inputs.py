@@ -55,7 +55,7 @@ def own_sampler_inputs() -> list[Any]:
     """Those of a sampling of a context's hole."""
     return [
         steps_input("More steps, finer and slower.", default=20),
-        cfg_input("How strongly the prompt is followed. 2 suits the pack's model; 1, as for Flux, is twice as fast.", 1.0),
+        cfg_input("How strongly the prompt is followed. 2 suits our model; 1, as for Flux, is twice as fast.", 1.0),
         *sampler_inputs(
             OWN, "simple", (
                 "The model's own sampler (of a stock model: euler), or any of the host's.",

@@ -23,6 +23,7 @@ LAZY_VAE, POISSON, CHAIN, LAUNCHES = (
 )
 DATA, PHOTOGRAPHS = measured("docs/data.json"), measured("docs/photographs.json")
 ZOOM, CANVAS, UNET = (measured(f"docs/{name}.json") for name in ("zoom", "canvas", "unet"))
+SHIPPED_TIMES = measured("docs/shipped.json")
 UNET_QUALITY = measured("docs/unet-quality.json")
 EVIDENCE, HELD_OUT = measured("docs/evidence.json"), measured("docs/held-out.json")
 MODEL = measured("lazydiff/weights/evaluation.json")

@@ -23,6 +23,7 @@ from measured import (
     POISSON,
     PUBLISHED,
     ROOT,
+    SHIPPED_TIMES,
     SMALL,
     UNET,
     UNET_QUALITY,
@@ -51,7 +52,7 @@ def in_readme() -> list[str]:
 
 def in_benchmarks() -> list[str]:
     whole, host, vae = FIGURE5["figures"], GATES_HOST["figures"], LAZY_VAE["figures"]
-    unet = UNET["figures"]
+    unet, shipped = UNET["figures"], SHIPPED_TIMES["figures"] | SHIPPED_TIMES["table"]
     levels = [one["grey_levels"] for one in LAZY_VAE["edits"]]
     stale, crop_alone = (sum(one[way] for one in levels) / len(levels) for way in ("stale statistics", "crop alone"))
     opencv = next(one["opencv"] for one in POISSON["table"] if one["size"] == 1024)
@@ -66,6 +67,9 @@ def in_benchmarks() -> list[str]:
         f"the automatic policy takes {UNET_QUALITY['figures']['full_steps_auto']:.1f}.",
         f"{ZOOM['figures']['time_ratio']:.2f} of the time and {ZOOM['figures']['memory_ratio']:.2f} of the memory",
         f"{whole['figure5_shared_vae_50_steps']:.1f} times at 50 steps",
+        f"takes {shipped['edit_ms'] / 1000:.1f} s and is {shipped['edit_over_dense']:.1f} times faster",
+        f"(RegenerateImage, {shipped['dense_ms'] / 1000:.1f} s)",
+        f"hole takes {shipped['variation_ms'] / 1000:.1f} s and is {shipped['variation_over_dense']:.1f} times faster",
         f"{whole['crop_over_shared_vae_at_25_percent']:.2f} of our time at a mask of 25 % and 50 steps",
         f"{whole['crop_over_lazy_at_25_percent']:.2f} of the time of our next edit",
         f"{whole['crop_over_next_variation_at_25_percent']:.2f} of our next variation",
