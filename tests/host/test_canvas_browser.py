@@ -14,7 +14,7 @@ from PIL import Image
 
 from .canvas_page import BUILD, EDITOR, CanvasPage
 from .front_end import READY, front_end
-from .running_server import Server
+from .running_server import TABLE, Server
 from .test_canvas_editor import waves
 
 pytestmark = pytest.mark.host
@@ -355,12 +355,12 @@ def test_a_connected_picture_comes_with_run(canvas: CanvasPage, server: Server) 
         const load = window.LiteGraph.createNode('LoadImage'), [editor] = {EDITOR}
         window.app.graph.add(load)
         load.pos = [-360, 300]
-        load.widgets[0].value = 'lazydiffusion-table.png'
+        load.widgets[0].value = '{TABLE}'
         load.connect(0, editor, editor.inputs.findIndex(input => input.name === 'image'))
         await window.app.queuePrompt(0)
     }}""")
     canvas.wait("canvas.image")
-    with Image.open(server.folder / "input" / "lazydiffusion-table.png") as table:
+    with Image.open(server.folder / "input" / TABLE) as table:
         assert (canvas.seen() == np.asarray(table.convert("RGB"))).all()
 
 
